@@ -1,0 +1,1 @@
+//! Finished work, found by its hash.

@@ -1,0 +1,1 @@
+//! Numbers only: devices, opaque buffers, and one folder per operation.
