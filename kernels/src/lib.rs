@@ -1,1 +1,5 @@
 //! Numbers only: devices, opaque buffers, and one folder per operation.
+
+pub mod device;
+
+pub use device::Device;

@@ -1,0 +1,5 @@
+//! The compute device a stage runs on.
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Device;
