@@ -11,3 +11,4 @@ pub mod report;
 pub mod rows;
 pub mod settings;
 pub mod stage;
+pub mod tablets;
