@@ -1,6 +1,7 @@
 //! Language models behind one trait, and the caller that makes every reply count once.
 
 pub mod caller;
+pub mod rehearsal;
 pub mod request;
 
 pub use caller::{Budget, Caller, Meter, MeterReading, Replies};

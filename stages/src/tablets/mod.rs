@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_family_is_as_hard_as_the_prototype_measured() {
-        let mut shares = [0.0; DEAD_ENDS_MAX + 1];
+        let mut shares = [0.0f64; DEAD_ENDS_MAX + 1];
         drawn(4_000).for_each(|problem| shares[problem.dead_ends().unwrap()] += 1.0 / 4_000.0);
         for (share, expected) in shares.iter().zip([0.37, 0.30, 0.13, 0.13, 0.05, 0.02]) {
             assert!((share - expected).abs() < 0.03, "{shares:?}");

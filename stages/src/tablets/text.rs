@@ -18,6 +18,12 @@ pub fn nearest_stem(problem: &Problem) -> String {
     )
 }
 
+/// Whether a stem is one of those.
+pub fn stem_needs_options(text: &str) -> bool {
+    let folded = text.to_lowercase();
+    folded.contains("tablets") && folded.contains("nearest")
+}
+
 /// The open question: short, since it is the student's prompt.
 pub fn open_question(problem: &Problem) -> String {
     let Problem { dose_mg, strengths_mg: [a, b, c], tablets_max } = problem;
@@ -32,7 +38,7 @@ pub fn answer(counts: &Counts) -> String {
 /// Reads a stem or an open question; anything else is no tablet problem.
 pub fn read_problem(text: &str) -> Option<Problem> {
     let folded = text.to_lowercase();
-    if !folded.contains("tablets") || folded.contains("nearest") {
+    if !folded.contains("tablets") || stem_needs_options(&folded) {
         return None;
     }
     let [first, second, third, fourth, tablets_max] = numbers(&folded).try_into().ok()?;
