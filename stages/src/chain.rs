@@ -142,7 +142,7 @@ mod tests {
             ("{\"steps\": []}", "missing field `CoT`"),
             ("{\"CoT\": [{\"action\": \"Final Conclusion\", \"content\": \"y\"}]}", "but are `Final Conclusion`"),
             ("{\"CoT\": [{\"action\": \"Guess\", \"content\": \"y\"}]}", "unknown variant"),
-            (&GOOD[..100], "no JSON object"),
+            (&GOOD[..100], "cannot be read"),
         ] {
             let found = Chain::parse(text).unwrap_err();
             assert!(found.contains(reason), "{text}: {found}");
