@@ -1,9 +1,14 @@
 //! Language models behind one trait, and the caller that makes every reply count once.
 
 pub mod caller;
+pub mod crowd;
+pub mod halt;
+pub mod meter;
 pub mod request;
 
-pub use caller::{Budget, Caller, Meter, MeterReading, Replies};
+pub use caller::{Caller, Outcome, Patience, Replies};
+pub use crowd::for_each_row;
+pub use meter::{Budget, Meter, MeterReading};
 pub use request::{Message, Reply, ReplyFormat, Request, Task, Usage};
 
 use futures::future::BoxFuture;
@@ -28,6 +33,10 @@ pub trait LanguageModel: Send + Sync {
     }
     /// Requests in flight at most.
     fn concurrency(&self) -> usize;
+    /// How often and how patiently a question without an answer is put again.
+    fn patience(&self) -> Patience {
+        Patience::default()
+    }
     /// US dollars for a usage, where prices are known.
     fn cost_usd(&self, usage: &Usage) -> Option<f64>;
     /// The most a request can cost before its answer is known.
