@@ -3,13 +3,19 @@
 pub mod caller;
 pub mod crowd;
 pub mod halt;
+pub mod local;
 pub mod meter;
+pub mod openai;
+pub mod prices;
 pub mod request;
+pub mod spec;
+mod standin;
 
 pub use caller::{Caller, Outcome, Patience, Replies};
 pub use crowd::for_each_row;
 pub use meter::{Budget, Meter, MeterReading};
 pub use request::{Message, Reply, ReplyFormat, Request, Task, Usage};
+pub use spec::ModelSpec;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -52,4 +58,9 @@ pub enum Fault {
     /// Asking again cannot help (400, 401, 403, 404, 422): the node stops, with the server's words.
     #[error("{0}")]
     Lasting(String),
+}
+
+/// Makes rustls use ring. Called once by whoever may talk HTTPS; calling it again does nothing.
+pub fn install_tls() {
+    _ = rustls::crypto::ring::default_provider().install_default();
 }
