@@ -1,13 +1,13 @@
 //! What the data kinds promise: ids that follow their row, splits that never part equal problems, exact decontamination.
 
-mod support;
+mod plain;
 
+use plain::{PlainContext, ids, output, read, run, run_stage, texts};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use stages::rows::Rows;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use support::{PlainContext, ids, output, read, run, run_stage, texts};
 
 /// Writes a file and reads it with `source`.
 fn source(name: &str, content: &[u8], settings: Value) -> Result<Rows, Vec<stages::settings::Mistake>> {
@@ -136,6 +136,45 @@ fn columns_are_renamed_copied_and_swapped() {
     check(json!({"question": "a"}), json!({"question": "x", "b": "y"}));
     check(json!({"a": "b", "b": "a"}), json!({"a": "y", "b": "x"}));
     check(json!({"a": "a", "again": "a"}), json!({"a": "x", "again": "x", "b": "y"}));
+}
+
+#[test]
+fn more_generated_rows_only_add_some_and_a_path_replaces_them() {
+    let generated = |settings: Value| {
+        let stage = read("source", settings, Path::new(".")).ok().unwrap();
+        output(&run_stage(&*stage, &[], &PlainContext::new(7)), "").clone()
+    };
+    let few = generated(json!({"generate": "tablets", "rows": 300}));
+    let more = generated(json!({"generate": "tablets", "rows": 400}));
+    assert_eq!((few.len(), &more.rows[..300]), (300, &few.rows[..]));
+    let names: Vec<&str> = few.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["question", "options", "answer_idx", "answer"]);
+    let replaced = source("a.csv", b"q\nx\n", json!({"generate": "tablets", "rows": 300})).unwrap();
+    assert_eq!(replaced.len(), 1);
+    let mistakes = |settings: Value| read("source", settings, Path::new(".")).err().unwrap()[0].code;
+    assert_eq!(mistakes(json!({})), "missing-key");
+    assert_eq!(mistakes(json!({"generate": "tablets"})), "missing-key");
+    assert_eq!(mistakes(json!({"generate": "tablet", "rows": 3})), "unknown-word");
+}
+
+#[test]
+fn the_generated_exam_leaves_the_data_steps_the_work_they_are_there_for() {
+    let exam = |seed: u64, rows: usize| {
+        let stage = read("source", json!({"generate": "tablets", "rows": rows}), Path::new(".")).ok().unwrap();
+        output(&run_stage(&*stage, &[], &PlainContext::new(seed)), "").clone()
+    };
+    let (exam, benchmark) = (exam(1, 10_000), exam(2, 500));
+    let outputs = run("dedup", json!({"input": "x", "near": {"similarity": 0.9}}), &[("input", &exam)]);
+    let distinct = output(&outputs, "");
+    println!("{:?}", outputs.report.tables[0].rows);
+    let outputs = run(
+        "decontaminate",
+        json!({"input": "x", "against": ["y"]}),
+        &[("input", distinct), ("against.0", &benchmark)],
+    );
+    println!("{:?}", outputs.report.tables[0].rows);
+    let dropped = output(&outputs, "dropped").len() as f64 / distinct.len() as f64;
+    assert!((0.001..0.1).contains(&dropped), "{dropped} of the exam is contaminated");
 }
 
 #[test]

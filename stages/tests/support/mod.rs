@@ -1,90 +1,165 @@
-//! What tests of kinds share: a context without a model or a device, and short ways to read, run and compare.
+//! Fakes that stand where the engine would: a context, replies in memory, and a model that follows a script.
+#![allow(dead_code)] // each test binary uses its part
 
-use serde_json::{Map, Value};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
 use stages::context::{Context, Progress};
 use stages::draw::Draw;
-use stages::failure::Result;
+use stages::failure::{Failure, Result};
+use stages::llm::{
+    Budget, Caller, Fault, LanguageModel, Meter, Patience, Replies, Reply, ReplyFormat, Request, Task, Usage,
+};
 use stages::rows::{Column, ColumnType, Row, Rows};
-use stages::settings::{Mistake, Reader};
-use stages::stage::{Artifact, Inputs, Outputs, Stage};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-pub struct PlainContext {
-    pub seed: u64,
+/// Replies kept in memory, as a store would.
+#[derive(Default)]
+pub struct MemoryReplies(pub Mutex<HashMap<[u8; 32], Vec<u8>>>);
+
+impl Replies for MemoryReplies {
+    fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>> {
+        self.0.lock().unwrap().get(address).cloned()
+    }
+    fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()> {
+        self.0.lock().unwrap().insert(*address, raw.to_vec());
+        Ok(())
+    }
+}
+
+/// Everything a stage needs, in one process and without a store.
+pub struct FakeContext {
+    pub runtime: tokio::runtime::Runtime,
+    pub models: HashMap<String, Arc<dyn LanguageModel>>,
+    pub replies: Arc<dyn Replies>,
+    pub meter: Arc<Meter>,
+    pub budget: Arc<Budget>,
+    pub retry_marked: bool,
+    pub cancelled: AtomicBool,
+    pub progress: AtomicUsize,
     pub warnings: Mutex<Vec<String>>,
+    pub scratch: PathBuf,
 }
 
-impl PlainContext {
-    pub fn new(seed: u64) -> PlainContext {
-        PlainContext { seed, warnings: Mutex::default() }
+impl FakeContext {
+    pub fn new() -> FakeContext {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        FakeContext {
+            runtime,
+            models: HashMap::new(),
+            replies: Arc::new(MemoryReplies::default()),
+            meter: Arc::default(),
+            budget: Arc::new(Budget::new(None)),
+            retry_marked: false,
+            cancelled: AtomicBool::new(false),
+            progress: AtomicUsize::new(0),
+            warnings: Mutex::default(),
+            scratch: PathBuf::new(),
+        }
+    }
+
+    /// With one model behind the port `model`.
+    pub fn with(model: impl LanguageModel + 'static) -> FakeContext {
+        let mut context = FakeContext::new();
+        context.models.insert("model".to_string(), Arc::new(model));
+        context
     }
 }
 
-impl Context for PlainContext {
+impl Context for FakeContext {
     fn draw(&self) -> Draw {
-        Draw::new(self.seed, "test")
+        Draw::new(7, "test")
     }
-    fn caller(&self, port: &str) -> Result<stages::llm::Caller> {
-        panic!("a data kind asked for the model `{port}`")
+    fn caller(&self, port: &str) -> Result<Caller> {
+        let model = self.models.get(port).ok_or_else(|| Failure::recipe(format!("no model behind `{port}`")))?;
+        let (replies, meter, budget) = (self.replies.clone(), self.meter.clone(), self.budget.clone());
+        Ok(Caller::new(model.clone(), replies, meter, budget, self.retry_marked))
     }
     fn runtime(&self) -> &tokio::runtime::Handle {
-        panic!("a data kind asked for a runtime")
+        self.runtime.handle()
     }
     fn device(&self) -> kernels::Device {
-        panic!("a data kind asked for a device")
+        unimplemented!("no test of calls computes")
     }
     fn scratch(&self) -> &Path {
-        panic!("a data kind asked for a scratch folder")
+        &self.scratch
     }
     fn cancelled(&self) -> bool {
-        false
+        self.cancelled.load(Ordering::Relaxed)
     }
-    fn progress(&self, _: Progress) {}
+    fn progress(&self, progress: Progress) {
+        self.progress.store(progress.done as usize, Ordering::Relaxed);
+    }
     fn warn(&self, message: &str) {
         self.warnings.lock().unwrap().push(message.to_string());
     }
 }
 
-/// The stage, or the mistakes that keep it from being one.
-pub fn read(kind: &str, settings: Value, folder: &Path) -> std::result::Result<Box<dyn Stage>, Vec<Mistake>> {
-    let fields: Map<String, Value> = settings.as_object().expect("settings are a mapping").clone();
-    let mut reader = Reader::default();
-    reader.folder = PathBuf::from(folder);
-    let stage = (stages::registry::kind(kind).expect("the kind is registered").read)(&fields, &mut reader);
-    if reader.mistakes.is_empty() { Ok(stage.expect("no mistakes, so a stage")) } else { Err(reader.mistakes) }
+type Script = dyn Fn(&Request, usize) -> std::result::Result<String, Fault> + Send + Sync;
+
+/// Answers as its script says; the script sees the request and how many requests came before.
+pub struct ScriptedModel {
+    pub script: Box<Script>,
+    pub asked: Arc<AtomicUsize>,
+    pub concurrency: usize,
+    pub pause_ms: u64,
+    pub price_usd: f64,
 }
 
-/// Runs a kind on tables by port.
-pub fn run(kind: &str, settings: Value, inputs: &[(&str, &Rows)]) -> Outputs {
-    let stage = read(kind, settings, Path::new(".")).expect("the settings are right");
-    run_stage(&*stage, inputs, &PlainContext::new(7))
-}
-
-pub fn run_stage(stage: &dyn Stage, inputs: &[(&str, &Rows)], context: &PlainContext) -> Outputs {
-    let artifacts = inputs.iter().map(|(port, rows)| (port.to_string(), Artifact::Rows((*rows).clone())));
-    stage.run(Inputs(artifacts.collect()), context).expect("the stage runs")
-}
-
-pub fn output<'a>(outputs: &'a Outputs, name: &str) -> &'a Rows {
-    match &outputs.artifacts[name] {
-        Artifact::Rows(rows) => rows,
-        Artifact::Model(_) => panic!("`{name}` is a model"),
+impl ScriptedModel {
+    pub fn new(
+        script: impl Fn(&Request, usize) -> std::result::Result<String, Fault> + Send + Sync + 'static,
+    ) -> ScriptedModel {
+        ScriptedModel { script: Box::new(script), asked: Arc::default(), concurrency: 8, pause_ms: 0, price_usd: 0.01 }
     }
 }
 
-/// One text column; the ids are the texts with their place among equal ones.
-pub fn texts(column: &str, texts: &[String]) -> Rows {
-    let mut rows = Rows::new(vec![Column { name: column.to_string(), column_type: ColumnType::Text }]);
-    let mut seen = std::collections::HashMap::new();
-    for text in texts {
-        let count: &mut u32 = seen.entry(text).or_default();
-        *count += 1;
-        rows.rows.push(Row { id: format!("{text}#{count}"), cells: vec![Value::from(text.as_str())] });
+impl LanguageModel for ScriptedModel {
+    fn identity(&self) -> Value {
+        json!({"provider": "script"})
     }
+    fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, std::result::Result<Vec<u8>, Fault>> {
+        async move {
+            let before = self.asked.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(std::time::Duration::from_millis(self.pause_ms)).await;
+            (self.script)(request, before).map(String::into_bytes)
+        }
+        .boxed()
+    }
+    fn parse(&self, raw: &[u8]) -> std::result::Result<Reply, Fault> {
+        let text = String::from_utf8_lossy(raw).into_owned();
+        let usage = Usage { tokens_in: 2, tokens_cached: 0, tokens_out: 3 };
+        Ok(Reply { text, finish_reason: "stop".to_string(), usage, ..Reply::default() })
+    }
+    fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+    fn patience(&self) -> Patience {
+        Patience { tries: 3, pause_ms: 1, pause_max_ms: 2 }
+    }
+    fn cost_usd(&self, _: &Usage) -> Option<f64> {
+        Some(self.price_usd)
+    }
+    fn worst_case_usd(&self, _: &Request) -> Option<f64> {
+        Some(self.price_usd)
+    }
+}
+
+pub fn passing(message: &str) -> Fault {
+    Fault::Passing { message: message.to_string(), retry_after_ms: None }
+}
+
+pub fn question(text: &str) -> Request {
+    let task = Task { name: "solve", row_id: "r".to_string(), row: serde_json::Map::new() };
+    Request::new(text.to_string(), ReplyFormat::Text, task)
+}
+
+/// `count` rows with one text column `question` holding `q0`, `q1`, …
+pub fn numbered_rows(count: usize) -> Rows {
+    let mut rows = Rows::new(vec![Column { name: "question".to_string(), column_type: ColumnType::Text }]);
+    rows.rows = (0..count).map(|i| Row { id: format!("id{i}"), cells: vec![json!(format!("q{i}"))] }).collect();
     rows
-}
-
-pub fn ids(rows: &Rows) -> Vec<&str> {
-    rows.rows.iter().map(|row| row.id.as_str()).collect()
 }
