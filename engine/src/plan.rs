@@ -22,8 +22,8 @@ pub trait Past {
 /// What the command line asks for beyond the recipe.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
-    /// Bring only this node up to date, with what it needs.
-    pub until: Option<String>,
+    /// Bring only these nodes up to date, with what they need; none means all.
+    pub until: Vec<String>,
     pub force: BTreeSet<String>,
     pub retry_marked: BTreeSet<String>,
 }
@@ -64,9 +64,9 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     pub fn new(recipe: &'a Recipe, graph: &'a Graph, past: &'a dyn Past, wishes: &Wishes) -> Planner<'a> {
-        let until = wishes.until.as_ref().map(|name| graph.index(name).expect("names of nodes were checked"));
-        let needed = until.map(|node| graph.ancestors(node));
-        let is_needed = |node: &NodeIndex| needed.as_ref().is_none_or(|needed| needed.contains(node));
+        let until = wishes.until.iter().map(|name| graph.index(name).expect("names of nodes were checked"));
+        let needed: BTreeSet<NodeIndex> = until.flat_map(|node| graph.ancestors(node)).collect();
+        let is_needed = |node: &NodeIndex| needed.is_empty() || needed.contains(node);
         let nodes = graph.order().iter().copied().filter(is_needed).collect();
         Planner { recipe, graph, past, nodes }
     }
