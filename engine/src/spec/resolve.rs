@@ -298,7 +298,10 @@ impl<'a> Loading<'a> {
     }
 
     fn reader(&self) -> Reader {
-        Reader { folder: self.folder.clone(), prompts: self.prompts.clone(), ..Reader::default() }
+        let mut reader = Reader::default();
+        reader.folder = self.folder.clone();
+        reader.prompts = self.prompts.clone();
+        reader
     }
 
     fn name_span(&self, at: &[Step]) -> Span {
