@@ -95,7 +95,7 @@ fn models(recipe: &Recipe, node: &Node, known: &Known) -> Option<Map<String, Val
 
 fn model(spec: &ModelSpec, known: &Known) -> Option<Value> {
     let weights = match (spec.node(), spec.folder()) {
-        (Some(node), _) => Some(known.output(node)?),
+        (Some(node), _) => Some(known.output(&node)?),
         (None, Some(folder)) => Some(known.file(&folder)),
         (None, None) => None,
     };

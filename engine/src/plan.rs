@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// What a plan may ask about finished work. The store stands behind it, tests fake it.
-pub trait Past {
+pub trait Past: Sync {
     fn find(&self, key: &ActionKey) -> Option<Manifest>;
     /// Whether all files of finished work are there, as far as a glance can tell.
     fn is_whole(&self, manifest: &Manifest) -> bool;

@@ -20,8 +20,6 @@ pub enum Look {
     Run {
         needs_device: bool,
     },
-    /// It cannot be started.
-    Failed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +107,6 @@ impl<'a> Desk<'a> {
             } else {
                 match worker.look(node) {
                     Look::Finished => self.states[node] = State::Over(Fate::Finished),
-                    Look::Failed => self.states[node] = State::Over(Fate::Failed),
                     Look::Run { needs_device: true } if self.device_is_taken => self.states[node] = State::NeedsDevice,
                     Look::Run { needs_device } => return Some(self.start(node, needs_device)),
                 }

@@ -10,7 +10,7 @@ use crate::report::Reporter;
 use crate::spec::{self, Recipe};
 use cache::{StatCache, Store, source_hash};
 use stages::settings::nearest_hint;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub struct Workplace {
     pub recipe: Recipe,
@@ -77,7 +77,7 @@ impl Workplace {
     pub fn check_environment(&self, planned: &[Planned]) -> Result<()> {
         let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)));
         let missing = self.recipe.missing_environment(calling.map(|one| self.graph.name(one.node)));
-        if missing.has_errors() { Err(missing.into()) } else { Ok(()) }
+        if missing.list.is_empty() { Ok(()) } else { Err(missing.into()) }
     }
 }
 
@@ -105,10 +105,4 @@ impl From<cache::Error> for Failure {
         };
         Failure::Plain { exit: Exit::Cache, message, hint }
     }
-}
-
-/// As seen from the current folder where that is shorter.
-pub fn shown(path: &Path) -> String {
-    let here = std::env::current_dir().ok();
-    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string()
 }

@@ -1,13 +1,12 @@
 //! `decoct plan`: what a run would do, and why. Sends nothing, writes nothing.
 
 use crate::cli::{EventFormat, PlanArgs};
-use crate::executor::report_of;
 use crate::failure::{Exit, Result};
 use crate::plan::{Decision, Planned, Planner};
 use crate::report::words::{dollars, thousands};
-use crate::report::{Event, PlainReporter, Reporter, table};
+use crate::report::{PlainReporter, table};
 use crate::workplace::{Workplace, overrides_as_written};
-use cache::{Manifest, Output};
+use cache::Output;
 use serde_json::{Value, json};
 
 pub fn run(arguments: &PlanArgs) -> Result<Exit> {

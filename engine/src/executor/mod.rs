@@ -214,10 +214,10 @@ impl<'a> Executor<'a> {
         for (port, name) in node.stage.models() {
             let entry = &self.planner.recipe.models[&name];
             let made_by = entry.spec.node();
-            let weights = made_by.and_then(|from| self.state().known.output(from));
+            let weights = made_by.as_ref().and_then(|from| self.state().known.output(from));
             let folder = || {
                 let folder = models::model_folder(scratch, &name);
-                made_by.map(|from| self.open(from, &folder).map(|_| folder.clone())).transpose()
+                made_by.as_ref().map(|from| self.open(from, &folder).map(|_| folder.clone())).transpose()
             };
             let model = self.models.open(entry, weights, folder)?;
             labels.extend(model.label().map(str::to_string));
