@@ -7,9 +7,9 @@ pub mod local;
 pub mod meter;
 pub mod openai;
 pub mod prices;
+pub mod rehearsal;
 pub mod request;
 pub mod spec;
-mod standin;
 
 pub use caller::{Caller, Outcome, Patience, Replies};
 pub use crowd::for_each_row;

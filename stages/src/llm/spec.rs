@@ -3,7 +3,7 @@
 use super::LanguageModel;
 use super::local::{Local, LocalSettings};
 use super::openai::{self, OpenAi, OpenAiSettings};
-use super::standin::{Rehearsal, RehearsalSettings};
+use super::rehearsal::{Rehearsal, RehearsalSettings};
 use crate::failure::Result;
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
 use crate::stage::NodeRef;
