@@ -31,9 +31,14 @@ pub struct Wishes {
 #[derive(Debug, Clone)]
 pub enum Decision {
     Hit(Box<Manifest>),
-    Run { preimage: Preimage, why: Why },
+    Run {
+        preimage: Preimage,
+        why: Why,
+    },
     /// Its key is not known before these have run; when they give what they gave before, it is a hit.
-    Waits { on: Vec<String> },
+    Waits {
+        on: Vec<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

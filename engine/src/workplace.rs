@@ -90,7 +90,8 @@ pub fn overrides_as_written(arguments: &RecipeArgs) -> Vec<String> {
 }
 
 fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
-    let nowhere = || Failure::usage("there is no place for finished work", Some("name one with `--cache DIR`".to_string()));
+    let nowhere =
+        || Failure::usage("there is no place for finished work", Some("name one with `--cache DIR`".to_string()));
     let folder = store.folder().ok_or_else(nowhere)?;
     std::path::absolute(&folder).map_err(|error| Failure::io("find", &folder, &error))
 }

@@ -106,7 +106,8 @@ pub fn rows_of(table: Table) -> Result<Rows> {
     let mut columns: Vec<ArrayRef> = Vec::new();
     if batch.column_by_name(ROW_ID).is_none() {
         fields.push(Field::new(ROW_ID, DataType::Utf8, false));
-        columns.push(std::sync::Arc::new(StringArray::from_iter_values((0..batch.num_rows()).map(|row| row.to_string()))));
+        columns
+            .push(std::sync::Arc::new(StringArray::from_iter_values((0..batch.num_rows()).map(|row| row.to_string()))));
     }
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         let wide = match field.data_type() {
@@ -136,7 +137,10 @@ mod tests {
         let column = |name: &str, column_type| Column { name: name.to_string(), column_type };
         let columns = vec![column("text", ColumnType::Text), column("steps", ColumnType::Json)];
         let row = |id: &str, cells| Row { id: id.to_string(), cells };
-        Rows { columns, rows: vec![row("a", vec![json!("x, \"y\"\nz"), json!([1])]), row("b", vec![json!(null), json!({})])] }
+        Rows {
+            columns,
+            rows: vec![row("a", vec![json!("x, \"y\"\nz"), json!([1])]), row("b", vec![json!(null), json!({})])],
+        }
     }
 
     #[test]
@@ -147,7 +151,10 @@ mod tests {
         assert_eq!(text(RowFormat::Json, false), format!("{object}\n{other}\n"));
         assert_eq!(text(RowFormat::Json, true), format!("[\n{object},\n{other}\n]\n"));
         assert_eq!(text(RowFormat::Csv, false), "row_id,text,steps\na,\"x, \"\"y\"\"\nz\",[1]\nb,,{}\n");
-        assert_eq!(text(RowFormat::Table, false), "text       steps\n─────────  ─────\nx, \"y\"…    [1]\n           {}\n");
+        assert_eq!(
+            text(RowFormat::Table, false),
+            "text       steps\n─────────  ─────\nx, \"y\"…    [1]\n           {}\n"
+        );
     }
 
     #[test]

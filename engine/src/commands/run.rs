@@ -31,7 +31,8 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     listen(&stop, &runtime, &reporter);
     let settings =
         executor::Settings { device: super::device(&arguments.machine)?, budget_usd: arguments.budget_usd, wishes };
-    let executor = Executor::new(&planner, &store, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
+    let executor =
+        Executor::new(&planner, &store, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
     let fates = schedule::run(&upstream(&planner), super::jobs(&arguments.machine), &executor);
     let (summaries, exit) = executor.into_results();
     let nodes = summaries_in_order(&planner, &fates, summaries, &*reporter);
@@ -71,7 +72,8 @@ fn listen(stop: &Stop, runtime: &tokio::runtime::Runtime, reporter: &Arc<dyn Rep
 
 /// By place in the plan: which earlier places each node needs.
 fn upstream(planner: &Planner) -> Vec<Vec<usize>> {
-    let places: HashMap<NodeIndex, usize> = planner.nodes.iter().enumerate().map(|(place, &node)| (node, place)).collect();
+    let places: HashMap<NodeIndex, usize> =
+        planner.nodes.iter().enumerate().map(|(place, &node)| (node, place)).collect();
     let needs = |&node: &NodeIndex| planner.graph.upstream(node).iter().map(|from| places[from]).collect();
     planner.nodes.iter().map(needs).collect()
 }

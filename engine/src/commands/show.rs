@@ -30,9 +30,13 @@ pub fn run(arguments: &ShowArgs) -> Result<Exit> {
     let rows = rows(&store, &manifest, &output)?;
     let bytes = match (&arguments.row, format) {
         (Some(row), RowFormat::Table) => export::whole(&rows, find_row(&rows, row)?).into_bytes(),
-        (Some(row), format) => export::bytes(&Rows { rows: vec![find_row(&rows, row)?.clone()], ..rows.empty_like() }, format, false)?,
+        (Some(row), format) => {
+            export::bytes(&Rows { rows: vec![find_row(&rows, row)?.clone()], ..rows.empty_like() }, format, false)?
+        }
         (None, RowFormat::Table) => overview(arguments, &manifest, rows),
-        (None, format) => export::bytes(&head(rows, arguments.rows.unwrap_or(usize::MAX)), format, wants_list(arguments))?,
+        (None, format) => {
+            export::bytes(&head(rows, arguments.rows.unwrap_or(usize::MAX)), format, wants_list(arguments))?
+        }
     };
     write(arguments, format, &bytes)?;
     Ok(Exit::Done)
@@ -106,7 +110,8 @@ pub fn failure(trouble: Trouble) -> Failure {
 fn chosen_format(arguments: &ShowArgs) -> Result<RowFormat> {
     let by_ending = |path: &Path| {
         let hint = Some("name one with `--format json|csv|parquet|table`".to_string());
-        export::format_of(path).ok_or_else(|| Failure::usage(format!("`{}` does not tell its format", path.display()), hint))
+        export::format_of(path)
+            .ok_or_else(|| Failure::usage(format!("`{}` does not tell its format", path.display()), hint))
     };
     match (arguments.format, &arguments.output) {
         (Some(format), _) => Ok(format),
@@ -158,7 +163,10 @@ fn write(arguments: &ShowArgs, format: RowFormat, bytes: &[u8]) -> Result<()> {
         return std::fs::write(path, bytes).map_err(|error| Failure::io("write", path, &error));
     }
     if format == RowFormat::Parquet && std::io::stdout().is_terminal() {
-        return Err(Failure::usage("Parquet is nothing to look at", Some("write it to a file with `-o FILE`".to_string())));
+        return Err(Failure::usage(
+            "Parquet is nothing to look at",
+            Some("write it to a file with `-o FILE`".to_string()),
+        ));
     }
     // A reader that has seen enough (`| head`) is no failure.
     let _ = std::io::stdout().lock().write_all(bytes);

@@ -1,7 +1,7 @@
 //! Between stages and the store: finished outputs become inputs, what a stage returns becomes finished outputs.
 
-use cache::{Found, Manifest, Placement, Publication, Store, Table};
 use arrow::array::RecordBatch;
+use cache::{Found, Manifest, Placement, Publication, Store, Table};
 use stages::failure::Failure;
 use stages::rows::Rows;
 use stages::stage::{Artifact, Form, Output, Outputs};
@@ -111,7 +111,9 @@ mod tests {
     #[test]
     fn a_promise_that_is_not_kept_is_our_bug() {
         let outputs = Outputs::rows(Rows::default(), Report::default());
-        for declared in [vec![], vec![Output::model("")], vec![Output::rows("rest")], vec![Output::rows(""), Output::rows("rest")]] {
+        for declared in
+            [vec![], vec![Output::model("")], vec![Output::rows("rest")], vec![Output::rows(""), Output::rows("rest")]]
+        {
             assert!(matches!(check(&declared, &outputs), Err(Failure::Ourselves(_))), "{declared:?}");
         }
         assert!(check(&[Output::rows("")], &outputs).is_ok());

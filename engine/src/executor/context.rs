@@ -34,7 +34,8 @@ impl NodeContext<'_> {
     fn is_due(&self, now_ms: u64) -> bool {
         let next = self.next_progress_ms.load(Ordering::Relaxed);
         let later = now_ms + PROGRESS_EVERY_MS;
-        now_ms >= next && self.next_progress_ms.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        now_ms >= next
+            && self.next_progress_ms.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

@@ -120,12 +120,20 @@ impl<'a> Executor<'a> {
         self.planner.entry(self.planner.nodes[index])
     }
 
+    /// Trains, or calls a model that we run ourselves.
+    fn needs_device(&self, node: &Node) -> bool {
+        let is_ours = |(_, name): &(String, String)| self.planner.recipe.models[name].spec.needs_device();
+        node.stage.needs_device() || node.stage.models().iter().any(is_ours)
+    }
+
     /// Finds the finished work, or does it, alone among all processes on this store.
     fn make(&self, index: usize, preimage: Preimage, why: &Why, meter: &Arc<Meter>) -> Result<Made, Trouble> {
         let node = self.node(index);
         let _lock = self.lock(node, &preimage)?;
         let is_wished = matches!(why, Why::Forced | Why::RetryMarked);
-        if let Some(manifest) = self.planner.find(self.planner.nodes[index], &preimage.action_key()).filter(|_| !is_wished) {
+        if let Some(manifest) =
+            self.planner.find(self.planner.nodes[index], &preimage.action_key()).filter(|_| !is_wished)
+        {
             return Ok(Made { manifest, adopted: true });
         }
         let started = Instant::now();
@@ -235,7 +243,14 @@ impl<'a> Executor<'a> {
         inputs.flat_map(|from| state.manifests[&from.node].provenance.labels.clone()).collect()
     }
 
-    fn provenance(&self, node: &Node, outputs: &Outputs, meter: &Meter, mut labels: Vec<String>, started: Instant) -> Provenance {
+    fn provenance(
+        &self,
+        node: &Node,
+        outputs: &Outputs,
+        meter: &Meter,
+        mut labels: Vec<String>,
+        started: Instant,
+    ) -> Provenance {
         labels.sort();
         labels.dedup();
         let reading = meter.read();
@@ -261,7 +276,8 @@ impl<'a> Executor<'a> {
     /// Notes a finished node, so that those after it can start.
     fn finish(&self, index: usize, manifest: Manifest, why: String, state: State, meter: Option<&Meter>, seconds: f64) {
         let node = self.node(index);
-        let remembered = self.store.remember(&self.planner.recipe.name, &node.name, &manifest.key, cache::now_seconds());
+        let remembered =
+            self.store.remember(&self.planner.recipe.name, &node.name, &manifest.key, cache::now_seconds());
         if let Err(error) = remembered {
             // It costs an explanation next time, not the work.
             self.reporter.tell(&Event::Warned { node: Some(&node.name), message: &error.to_string() });
@@ -332,7 +348,7 @@ impl Worker for Executor<'_> {
             }
             Decision::Run { preimage, why } => {
                 self.state().decided.insert(index, (preimage, why));
-                Look::Run { needs_device: self.node(index).stage.needs_device() }
+                Look::Run { needs_device: self.needs_device(self.node(index)) }
             }
             Decision::Waits { .. } => unreachable!("only whole plans hold nodes that wait"),
         }

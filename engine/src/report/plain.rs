@@ -28,7 +28,8 @@ struct Layout {
 impl PlainReporter {
     /// Colours where stderr is a terminal and `NO_COLOR` is not set; never the only carrier of a meaning.
     pub fn new() -> PlainReporter {
-        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colour =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         PlainReporter { colour, layout: Mutex::default() }
     }
 
@@ -151,7 +152,8 @@ fn describe_progress(progress: &Progress, meter: &MeterReading, seconds: f64) ->
 fn end(summary: &RunSummary) {
     let states = [State::Hit, State::Ran, State::Failed, State::Skipped];
     let counts = states.iter().map(|&state| (summary.count(state), state.word()));
-    let counts: Vec<String> = counts.filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let counts: Vec<String> =
+        counts.filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
     let calls = describe_calls(summary.total(|node| node.calls), summary.total(|node| node.calls_reused));
     let cost = dollars(summary.total(|node| node.cost_usd));
     let word = if summary.ok { "done" } else { "not done" };

@@ -24,9 +24,8 @@ fn line(row: &[String], widths: &[usize], right: &[bool]) -> String {
 /// A column is set to the right when all that stands in it starts like a number.
 fn is_numeric(rows: &[Vec<String>], index: usize) -> bool {
     let mut cells = rows.iter().filter_map(|row| row.get(index)).filter(|cell| !cell.is_empty()).peekable();
-    let starts_like_a_number = |cell: &String| {
-        cell.trim_start_matches(['+', '-', '−', '$', '±']).starts_with(|c: char| c.is_ascii_digit())
-    };
+    let starts_like_a_number =
+        |cell: &String| cell.trim_start_matches(['+', '-', '−', '$', '±']).starts_with(|c: char| c.is_ascii_digit());
     cells.peek().is_some() && cells.all(starts_like_a_number)
 }
 
@@ -37,10 +36,16 @@ mod tests {
     #[test]
     fn numbers_stand_to_the_right() {
         let columns = ["outcome".to_string(), "rows".to_string()];
-        let rows = [vec!["kept".to_string(), "1200".to_string()], vec!["dropped, too short".to_string(), "7".to_string()]];
+        let rows =
+            [vec!["kept".to_string(), "1200".to_string()], vec!["dropped, too short".to_string(), "7".to_string()]];
         assert_eq!(
             lines(&columns, &rows),
-            ["outcome             rows", "──────────────────  ────", "kept                1200", "dropped, too short     7"]
+            [
+                "outcome             rows",
+                "──────────────────  ────",
+                "kept                1200",
+                "dropped, too short     7"
+            ]
         );
     }
 }

@@ -22,7 +22,11 @@ pub fn duration(seconds: f64) -> String {
 
 /// Four digits below a dollar, where single calls count; two above.
 pub fn dollars(amount_usd: f64) -> String {
-    if amount_usd < 1.0 { format!("${amount_usd:.4}") } else { format!("${amount_usd:.2}") }
+    match amount_usd {
+        0.0 => "$0".to_string(),
+        amount if amount < 1.0 => format!("${amount:.4}"),
+        amount => format!("${amount:.2}"),
+    }
 }
 
 /// `1 row`, `2,000 rows`.
@@ -47,7 +51,9 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        for (number, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (24_000, "24,000"), (1_234_567, "1,234,567")] {
+        for (number, expected) in
+            [(0, "0"), (999, "999"), (1000, "1,000"), (24_000, "24,000"), (1_234_567, "1,234,567")]
+        {
             assert_eq!(thousands(number), expected);
         }
         for (seconds, expected) in
@@ -55,7 +61,7 @@ mod tests {
         {
             assert_eq!(duration(seconds), expected);
         }
-        for (amount, expected) in [(0.0, "$0.0000"), (0.01234, "$0.0123"), (12.345, "$12.35")] {
+        for (amount, expected) in [(0.0, "$0"), (0.01234, "$0.0123"), (12.345, "$12.35")] {
             assert_eq!(dollars(amount), expected);
         }
         assert_eq!(counted(1, "row"), "1 row");
@@ -64,7 +70,9 @@ mod tests {
 
     #[test]
     fn a_cut_text_says_that_it_was_cut() {
-        for (text, expected) in [("short", "short"), ("exactly ten", "exactly t…"), ("two\nlines", "two…"), ("éééééééééé", "éééééééééé")] {
+        for (text, expected) in
+            [("short", "short"), ("exactly ten", "exactly t…"), ("two\nlines", "two…"), ("éééééééééé", "éééééééééé")]
+        {
             assert_eq!(shortened(text, 10), expected);
         }
     }
