@@ -99,7 +99,7 @@ fn wrong_model(names: &Names, nodes: &IndexMap<String, Node>, model: &ModelEntry
     let from = model.spec.node()?;
     let output = nodes.get(&from.node)?.output(&from.output)?;
     let span = names.models[&model.name].first().map_or(model.span, |(span, _)| *span);
-    (output.form != Form::Model).then(|| wrong_form(nodes, from, Form::Model, span))
+    (output.form != Form::Model).then(|| wrong_form(nodes, &from, Form::Model, span))
 }
 
 fn wrong_form(nodes: &IndexMap<String, Node>, from: &NodeRef, wanted: Form, span: Span) -> Diagnostic {
