@@ -21,7 +21,7 @@ fn jobs(machine: &MachineArgs) -> usize {
 fn device(machine: &MachineArgs) -> Result<Device> {
     match machine.device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(None)),
-        DeviceChoice::Cuda(ordinal) => Device::cuda(ordinal as usize).map_err(|error| {
+        DeviceChoice::Cuda(ordinal) => Device::cuda(ordinal).map_err(|error| {
             Failure::usage(error.to_string(), Some("leave `--device` out, or say `--device cpu`".to_string()))
         }),
     }
