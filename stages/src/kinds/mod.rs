@@ -5,7 +5,7 @@ mod dedup;
 mod mix;
 mod source;
 mod split;
-mod text;
+pub(crate) mod text;
 
 use crate::stage::Kind;
 
