@@ -1,4 +1,29 @@
 //! One file a command: arguments in, exit code out.
 
 pub mod check;
+pub mod export;
+pub mod plan;
+pub mod run;
 pub mod schema;
+pub mod show;
+
+use crate::cli::{DeviceChoice, MachineArgs};
+use crate::failure::{Failure, Result};
+use stages::context::Device;
+
+/// Nodes that run side by side.
+fn jobs(machine: &MachineArgs) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    machine.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(usize::MAX))
+}
+
+/// Opens the device that was asked for.
+fn device(machine: &MachineArgs) -> Result<Device> {
+    match machine.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device),
+        DeviceChoice::Cuda(number) => {
+            let hint = Some("leave `--device` out, or say `--device cpu`".to_string());
+            Err(Failure::usage(format!("`cuda:{number}` is not available in this build"), hint))
+        }
+    }
+}
