@@ -1,5 +1,7 @@
 //! What one node can do: rows in, rows out. Knows nothing of where results are stored, what else is in the graph, YAML text or the terminal.
 
+pub mod answers;
+pub mod chain;
 pub mod context;
 pub mod draw;
 pub mod failure;
@@ -12,4 +14,5 @@ pub mod report;
 pub mod rows;
 pub mod settings;
 pub mod stage;
+pub mod tablets;
 pub mod train;

@@ -178,8 +178,13 @@ fn field_of(column: &Column) -> Field {
     }
 }
 
+/// Whether a text column of a table that we wrote holds JSON.
+pub(crate) fn is_marked_json(field: &Field) -> bool {
+    field.metadata().get(JSON_MARK.0).is_some_and(|mark| mark == JSON_MARK.1)
+}
+
 fn column_of(field: &Field) -> Result<Column> {
-    let json = field.metadata().get(JSON_MARK.0).is_some_and(|mark| mark == JSON_MARK.1);
+    let json = is_marked_json(field);
     let column_type = match field.data_type() {
         DataType::Boolean => ColumnType::Bool,
         DataType::Int64 => ColumnType::Int,

@@ -22,6 +22,7 @@ pub(super) fn policy_loss(
         sums.clipped += if (ratio - 1.0).abs() > clip { weight } else { 0.0 };
         sums.kl += weight * (ratio - 1.0 - log_ratio);
         sums.weight += weight;
+        sums.ratio_max = if weight > 0.0 { sums.ratio_max.max(ratio) } else { sums.ratio_max };
     }
     sums
 }

@@ -17,6 +17,8 @@ pub struct PolicyLoss {
     pub kl: f64,
     /// Σ w.
     pub weight: f64,
+    /// The largest ratio of a token that counts; exactly 1 before the first step, 0 where none counts.
+    pub ratio_max: f64,
 }
 
 /// dlogp`[N]` = ∂loss/∂logp of the clipped objective with r = exp(logp − old_logp); all inputs `[N]`.

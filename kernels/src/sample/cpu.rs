@@ -119,7 +119,7 @@ mod tests {
         check(Sampling { top_k: 1, ..all }, &[1]);
         check(Sampling { top_k: 3, ..all }, &[1, 2, 3]);
         check(Sampling { top_p: 0.39, ..all }, &[1]);
-        check(Sampling { top_p: 0.8, ..all }, &[1, 2]);
+        check(Sampling { top_p: 0.79, ..all }, &[1, 2]);
         check(Sampling { top_p: 0.0, ..all }, &[1]);
         check(Sampling { min_p: 0.9, ..all }, &[1, 2]);
         check(Sampling { min_p: 0.2, ..all }, &[1, 2, 3]);

@@ -1,10 +1,21 @@
 //! Language models behind one trait, and the caller that makes every reply count once.
 
 pub mod caller;
+pub mod crowd;
+pub mod halt;
+pub mod local;
+pub mod meter;
+pub mod openai;
+pub mod prices;
+pub mod rehearsal;
 pub mod request;
+pub mod spec;
 
-pub use caller::{Budget, Caller, Meter, MeterReading, Replies};
+pub use caller::{Caller, Outcome, Patience, Replies};
+pub use crowd::for_each_row;
+pub use meter::{Budget, Meter, MeterReading};
 pub use request::{Message, Reply, ReplyFormat, Request, Task, Usage};
+pub use spec::ModelSpec;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -28,6 +39,10 @@ pub trait LanguageModel: Send + Sync {
     }
     /// Requests in flight at most.
     fn concurrency(&self) -> usize;
+    /// How often and how patiently a question without an answer is put again.
+    fn patience(&self) -> Patience {
+        Patience::default()
+    }
     /// US dollars for a usage, where prices are known.
     fn cost_usd(&self, usage: &Usage) -> Option<f64>;
     /// The most a request can cost before its answer is known.
@@ -43,4 +58,9 @@ pub enum Fault {
     /// Asking again cannot help (400, 401, 403, 404, 422): the node stops, with the server's words.
     #[error("{0}")]
     Lasting(String),
+}
+
+/// Makes rustls use ring. Called once by whoever may talk HTTPS; calling it again does nothing.
+pub fn install_tls() {
+    _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,7 +1,7 @@
 //! One question to a model and its answer, and the address under which the answer is kept.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -57,44 +57,66 @@ impl Request {
         self
     }
 
-    /// Everything that names the answer, in one canonical value; its hash is the reply's address.
+    /// The hash of everything that names the answer, written canonically: the reply's address.
     /// `reads_task`: the messages of a rehearsal are not read, only its task is, so that a cosmetic edit of a prompt gives the same answers;
     /// the messages stay in the address all the same, as they do for every model.
     pub fn address(&self, model_identity: &Value, reads_task: bool) -> [u8; 32] {
-        let task =
-            if reads_task { serde_json::to_value(&self.task).expect("a task is plain data") } else { Value::Null };
-        let preimage = json!({
-            "model": model_identity, "messages": self.messages, "format": self.format, "task": task,
-            "sample": self.sample, "ask": self.ask,
-        });
-        let mut hasher = blake3::Hasher::new_derive_key("decoct reply address 1");
-        write_canonical(&preimage, &mut hasher);
-        *hasher.finalize().as_bytes()
+        let mut preimage = Vec::with_capacity(4096);
+        write_canonical(model_identity, &mut preimage);
+        write_tagged(b'[', &(self.messages.len() as u64).to_le_bytes(), &mut preimage);
+        for message in &self.messages {
+            write_text(&message.role, &mut preimage);
+            write_text(&message.content, &mut preimage);
+        }
+        write_text(if self.format == ReplyFormat::Json { "json" } else { "text" }, &mut preimage);
+        match self.task.as_ref().filter(|_| reads_task) {
+            Some(task) => task.write_canonical(&mut preimage),
+            None => write_text("", &mut preimage),
+        }
+        preimage.extend([self.sample.to_le_bytes(), self.ask.to_le_bytes()].concat());
+        *blake3::Hasher::new_derive_key("decoct reply address 1").update(&preimage).finalize().as_bytes()
     }
 }
 
-/// Length-prefixed, keys sorted: two values hash equal exactly when they are equal as JSON.
-fn write_canonical(value: &Value, hasher: &mut blake3::Hasher) {
-    let mut text = |tag: u8, bytes: &[u8]| {
-        hasher.update(&[tag]).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-    };
+impl Task {
+    fn write_canonical(&self, out: &mut Vec<u8>) {
+        write_text(self.name, out);
+        write_text(&self.row_id, out);
+        write_fields(&self.row, out);
+    }
+}
+
+/// Length-prefixed, keys sorted: two values are written alike exactly when they are equal as JSON.
+fn write_canonical(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Array(items) => {
-            text(b'[', &(items.len() as u64).to_le_bytes());
-            items.iter().for_each(|item| write_canonical(item, hasher));
+            write_tagged(b'[', &(items.len() as u64).to_le_bytes(), out);
+            items.iter().for_each(|item| write_canonical(item, out));
         }
-        Value::Object(fields) => {
-            text(b'{', &(fields.len() as u64).to_le_bytes());
-            let mut keys: Vec<&String> = fields.keys().collect();
-            keys.sort_unstable();
-            for key in keys {
-                write_canonical(&Value::String(key.clone()), hasher);
-                write_canonical(&fields[key], hasher);
-            }
-        }
-        Value::String(string) => text(b'"', string.as_bytes()),
-        plain => text(b'0', plain.to_string().as_bytes()),
+        Value::Object(fields) => write_fields(fields, out),
+        Value::String(string) => write_text(string, out),
+        plain => write_tagged(b'0', plain.to_string().as_bytes(), out),
     }
+}
+
+fn write_fields(fields: &Map<String, Value>, out: &mut Vec<u8>) {
+    write_tagged(b'{', &(fields.len() as u64).to_le_bytes(), out);
+    let mut sorted: Vec<(&String, &Value)> = fields.iter().collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    for (key, value) in sorted {
+        write_text(key, out);
+        write_canonical(value, out);
+    }
+}
+
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    write_tagged(b'"', text.as_bytes(), out);
+}
+
+fn write_tagged(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend((bytes.len() as u64).to_le_bytes());
+    out.extend(bytes);
 }
 
 /// A complete answer, also one that was cut off or refused.

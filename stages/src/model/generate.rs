@@ -8,7 +8,7 @@ use super::batch::Batch;
 use super::workspace::{Purpose, Workspace};
 use crate::failure::{Failure, Result};
 use kernels::attention::{self, Cache};
-use kernels::{Buffer, Stream, View, logits, rows, sample};
+use kernels::{Buffer, Stream, logits, rows, sample};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
