@@ -7,6 +7,7 @@ use super::source::sample;
 use super::student::Student;
 use super::text::cell_text;
 use super::verifier::{Claim, Verifier};
+use crate::answers::Rule;
 use crate::context::{Context, Progress};
 use crate::failure::{Failure, Result};
 use crate::model::generate::{Finish, Sampling};
@@ -197,6 +198,7 @@ impl Eval {
                 tokens: generation.tokens.len(),
                 truncated: generation.finish == Finish::Length,
                 right: false,
+                rule: None,
                 text,
                 answer,
             });
@@ -207,16 +209,19 @@ impl Eval {
 
     fn judge(&self, answered: &mut Answered, problems: &[Problem], context: &dyn Context) -> Result<()> {
         let pairs = || problems.iter().zip(&answered.answers);
-        let verdicts = match self.settings.matching {
+        let verdicts: Vec<(bool, Option<Rule>)> = match self.settings.matching {
             Matching::Truth => {
-                let claim = |(problem, answer)| claim(problem, answer);
-                let claims: Vec<Claim> = pairs().map(claim).collect();
-                self.settings.verifier.verdicts(&claims, self.prompt.as_ref(), context)?
+                let claims: Vec<Claim> = pairs().map(|(problem, answer)| claim(problem, answer)).collect();
+                let verdicts = self.settings.verifier.verdicts(&claims, self.prompt.as_ref(), context)?;
+                verdicts.into_iter().map(|right| (right, None)).collect()
             }
-            Matching::Options => Choices::of(pairs().map(|(p, a)| (a.answer.as_str(), p.options.as_slice(), p.truth.as_str()))).better(),
+            Matching::Options => {
+                let replies = pairs().map(|(p, a)| (a.answer.as_str(), p.options.as_slice(), p.truth.as_str()));
+                Choices::of(replies).better().into_iter().map(|(right, rule)| (right, Some(rule))).collect()
+            }
         };
-        for (answer, right) in answered.answers.iter_mut().zip(verdicts) {
-            answer.right = right && !answer.answer.is_empty();
+        for (answer, (right, rule)) in answered.answers.iter_mut().zip(verdicts) {
+            (answer.right, answer.rule) = (right && !answer.answer.is_empty(), rule);
         }
         Ok(())
     }
@@ -250,7 +255,8 @@ fn closed_problem(row: &Row, [question, options, answer]: [usize; 3]) -> Result<
     let Value::Object(listed) = &row.cells[options] else {
         return Err(Failure::recipe(format!("row `{}` has no options but `{}`", row.id, row.cells[options])));
     };
-    let options: Vec<(String, String)> = listed.iter().map(|(letter, text)| (letter.clone(), cell_text(text))).collect();
+    let options: Vec<(String, String)> =
+        listed.iter().map(|(letter, text)| (letter.clone(), cell_text(text))).collect();
     let lines: String = options.iter().map(|(letter, text)| format!("\n{letter}. {text}")).collect();
     let question = format!("{}{lines}", cell_text(&row.cells[question]));
     Ok(Problem { id: row.id.clone(), question, truth: cell_text(&row.cells[answer]), options })

@@ -166,7 +166,8 @@ impl Stage for Ppo {
         let (settings, draw) = (self.training(), context.draw().of("training"));
         let tokenizer = student.tokenizer.clone();
         let mut judge = |answers: &[Answer]| {
-            let texts = answers.iter().map(|answer| tokenizer.decode(answer.tokens, false)).collect::<Result<Vec<_>>>()?;
+            let texts =
+                answers.iter().map(|answer| tokenizer.decode(answer.tokens, false)).collect::<Result<Vec<_>>>()?;
             self.judge(answers, &texts, &problems, context)
         };
         let task = PpoTask { policy: student.decoder, prompts: &prompts, settings: &settings, draw: &draw };
@@ -200,9 +201,16 @@ impl Problems {
 
 impl Ppo {
     /// No format, no verdict: only answers that keep it are put to the verifier.
-    fn judge(&self, answers: &[Answer], texts: &[String], problems: &Problems, context: &dyn Context) -> Result<Vec<Judgement>> {
+    fn judge(
+        &self,
+        answers: &[Answer],
+        texts: &[String],
+        problems: &Problems,
+        context: &dyn Context,
+    ) -> Result<Vec<Judgement>> {
         let responses: Vec<Option<&str>> = texts.iter().map(|text| final_response(text)).collect();
-        let claims: Vec<Claim> = answers.iter().zip(&responses).filter_map(|(a, response)| problems.claim(a, *response)).collect();
+        let claims: Vec<Claim> =
+            answers.iter().zip(&responses).filter_map(|(a, response)| problems.claim(a, *response)).collect();
         let mut verdicts = self.settings.verifier.verdicts(&claims, self.prompt.as_ref(), context)?.into_iter();
         let judgement = |response: &Option<&str>| {
             let formatted = response.is_some();
@@ -259,9 +267,20 @@ impl Reward {
 }
 
 fn report(metrics: &[Metrics]) -> Report {
-    let shown = ["reward", "accuracy", "format", "length", "kl", "entropy", "clip_fraction", "explained_variance", "sampler_gap"];
+    let shown = [
+        "reward",
+        "accuracy",
+        "format",
+        "length",
+        "kl",
+        "entropy",
+        "clip_fraction",
+        "explained_variance",
+        "sampler_gap",
+    ];
     let columns = ["iteration"].into_iter().chain(shown).map(|name| name.replace('_', " ")).collect();
-    let cells = |row: &Metrics| [row.step.to_string()].into_iter().chain(shown.map(|name| number(row.get(name)))).collect();
+    let cells =
+        |row: &Metrics| [row.step.to_string()].into_iter().chain(shown.map(|name| number(row.get(name)))).collect();
     let rows = spread(metrics, 8).into_iter().map(cells).collect();
     Report { tables: vec![ReportTable { title: "ppo".to_string(), columns, rows, headline: false }] }
 }

@@ -15,12 +15,12 @@ use crate::report::{Report, ReportTable};
 use crate::rows::{Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::train::Metrics;
 use crate::train::batches::{Example, Keep};
 use crate::train::evaluate::{FINAL_RESPONSE, target};
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::{Schedule, Shape};
 use crate::train::sft::{BatchSize, Duration, SftSettings, train};
-use crate::train::Metrics;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -127,7 +127,8 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
         ("tokens", "epochs", settings.tokens.is_some() && settings.epochs.is_some()),
         ("batch_rows", "batch_tokens", settings.batch_rows.is_some() && settings.batch_tokens.is_some()),
     ] {
-        let note = |reader: &mut Reader| reader.mistake("both-given", format!("give `{given}` or `{other}`, not both"), None);
+        let note =
+            |reader: &mut Reader| reader.mistake("both-given", format!("give `{given}` or `{other}`, not both"), None);
         if both {
             reader.within(Step::Name(given.into()), note);
         }
@@ -191,7 +192,8 @@ impl Stage for Sft {
         let (folder, base) = (context.scratch().join("model"), context.scratch().join("base"));
         let precision = self.0.precision.of_tensors();
         student.save(&base, precision)?;
-        let mut host = NodeHost::new(context, self.0.checkpoint_every.0, "tokens", |row| format!("loss {:.3}", row.get("loss")))?;
+        let mut host =
+            NodeHost::new(context, self.0.checkpoint_every.0, "tokens", |row| format!("loss {:.3}", row.get("loss")))?;
         let settings = self.training(student.decoder.config().max_position_embeddings);
         let draw = context.draw().of("training");
         let (decoder, metrics) = train(student.decoder, &examples, &settings, &draw, &mut host)?;
@@ -216,7 +218,8 @@ impl Sft {
         let lesson = |row: &Row| {
             let thought = thought.map(|column| cell_text(&row.cells[column])).unwrap_or_default();
             let response = cell_text(&row.cells[response]);
-            let target = if thought.is_empty() { format!("{FINAL_RESPONSE}{response}") } else { target(&thought, &response) };
+            let target =
+                if thought.is_empty() { format!("{FINAL_RESPONSE}{response}") } else { target(&thought, &response) };
             Lesson { question: cell_text(&row.cells[question]), target }
         };
         Ok(rows.rows.iter().map(lesson).collect())
@@ -275,7 +278,8 @@ fn examples(student: &Student, lessons: &[Lesson]) -> Result<Vec<Example>> {
 fn report(examples: &[Example], metrics: &[Metrics]) -> Report {
     let shown = ["loss", "learning_rate", "grad_norm", "tokens", "epoch"];
     let columns = ["step"].into_iter().chain(shown).map(str::to_string).collect();
-    let cells = |row: &Metrics| [row.step.to_string()].into_iter().chain(shown.map(|name| number(row.get(name)))).collect();
+    let cells =
+        |row: &Metrics| [row.step.to_string()].into_iter().chain(shown.map(|name| number(row.get(name)))).collect();
     let rows = spread(metrics, 6).into_iter().map(cells).collect();
     let curve = ReportTable { title: "sft".to_string(), columns, rows, headline: false };
     let (tokens, targets) = examples.iter().fold((0, 0), |sums, e| (sums.0 + e.tokens.len(), sums.1 + e.targets()));

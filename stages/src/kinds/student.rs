@@ -41,7 +41,12 @@ impl Student {
     }
 
     /// Answers as text without the ending token, in the order of the prompts; `seeds` as many as prompts.
-    pub fn answers(&self, prompts: &[Vec<u32>], seeds: &[u64], sampling: &Sampling) -> Result<Vec<(Generation, String)>> {
+    pub fn answers(
+        &self,
+        prompts: &[Vec<u32>],
+        seeds: &[u64],
+        sampling: &Sampling,
+    ) -> Result<Vec<(Generation, String)>> {
         let requests: Vec<Request> =
             prompts.iter().zip(seeds).map(|(prompt, &seed)| Request { prompt, seed }).collect();
         let generations = generate(&self.decoder, &requests, sampling)?;
@@ -59,10 +64,17 @@ impl Student {
     }
 
     /// The same, with what the training reported: `metrics.parquet`, and `timings.json`, which is no part of the content.
-    pub fn save_trained(&self, folder: &Path, precision: Precision, metrics: &[Metrics], started: Instant) -> Result<()> {
+    pub fn save_trained(
+        &self,
+        folder: &Path,
+        precision: Precision,
+        metrics: &[Metrics],
+        started: Instant,
+    ) -> Result<()> {
         self.save(folder, precision)?;
         write_metrics(&folder.join("metrics.parquet"), metrics)?;
-        let timings = json!({"training_seconds": started.elapsed().as_secs_f64(), "threads": self.decoder.device().threads()});
+        let timings =
+            json!({"training_seconds": started.elapsed().as_secs_f64(), "threads": self.decoder.device().threads()});
         let path = folder.join("timings.json");
         std::fs::write(&path, timings.to_string()).map_err(|error| Failure::io("write", &path, error))
     }
@@ -75,7 +87,8 @@ pub fn plain_template() -> ChatTemplate {
 
 fn write_metrics(path: &Path, metrics: &[Metrics]) -> Result<()> {
     let batch = metrics_rows(metrics).to_batch()?;
-    let refused = |error: parquet::errors::ParquetError| Failure::Machine(format!("cannot write `{}`: {error}", path.display()));
+    let refused =
+        |error: parquet::errors::ParquetError| Failure::Machine(format!("cannot write `{}`: {error}", path.display()));
     let file = std::fs::File::create(path).map_err(|error| Failure::io("write", path, error))?;
     let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).map_err(refused)?;
     writer.write(&batch).map_err(refused)?;
@@ -84,7 +97,7 @@ fn write_metrics(path: &Path, metrics: &[Metrics]) -> Result<()> {
 
 /// One row a step: `step` and every named number; what is not finite is missing.
 fn metrics_rows(metrics: &[Metrics]) -> Rows {
-    let names: IndexSet<&String> = metrics.iter().flat_map(|row| row.values.keys()).collect();
+    let names: IndexSet<&String> = metrics.iter().flat_map(|row| &row.values).map(|(name, _)| name).collect();
     let column = |name: &str, column_type| Column { name: name.to_string(), column_type };
     let numbers = names.iter().map(|name| column(name, ColumnType::Float));
     let mut rows = Rows::new([column("step", ColumnType::Int)].into_iter().chain(numbers).collect());

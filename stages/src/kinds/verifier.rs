@@ -22,7 +22,11 @@ pub enum Verifier {
 
 impl Setting for Verifier {
     fn read(value: &Value, reader: &mut Reader) -> Option<Verifier> {
-        if value.as_str() == Some("rules") { Some(Verifier::Rules) } else { ModelName::read(value, reader).map(Verifier::Model) }
+        if value.as_str() == Some("rules") {
+            Some(Verifier::Rules)
+        } else {
+            ModelName::read(value, reader).map(Verifier::Model)
+        }
     }
 
     fn schema() -> Value {
@@ -73,7 +77,8 @@ fn ask(claims: &[Claim], prompt: &Prompt, context: &dyn Context) -> Result<Vec<b
     let judge = Judge::new(caller, prompt, ASKS);
     let columns = ["conclusion", "truth"].map(|name| Column { name: name.to_string(), column_type: ColumnType::Text });
     let mut rows = Rows::new(columns.to_vec());
-    let row = |claim: &Claim| Row { id: claim.row_id.to_string(), cells: vec![json!(claim.response), json!(claim.truth)] };
+    let row =
+        |claim: &Claim| Row { id: claim.row_id.to_string(), cells: vec![json!(claim.response), json!(claim.truth)] };
     rows.rows = claims.iter().map(row).collect();
     for_each_row(context, concurrency, &rows, |item| {
         let judge = judge.clone();

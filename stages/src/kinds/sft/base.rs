@@ -86,8 +86,8 @@ crate::settings! {
 impl Setting for Base {
     fn read(value: &Value, reader: &mut Reader) -> Option<Base> {
         if value.get("path").is_some() {
-            let folder = reader.folder.join(FolderBase::read(value, reader)?.path.0);
-            return reader.within(Step::Key("path".into()), |reader| checked_folder(folder, reader));
+            let Unkeyed(path) = FolderBase::read(value, reader)?.path;
+            return reader.within(Step::Key("path".into()), |reader| checked_folder(reader.folder.join(path), reader));
         }
         if value.get("node").is_some() {
             return NodeBase::read(value, reader).map(|base| Base::Node(base.node));
@@ -152,7 +152,8 @@ impl Base {
     pub fn files(&self) -> Vec<PathBuf> {
         let Base::Folder(folder) = self else { return Vec::new() };
         let counts = |path: &PathBuf| {
-            path.extension().is_some_and(|ending| ["json", "safetensors", "jinja", "model"].iter().any(|known| ending == *known))
+            path.extension()
+                .is_some_and(|ending| ["json", "safetensors", "jinja", "model"].iter().any(|known| ending == *known))
                 && path.file_name().is_some_and(|name| name != "timings.json")
         };
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -190,7 +191,8 @@ mod tests {
     fn the_demos_shape_is_the_default() {
         let Some(Base::Fresh(fresh)) = read(json!({"architecture": "qwen2"})).0 else { panic!("a fresh base") };
         let config = fresh.config(300, 7);
-        let shape = [config.hidden_size, config.num_hidden_layers, config.num_key_value_heads, config.intermediate_size];
+        let shape =
+            [config.hidden_size, config.num_hidden_layers, config.num_key_value_heads, config.intermediate_size];
         assert_eq!(shape, [96, 3, 2, 256]);
     }
 
