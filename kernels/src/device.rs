@@ -18,8 +18,6 @@ pub enum DeviceError {
     Driver { ordinal: usize, reason: String },
     #[error("device `cuda:{ordinal}`: this build has no CUDA kernels yet; use `--device cpu`")]
     NoKernels { ordinal: usize },
-    #[error("device `cpu`: cannot start `{threads}` threads: {reason}; ask for fewer threads")]
-    Threads { threads: usize, reason: String },
 }
 
 /// A place that computes. Cheap to clone; all clones share one thread pool.
@@ -30,12 +28,11 @@ pub struct Device {
 }
 
 impl Device {
-    /// The CPU with a thread pool of its own; `None` takes every core.
-    pub fn cpu(threads: Option<usize>) -> Result<Device, DeviceError> {
-        let threads = threads.unwrap_or(0);
-        let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("kernel-{index}"));
-        let pool = builder.build().map_err(|error| DeviceError::Threads { threads, reason: error.to_string() })?;
-        Ok(Device { pool: Arc::new(pool), poison: cfg!(debug_assertions) })
+    /// The CPU with a thread pool of its own; `None` takes every core. Panics where the system refuses a thread.
+    pub fn cpu(threads: Option<usize>) -> Device {
+        let builder = ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+        let pool = builder.thread_name(|index| format!("kernel-{index}")).build().expect("the system gives us threads");
+        Device { pool: Arc::new(pool), poison: cfg!(debug_assertions) }
     }
 
     /// The CUDA device with this ordinal. A missing or broken driver is an error, never a panic.
@@ -155,14 +152,14 @@ mod tests {
 
     #[test]
     fn install_runs_on_the_devices_own_threads() {
-        let device = Device::cpu(Some(3)).unwrap();
+        let device = Device::cpu(Some(3));
         assert_eq!(device.threads(), 3);
         assert!(device.install(|| std::thread::current().name().unwrap_or("").starts_with("kernel-")));
     }
 
     #[test]
     fn poison_marks_what_was_never_written() {
-        let stream = Device::cpu(Some(1)).unwrap().poisoned().stream();
+        let stream = Device::cpu(Some(1)).poisoned().stream();
         assert!(stream.download(stream.uninit::<f32>(5).view()).iter().all(|value| value.is_nan()));
         assert_eq!(stream.download(stream.uninit::<u32>(2).view()), [0xdead_dead; 2]);
     }

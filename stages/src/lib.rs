@@ -1,1 +1,15 @@
-//! What one node can do: rows in, rows out.
+//! What one node can do: rows in, rows out. Knows nothing of where results are stored, what else is in the graph, YAML text or the terminal.
+
+pub mod chain;
+pub mod context;
+pub mod draw;
+pub mod failure;
+pub mod kinds;
+pub mod llm;
+pub mod prompt;
+pub mod registry;
+pub mod report;
+pub mod rows;
+pub mod settings;
+pub mod stage;
+pub mod tablets;

@@ -1,0 +1,39 @@
+//! Everything a stage needs besides its rows. The engine implements it; tests fake it. A stage sees no other world.
+
+use crate::draw::Draw;
+use crate::failure::{Failure, Result};
+use crate::llm::Caller;
+use std::path::Path;
+
+pub trait Context: Send + Sync {
+    /// Random draws of this node: keyed by the seed, the kind and the node's `stream` setting.
+    fn draw(&self) -> Draw;
+    /// A way to ask the language model behind a port (see [`crate::stage::Stage::models`]).
+    fn caller(&self, port: &str) -> Result<Caller>;
+    /// Where asynchronous work runs; stages themselves run on a thread that may block.
+    fn runtime(&self) -> &tokio::runtime::Handle;
+    fn device(&self) -> kernels::Device;
+    /// A folder that survives a crash of this node (checkpoints) and goes away once its result is published.
+    fn scratch(&self) -> &Path;
+    /// Becomes true on ctrl-C or when the run cannot go on; a stage then returns [`Failure::Cancelled`] at the next safe point.
+    fn cancelled(&self) -> bool;
+    /// How far it is. Cheap; called as often as a stage likes.
+    fn progress(&self, progress: Progress);
+    /// Something the reader of the console should know that is no failure.
+    fn warn(&self, message: &str);
+
+    /// `Err(Cancelled)` when asked to stop: for the question mark at a safe point.
+    fn checkpoint(&self) -> Result<()> {
+        if self.cancelled() { Err(Failure::Cancelled) } else { Ok(()) }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    pub done: u64,
+    pub total: u64,
+    /// The unit of the two: `rows`, `steps`, `iterations`.
+    pub unit: &'static str,
+    /// Such as `loss 0.31` or `reward 0.72`.
+    pub note: String,
+}

@@ -1,0 +1,37 @@
+//! Why a stage stopped, sorted by whose fault it is; the engine turns each into an exit code.
+
+/// A stage either ends with all its outputs or with one of these; nothing half-done is ever published.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// The recipe or the data it names is wrong; the author can mend it.
+    #[error("{0}")]
+    Recipe(String),
+    /// A remote service gave no answer although it was asked again; replies received so far are kept.
+    #[error("{0}")]
+    Remote(String),
+    /// The next call could pass the budget; replies received so far are kept.
+    #[error("{0}")]
+    Budget(String),
+    /// Somebody asked us to stop; what was finished is kept.
+    #[error("interrupted")]
+    Cancelled,
+    /// A disk, a device or another local resource refused.
+    #[error("{0}")]
+    Machine(String),
+    /// Our own bug.
+    #[error("this is a bug in decoct: {0}")]
+    Ourselves(String),
+}
+
+impl Failure {
+    pub fn recipe(message: impl Into<String>) -> Failure {
+        Failure::Recipe(message.into())
+    }
+
+    /// An input/output error with the path it happened at.
+    pub fn io(action: &str, path: &std::path::Path, error: std::io::Error) -> Failure {
+        Failure::Machine(format!("cannot {action} `{}`: {error}", path.display()))
+    }
+}
+
+pub type Result<T, E = Failure> = std::result::Result<T, E>;

@@ -1,0 +1,201 @@
+//! Asks a model so that every answer is paid once: looks in the replies first, sends equal questions once, keeps what comes.
+
+use super::halt;
+use super::meter::{Budget, Meter};
+use super::{Fault, LanguageModel, Reply, Request};
+use crate::draw::Draw;
+use crate::failure::{Failure, Result};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A server may ask for a longer pause; nobody waits for more than this.
+const LONGEST_PAUSE_MS: u64 = 120_000;
+
+/// Kept replies, by address. The engine stands behind it with the cache.
+pub trait Replies: Send + Sync {
+    fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>>;
+    /// Returns once the reply can no longer be lost by killing this process.
+    fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()>;
+}
+
+/// What came of a question that had to parse.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome<T> {
+    Parsed(T),
+    /// No reply parsed: why the last one did not, its text, and how many there were.
+    Unparsable {
+        reason: String,
+        text: String,
+        asks: u32,
+    },
+}
+
+/// One node's way to one model. Clones share what is in flight.
+#[derive(Clone)]
+pub struct Caller {
+    pub model: Arc<dyn LanguageModel>,
+    pub replies: Arc<dyn Replies>,
+    pub meter: Arc<Meter>,
+    pub budget: Arc<Budget>,
+    /// Put questions again whose kept replies never parsed (`run --retry-marked`).
+    pub retry_marked: bool,
+    identity: Arc<serde_json::Value>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Caller {
+    pub fn new(
+        model: Arc<dyn LanguageModel>,
+        replies: Arc<dyn Replies>,
+        meter: Arc<Meter>,
+        budget: Arc<Budget>,
+        retry_marked: bool,
+    ) -> Caller {
+        let identity = Arc::new(model.identity());
+        Caller { model, replies, meter, budget, retry_marked, identity, in_flight: Arc::default() }
+    }
+
+    /// The kept reply, or a fresh one that is kept before it is returned. Equal questions in flight are sent once.
+    pub async fn ask(&self, request: &Request) -> Result<Reply> {
+        let address = self.address(request);
+        let flight = self.in_flight.board(address);
+        let _turn = flight.turn.lock().await;
+        match self.kept(&address) {
+            Some(reply) => {
+                self.meter.calls_reused.fetch_add(1, Ordering::Relaxed);
+                Ok(reply)
+            }
+            None => self.send(request, &address).await,
+        }
+    }
+
+    /// Asks until a reply parses, at most `asks` times, each under its own `ask` index.
+    ///
+    /// Beyond the limit, up to twice as often, it goes on only where a reply is kept already or marked rows are to be asked again
+    /// (`retry_marked`): what comes out depends on the replies alone, so a later run without that flag sees the same rows.
+    pub async fn ask_until<T>(
+        &self,
+        mut request: Request,
+        asks: u32,
+        parse: impl Fn(&Reply) -> std::result::Result<T, String>,
+    ) -> Result<Outcome<T>> {
+        let asks = asks.max(1);
+        let mut unparsable = None;
+        for ask in 0..2 * asks {
+            request.ask = ask;
+            if ask >= asks && !self.retry_marked && self.kept(&self.address(&request)).is_none() {
+                break;
+            }
+            let reply = self.ask(&request).await?;
+            match parse(&reply) {
+                Ok(value) => return Ok(Outcome::Parsed(value)),
+                Err(reason) => unparsable = Some(Outcome::Unparsable { reason, text: reply.text, asks: ask + 1 }),
+            }
+        }
+        Ok(unparsable.expect("at least one question was put"))
+    }
+
+    fn address(&self, request: &Request) -> [u8; 32] {
+        request.address(&self.identity, self.model.reads_task())
+    }
+
+    /// A kept reply that can still be read; a broken one counts as none and is replaced.
+    fn kept(&self, address: &[u8; 32]) -> Option<Reply> {
+        self.model.parse(&self.replies.get(address)?).ok()
+    }
+
+    async fn send(&self, request: &Request, address: &[u8; 32]) -> Result<Reply> {
+        let patience = self.model.patience();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (message, retry_after_ms) = match self.try_once(request, address).await? {
+                Ok(reply) => return Ok(reply),
+                Err(Fault::Lasting(message)) => return Err(Failure::Recipe(message)),
+                Err(Fault::Passing { message, retry_after_ms }) => (message, retry_after_ms),
+            };
+            if tries >= patience.tries {
+                return Err(Failure::Remote(format!("{message} (tried {tries} times)")));
+            }
+            self.meter.retries.fetch_add(1, Ordering::Relaxed);
+            halt::sleep(patience.pause(tries, retry_after_ms, address)).await;
+        }
+    }
+
+    /// One request on the wire: reserve, send, read, keep, settle. The outer result ends the row, the inner one is the model's.
+    async fn try_once(&self, request: &Request, address: &[u8; 32]) -> Result<std::result::Result<Reply, Fault>> {
+        let reservation = self.budget.reserve(self.model.worst_case_usd(request)).await?;
+        if halt::halted() {
+            return Err(Failure::Cancelled);
+        }
+        self.meter.calls.fetch_add(1, Ordering::Relaxed);
+        let answer = self.model.complete(request).await;
+        let (raw, reply) = match answer.and_then(|raw| self.model.parse(&raw).map(|reply| (raw, reply))) {
+            Ok(both) => both,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let cost_usd = self.model.cost_usd(&reply.usage).unwrap_or(0.0);
+        reservation.settle(cost_usd);
+        self.meter.count(&reply.usage, cost_usd);
+        self.replies.put(address, &raw).map_err(|error| Failure::Machine(format!("cannot keep a reply: {error}")))?;
+        Ok(Ok(reply))
+    }
+}
+
+/// How long to go on with a server that gives no answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    pub tries: u32,
+    /// Doubles with each try, up to `pause_max_ms`.
+    pub pause_ms: u64,
+    pub pause_max_ms: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { tries: 6, pause_ms: 500, pause_max_ms: 30_000 }
+    }
+}
+
+impl Patience {
+    /// Capped exponential backoff, between half and whole, so that rows that failed together do not return together.
+    /// A pause that the server asked for is kept to, and jitter is added on top.
+    fn pause(&self, tries: u32, retry_after_ms: Option<u64>, address: &[u8; 32]) -> Duration {
+        let doubled_ms = self.pause_ms.saturating_mul(1 << (tries - 1).min(20)).min(self.pause_max_ms);
+        let seed = u64::from_le_bytes(address[..8].try_into().expect("an address has 32 bytes"));
+        let jitter_ms = (Draw::new(seed, "backoff").at(tries.into()).unit() * doubled_ms as f64 / 2.0) as u64;
+        let asked_ms = retry_after_ms.map(|asked| asked.min(LONGEST_PAUSE_MS));
+        Duration::from_millis(asked_ms.unwrap_or(0).max(doubled_ms / 2) + jitter_ms)
+    }
+}
+
+/// The addresses being asked for at this moment: who comes second waits for the first and then finds its reply kept.
+#[derive(Default)]
+struct InFlight {
+    flights: Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl InFlight {
+    fn board(self: &Arc<Self>, address: [u8; 32]) -> Flight {
+        let turn = self.flights.lock().unwrap().entry(address).or_default().clone();
+        Flight { address, turn, all: self.clone() }
+    }
+}
+
+struct Flight {
+    address: [u8; 32],
+    turn: Arc<tokio::sync::Mutex<()>>,
+    all: Arc<InFlight>,
+}
+
+impl Drop for Flight {
+    /// The last one aboard removes the entry: two references are left then, its own and the map's.
+    fn drop(&mut self) {
+        let mut flights = self.all.flights.lock().unwrap();
+        if Arc::strong_count(&self.turn) == 2 {
+            flights.remove(&self.address);
+        }
+    }
+}

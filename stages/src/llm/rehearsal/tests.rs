@@ -1,0 +1,1 @@
+//! The rehearsal holds its stated rates and repeats itself exactly.

@@ -1,0 +1,140 @@
+//! One question to a model and its answer, and the address under which the answer is kept.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    pub role: String,
+    pub content: String,
+}
+
+impl Message {
+    pub fn user(content: impl Into<String>) -> Message {
+        Message { role: "user".to_string(), content: content.into() }
+    }
+
+    pub fn assistant(content: impl Into<String>) -> Message {
+        Message { role: "assistant".to_string(), content: content.into() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplyFormat {
+    Text,
+    Json,
+}
+
+/// What a rehearsal is asked to do: the typed side channel beside the messages. Never sent anywhere.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Task {
+    /// The kind of question: `solve`, `label`, `reformat`, `chain`, `verify`, `search`, `rewrite`, `respond`, …
+    pub name: &'static str,
+    pub row_id: String,
+    /// The row's columns as the stage sees them (truth included), and what else the question is about (`strategy`, …).
+    pub row: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub messages: Vec<Message>,
+    pub format: ReplyFormat,
+    pub task: Option<Task>,
+    /// Tells equal requests apart that want independent answers (n samples; the search's attempt).
+    pub sample: u32,
+    /// 0, 1, … when a reply did not parse and the question is put again.
+    pub ask: u32,
+}
+
+impl Request {
+    pub fn new(prompt: String, format: ReplyFormat, task: Task) -> Request {
+        Request { messages: vec![Message::user(prompt)], format, task: Some(task), sample: 0, ask: 0 }
+    }
+
+    pub fn sample(mut self, sample: u32) -> Request {
+        self.sample = sample;
+        self
+    }
+
+    /// The hash of everything that names the answer, written canonically: the reply's address.
+    /// `reads_task`: the messages of a rehearsal are not read, only its task is, so that a cosmetic edit of a prompt gives the same answers;
+    /// the messages stay in the address all the same, as they do for every model.
+    pub fn address(&self, model_identity: &Value, reads_task: bool) -> [u8; 32] {
+        let mut preimage = Vec::with_capacity(4096);
+        write_canonical(model_identity, &mut preimage);
+        write_tagged(b'[', &(self.messages.len() as u64).to_le_bytes(), &mut preimage);
+        for message in &self.messages {
+            write_text(&message.role, &mut preimage);
+            write_text(&message.content, &mut preimage);
+        }
+        write_text(if self.format == ReplyFormat::Json { "json" } else { "text" }, &mut preimage);
+        match self.task.as_ref().filter(|_| reads_task) {
+            Some(task) => task.write_canonical(&mut preimage),
+            None => write_text("", &mut preimage),
+        }
+        preimage.extend([self.sample.to_le_bytes(), self.ask.to_le_bytes()].concat());
+        *blake3::Hasher::new_derive_key("decoct reply address 1").update(&preimage).finalize().as_bytes()
+    }
+}
+
+impl Task {
+    fn write_canonical(&self, out: &mut Vec<u8>) {
+        write_text(self.name, out);
+        write_text(&self.row_id, out);
+        write_fields(&self.row, out);
+    }
+}
+
+/// Length-prefixed, keys sorted: two values are written alike exactly when they are equal as JSON.
+fn write_canonical(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Array(items) => {
+            write_tagged(b'[', &(items.len() as u64).to_le_bytes(), out);
+            items.iter().for_each(|item| write_canonical(item, out));
+        }
+        Value::Object(fields) => write_fields(fields, out),
+        Value::String(string) => write_text(string, out),
+        plain => write_tagged(b'0', plain.to_string().as_bytes(), out),
+    }
+}
+
+fn write_fields(fields: &Map<String, Value>, out: &mut Vec<u8>) {
+    write_tagged(b'{', &(fields.len() as u64).to_le_bytes(), out);
+    let mut sorted: Vec<(&String, &Value)> = fields.iter().collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    for (key, value) in sorted {
+        write_text(key, out);
+        write_canonical(value, out);
+    }
+}
+
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    write_tagged(b'"', text.as_bytes(), out);
+}
+
+fn write_tagged(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend((bytes.len() as u64).to_le_bytes());
+    out.extend(bytes);
+}
+
+/// A complete answer, also one that was cut off or refused.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reply {
+    pub text: String,
+    /// Reasoning that the server split off, where it did.
+    pub reasoning: Option<String>,
+    /// `stop`, `length`, `content_filter`, `refusal`, …
+    pub finish_reason: String,
+    pub usage: Usage,
+    /// The model name and fingerprint that the server returned.
+    pub served_by: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    pub tokens_in: u64,
+    pub tokens_cached: u64,
+    pub tokens_out: u64,
+}

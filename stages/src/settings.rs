@@ -1,0 +1,366 @@
+//! Typed settings of kinds and models, declared once: the declaration reads a value with all its mistakes, fills in defaults,
+//! gives the canonical form that goes into keys, and describes itself to editors.
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+/// One thing wrong with a recipe, at a place inside the value that was read. The engine knows the file, line and column of that place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mistake {
+    /// A short stable word for this kind of mistake, such as `unknown-key`.
+    pub code: &'static str,
+    pub at: Vec<Step>,
+    pub message: String,
+    pub hint: Option<String>,
+    /// The mistake lies in another file (a data file, a prompt): its path and, where known, the line (from 1).
+    pub file: Option<(std::path::PathBuf, Option<usize>)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Into a mapping; the place is the key's value.
+    Key(String),
+    /// Into a mapping; the place is the key itself (an unknown key).
+    Name(String),
+    Index(usize),
+}
+
+/// Reads settings and collects every mistake on the way, and every reference to a node or model with its place.
+#[derive(Debug, Default)]
+pub struct Reader {
+    at: Vec<Step>,
+    pub mistakes: Vec<Mistake>,
+    pub references: Vec<Reference>,
+    /// The recipe's folder: relative paths start here.
+    pub folder: std::path::PathBuf,
+    /// Where prompts lie that no node names: `<prompts>/<kind>.md`.
+    pub prompts: Option<std::path::PathBuf>,
+}
+
+/// A name that must exist elsewhere in the recipe; the engine checks that it does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    pub at: Vec<Step>,
+    pub to: Target,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    Node(crate::stage::NodeRef),
+    Model(String),
+}
+
+impl Reader {
+    pub fn mistake(&mut self, code: &'static str, message: impl Into<String>, hint: Option<String>) {
+        self.mistakes.push(Mistake { code, at: self.at.clone(), message: message.into(), hint, file: None });
+    }
+
+    /// A mistake that lies in another file which the present value names.
+    pub fn mistake_in(
+        &mut self,
+        code: &'static str,
+        file: std::path::PathBuf,
+        line: Option<usize>,
+        message: impl Into<String>,
+    ) {
+        let place = Some((file, line));
+        self.mistakes.push(Mistake { code, at: self.at.clone(), message: message.into(), hint: None, file: place });
+    }
+
+    /// Does `read` one step deeper.
+    pub fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Reader) -> T) -> T {
+        self.at.push(step);
+        let result = read(self);
+        self.at.pop();
+        result
+    }
+
+    pub fn note_node(&mut self, node: crate::stage::NodeRef) {
+        self.references.push(Reference { at: self.at.clone(), to: Target::Node(node) });
+    }
+
+    pub fn note_model(&mut self, name: String) {
+        self.references.push(Reference { at: self.at.clone(), to: Target::Model(name) });
+    }
+
+    pub fn wrong_type(&mut self, expected: &str, found: &Value) {
+        self.mistake("wrong-type", format!("expected {expected}, found {}", describe(found)), None);
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_string(),
+        Value::Bool(_) | Value::Number(_) => format!("`{value}`"),
+        Value::String(text) => format!("the text `{text}`"),
+        Value::Array(_) => "a list".to_string(),
+        Value::Object(_) => "a mapping".to_string(),
+    }
+}
+
+/// `unknown name; did you mean …?` with the nearest of `known`, or all of them when nothing is near.
+pub fn nearest_hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let known: Vec<&str> = known.into_iter().collect();
+    let near = known.iter().map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate)).min()?;
+    Some(match near.0 <= 1 + name.len() / 3 {
+        true => format!("did you mean `{}`?", near.1),
+        false => format!("known here: `{}`", known.join("`, `")),
+    })
+}
+
+/// A type that a setting can have.
+pub trait Setting: Sized {
+    /// `None` after noting at least one mistake.
+    fn read(value: &Value, reader: &mut Reader) -> Option<Self>;
+    /// JSON Schema (draft-07) of the accepted values.
+    fn schema() -> Value;
+}
+
+/// A mapping with declared keys: what [`settings!`] generates.
+pub trait Settings: Setting {
+    fn read_fields(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Self>;
+}
+
+macro_rules! plain_setting {
+    ($type:ty, $expected:literal, $schema:expr, $read:expr) => {
+        impl Setting for $type {
+            fn read(value: &Value, reader: &mut Reader) -> Option<Self> {
+                let read: fn(&Value) -> Option<$type> = $read;
+                let result = read(value);
+                if result.is_none() {
+                    reader.wrong_type($expected, value);
+                }
+                result
+            }
+            fn schema() -> Value {
+                $schema
+            }
+        }
+    };
+}
+
+plain_setting!(bool, "true or false", json!({"type": "boolean"}), Value::as_bool);
+plain_setting!(String, "text", json!({"type": "string"}), |value| value.as_str().map(str::to_string));
+plain_setting!(f64, "a number", json!({"type": "number"}), Value::as_f64);
+plain_setting!(u64, "a whole number", json!({"type": "integer", "minimum": 0}), whole);
+plain_setting!(u32, "a whole number", json!({"type": "integer", "minimum": 0}), |value| whole(value)?.try_into().ok());
+plain_setting!(usize, "a whole number", json!({"type": "integer", "minimum": 0}), |value| whole(value)?
+    .try_into()
+    .ok());
+plain_setting!(Map<String, Value>, "a mapping", json!({"type": "object"}), |value| value.as_object().cloned());
+plain_setting!(Value, "a value", json!({}), |value| Some(value.clone()));
+
+/// `2e6` is a number of tokens as good as `2000000`.
+fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && (0.0..=9e15).contains(n)).map(|n| n as u64))
+}
+
+impl<T: Setting> Setting for Option<T> {
+    fn read(value: &Value, reader: &mut Reader) -> Option<Self> {
+        if value.is_null() { Some(None) } else { T::read(value, reader).map(Some) }
+    }
+    fn schema() -> Value {
+        json!({"anyOf": [T::schema(), {"type": "null"}]})
+    }
+}
+
+/// A list; a single value stands for a list of one.
+impl<T: Setting> Setting for Vec<T> {
+    fn read(value: &Value, reader: &mut Reader) -> Option<Self> {
+        let Value::Array(items) = value else { return T::read(value, reader).map(|item| vec![item]) };
+        let read = items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| reader.within(Step::Index(index), |reader| T::read(item, reader)));
+        read.collect::<Vec<_>>().into_iter().collect()
+    }
+    fn schema() -> Value {
+        json!({"anyOf": [{"type": "array", "items": T::schema()}, T::schema()]})
+    }
+}
+
+impl<T: Setting> Setting for IndexMap<String, T> {
+    fn read(value: &Value, reader: &mut Reader) -> Option<Self> {
+        let Value::Object(fields) = value else {
+            reader.wrong_type("a mapping", value);
+            return None;
+        };
+        let read = fields.iter().map(|(key, item)| {
+            Some((key.clone(), reader.within(Step::Key(key.clone()), |reader| T::read(item, reader))?))
+        });
+        read.collect::<Vec<_>>().into_iter().collect()
+    }
+    fn schema() -> Value {
+        json!({"type": "object", "additionalProperties": T::schema()})
+    }
+}
+
+/// Declares a settings struct: `name: type` is required, `name: type = default` is not. Doc comments become the schema's descriptions.
+#[macro_export]
+macro_rules! settings {
+    ($(#[doc = $about:literal])* pub struct $name:ident {
+        $($(#[doc = $doc:literal])* pub $field:ident : $type:ty $(= $default:expr)?),* $(,)?
+    }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+        pub struct $name { $($(#[doc = $doc])* pub $field: $type),* }
+
+        impl $crate::settings::Setting for $name {
+            fn read(value: &serde_json::Value, reader: &mut $crate::settings::Reader) -> Option<Self> {
+                match value {
+                    serde_json::Value::Object(fields) => <Self as $crate::settings::Settings>::read_fields(fields, reader),
+                    other => { reader.wrong_type("a mapping", other); None }
+                }
+            }
+            fn schema() -> serde_json::Value {
+                let mut properties = serde_json::Map::new();
+                let mut required: Vec<&str> = Vec::new();
+                $(
+                    let about: String = <[&str]>::concat(&[$($doc),*]);
+                    let mut property = <$type as $crate::settings::Setting>::schema();
+                    if let Some(object) = property.as_object_mut() {
+                        if !about.is_empty() { object.insert("description".into(), serde_json::Value::from(about.trim())); }
+                        $(object.insert("default".into(), serde_json::to_value::<$type>($default).unwrap_or_default());)?
+                    }
+                    properties.insert(stringify!($field).into(), property);
+                    if $crate::settings::is_required!($($default)?) { required.push(stringify!($field)); }
+                )*
+                serde_json::json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+            }
+        }
+
+        impl $crate::settings::Settings for $name {
+            fn read_fields(
+                fields: &serde_json::Map<String, serde_json::Value>, reader: &mut $crate::settings::Reader,
+            ) -> Option<Self> {
+                $crate::settings::note_unknown_keys(fields, &[$(stringify!($field)),*], reader);
+                $(let $field: Option<$type> = match fields.get(stringify!($field)) {
+                    Some(value) => reader.within($crate::settings::Step::Key(stringify!($field).to_string()),
+                        |reader| <$type as $crate::settings::Setting>::read(value, reader)),
+                    None => $crate::settings::absent!(stringify!($field), $type, reader $(, $default)?),
+                };)*
+                Some($name { $($field: $field?),* })
+            }
+        }
+    };
+}
+
+/// Declares a word chosen from a few: `choice! { pub enum Style { complex => Complex, … } }`.
+#[macro_export]
+macro_rules! choice {
+    ($(#[doc = $about:literal])* pub enum $name:ident { $($(#[doc = $doc:literal])* $word:literal => $variant:ident),* $(,)? }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+        pub enum $name { $($(#[doc = $doc])* #[serde(rename = $word)] $variant),* }
+
+        impl $name {
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
+            #[allow(dead_code)]
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word),* }
+            }
+
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some($name::$variant),)* _ => None }
+            }
+        }
+
+        impl $crate::settings::Setting for $name {
+            fn read(value: &serde_json::Value, reader: &mut $crate::settings::Reader) -> Option<Self> {
+                let found = value.as_str().and_then(Self::from_word);
+                if found.is_none() {
+                    let shown = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+                    let hint = $crate::settings::nearest_hint(&shown, Self::WORDS.iter().copied());
+                    reader.mistake("unknown-word", format!("`{shown}` is not one of `{}`", Self::WORDS.join("`, `")), hint);
+                }
+                found
+            }
+            fn schema() -> serde_json::Value {
+                serde_json::json!({"enum": Self::WORDS})
+            }
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __absent {
+    ($field:expr, $type:ty, $reader:expr) => {{
+        $reader.mistake("missing-key", format!("`{}` is missing", $field), None);
+        None::<$type>
+    }};
+    ($field:expr, $type:ty, $reader:expr, $default:expr) => {
+        Some($default)
+    };
+}
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __is_required {
+    () => {
+        true
+    };
+    ($default:expr) => {
+        false
+    };
+}
+pub use crate::{__absent as absent, __is_required as is_required};
+
+#[doc(hidden)]
+pub fn note_unknown_keys(fields: &Map<String, Value>, known: &[&str], reader: &mut Reader) {
+    for key in fields.keys().filter(|key| !known.contains(&key.as_str())) {
+        let hint = nearest_hint(key, known.iter().copied());
+        reader.within(Step::Name(key.clone()), |reader| {
+            reader.mistake("unknown-key", format!("unknown key `{key}`"), hint)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    choice! { pub enum Colour { "red" => Red, "green" => Green } }
+    settings! {
+        /// A shape.
+        pub struct Shape {
+            /// How many corners.
+            pub corners: u32,
+            pub colour: Colour = Colour::Red,
+            pub names: Vec<String> = Vec::new(),
+            pub area: Option<f64> = None,
+        }
+    }
+
+    fn read(value: Value) -> (Option<Shape>, Vec<Mistake>) {
+        let mut reader = Reader::default();
+        let shape = Shape::read(&value, &mut reader);
+        (shape, reader.mistakes)
+    }
+
+    #[test]
+    fn defaults_are_filled_in_so_that_writing_one_out_changes_nothing() {
+        let (short, mistakes) = read(json!({"corners": 4}));
+        let (long, _) = read(json!({"names": [], "colour": "red", "area": null, "corners": 4.0}));
+        assert_eq!(mistakes, vec![]);
+        assert_eq!(serde_json::to_string(&short).unwrap(), serde_json::to_string(&long).unwrap());
+    }
+
+    #[test]
+    fn every_mistake_is_found_in_one_pass() {
+        let (shape, mistakes) = read(json!({"color": "red", "colour": "gren", "names": ["a", 7]}));
+        assert!(shape.is_none());
+        let codes: Vec<&str> = mistakes.iter().map(|mistake| mistake.code).collect();
+        assert_eq!(codes, ["unknown-key", "missing-key", "unknown-word", "wrong-type"]);
+        assert_eq!(mistakes[0].hint.as_deref(), Some("did you mean `colour`?"));
+        assert_eq!(mistakes[3].at, [Step::Key("names".into()), Step::Index(1)]);
+    }
+
+    #[test]
+    fn the_schema_tells_what_is_required_and_what_is_the_default() {
+        let schema = Shape::schema();
+        assert_eq!(schema["required"], json!(["corners"]));
+        assert_eq!(schema["properties"]["colour"]["default"], json!("red"));
+        assert_eq!(schema["properties"]["corners"]["description"], json!("How many corners."));
+    }
+}

@@ -1,0 +1,219 @@
+//! The one trait behind every node kind: what a node reads, what names its result, and the work itself.
+
+use crate::context::Context;
+use crate::failure::Result;
+use crate::prompt::Prompt;
+use crate::report::Report;
+use crate::rows::Rows;
+use crate::settings::{Reader, Setting};
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// A YAML word under `kind:`. All of them stand in [`crate::registry`].
+pub struct Kind {
+    /// The YAML word; also the name of the file in `kinds/` and of the prompt.
+    pub name: &'static str,
+    /// One sentence for help and editors.
+    pub about: &'static str,
+    /// JSON Schema of the settings.
+    pub schema: fn() -> Value,
+    /// Settings to stage, collecting every mistake; checks prompts and source files too, so that nothing is spent on a wrong recipe.
+    pub read: fn(&Map<String, Value>, &mut Reader) -> Option<Box<dyn Stage>>,
+}
+
+/// A configured node. Its identity is everything below but `run`; `run` must not read anything that its identity does not name.
+pub trait Stage: Send + Sync {
+    /// Rises whenever the same inputs give another output; guarded by golden hashes.
+    fn version(&self) -> u32;
+    /// Canonical settings, defaults filled in. References to nodes, models, prompts and files serialise to nothing: their *content* counts.
+    fn settings(&self) -> Value;
+    /// What it reads from other nodes, by port. Port names are part of the key, node names are not.
+    fn inputs(&self) -> Vec<Input>;
+    /// The language models it calls: (port, name in the recipe's `models`).
+    fn models(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+    /// The prompts it renders: (port, template).
+    fn prompts(&self) -> Vec<(&'static str, Prompt)> {
+        Vec::new()
+    }
+    /// Files that count by their bytes, in the order in which they are read.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+    /// Whether its result depends on the seed.
+    fn draws(&self) -> bool {
+        false
+    }
+    /// Whether it wants the compute device (and all cores) to itself while it runs.
+    fn needs_device(&self) -> bool {
+        false
+    }
+    /// Its outputs; the first is the one that the bare node name means.
+    fn outputs(&self) -> Vec<Output> {
+        vec![Output::rows("")]
+    }
+    fn run(&self, inputs: Inputs, context: &dyn Context) -> Result<Outputs>;
+}
+
+/// `halves.rl` in a recipe: one output of another node; no output named means the first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeRef {
+    pub node: String,
+    pub output: String,
+}
+
+impl NodeRef {
+    pub fn parse(text: &str) -> NodeRef {
+        let (node, output) = text.split_once('.').unwrap_or((text, ""));
+        NodeRef { node: node.to_string(), output: output.to_string() }
+    }
+}
+
+impl serde::Serialize for NodeRef {
+    /// A constant: names of nodes are not part of any identity.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl Setting for NodeRef {
+    fn read(value: &Value, reader: &mut Reader) -> Option<Self> {
+        let reference = NodeRef::parse(&String::read(value, reader)?);
+        reader.note_node(reference.clone());
+        Some(reference)
+    }
+    fn schema() -> Value {
+        json!({"type": "string", "description": "a node, or node.output"})
+    }
+}
+
+/// The name of an entry under `models:`; like a node's name it is no part of an identity (what it declares is).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModelName(pub String);
+
+impl serde::Serialize for ModelName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl Setting for ModelName {
+    fn read(value: &Value, reader: &mut Reader) -> Option<Self> {
+        let name = String::read(value, reader)?;
+        reader.note_model(name.clone());
+        Some(ModelName(name))
+    }
+    fn schema() -> Value {
+        json!({"type": "string", "description": "a name under models:"})
+    }
+}
+
+/// A setting that cannot change any result (a checkpoint interval, a path whose content is counted elsewhere).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unkeyed<T>(pub T);
+
+impl<T> serde::Serialize for Unkeyed<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<T: Setting> Setting for Unkeyed<T> {
+    fn read(value: &Value, reader: &mut Reader) -> Option<Self> {
+        T::read(value, reader).map(Unkeyed)
+    }
+    fn schema() -> Value {
+        T::schema()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub port: String,
+    pub from: NodeRef,
+    pub form: Form,
+}
+
+impl Input {
+    pub fn rows(port: &str, from: &NodeRef) -> Input {
+        Input { port: port.to_string(), from: from.clone(), form: Form::Rows }
+    }
+
+    pub fn model(port: &str, from: &NodeRef) -> Input {
+        Input { port: port.to_string(), from: from.clone(), form: Form::Model }
+    }
+}
+
+/// What flows along an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Rows,
+    /// A folder in Hugging Face layout.
+    Model,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    pub name: String,
+    pub form: Form,
+}
+
+impl Output {
+    pub fn rows(name: &str) -> Output {
+        Output { name: name.to_string(), form: Form::Rows }
+    }
+
+    pub fn model(name: &str) -> Output {
+        Output { name: name.to_string(), form: Form::Model }
+    }
+}
+
+/// A finished thing that came out of a node or goes into one.
+#[derive(Debug, Clone)]
+pub enum Artifact {
+    Rows(Rows),
+    /// A folder: read-only when it comes in, below the scratch folder when it goes out.
+    Model(PathBuf),
+}
+
+/// What a stage is given, by port.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs(pub IndexMap<String, Artifact>);
+
+impl Inputs {
+    /// Takes the rows of a port out. The engine has checked ports and forms before; a miss is our own bug.
+    pub fn take_rows(&mut self, port: &str) -> Rows {
+        match self.0.shift_remove(port) {
+            Some(Artifact::Rows(rows)) => rows,
+            other => panic!("the port `{port}` should hold rows, not {other:?}"),
+        }
+    }
+
+    pub fn model_folder(&self, port: &str) -> &std::path::Path {
+        match self.0.get(port) {
+            Some(Artifact::Model(folder)) => folder,
+            other => panic!("the port `{port}` should hold a model, not {other:?}"),
+        }
+    }
+}
+
+/// What a stage gives back: one artifact for each declared output, and what it has to tell.
+#[derive(Debug, Clone, Default)]
+pub struct Outputs {
+    pub artifacts: IndexMap<String, Artifact>,
+    pub report: Report,
+}
+
+impl Outputs {
+    /// One table as the first output.
+    pub fn rows(rows: Rows, report: Report) -> Outputs {
+        Outputs { artifacts: IndexMap::from([(String::new(), Artifact::Rows(rows))]), report }
+    }
+
+    pub fn with(mut self, name: &str, artifact: Artifact) -> Outputs {
+        self.artifacts.insert(name.to_string(), artifact);
+        self
+    }
+}

@@ -1,0 +1,183 @@
+//! What a node may rely on when it asks a model: paid once, asked again, bounded, in order, stopped in an orderly way.
+
+mod support;
+
+use stages::context::Context;
+use stages::failure::Failure;
+use stages::llm::{Budget, Fault, Outcome, Reply, for_each_row};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use support::{FakeContext, ScriptedModel, numbered_rows, passing, question};
+
+fn number(reply: &Reply) -> Result<i64, String> {
+    reply.text.parse().map_err(|_| format!("`{}` is no number", reply.text))
+}
+
+/// Asks for one row after another what `q<i>` gives.
+fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>, Failure> {
+    let caller = context.caller("model")?;
+    let concurrency = caller.model.concurrency();
+    for_each_row(context, concurrency, &numbered_rows(count), move |item| {
+        let caller = caller.clone();
+        async move { Ok(caller.ask(&question(item.row["question"].as_str().unwrap())).await?.text) }
+    })
+}
+
+fn echo() -> ScriptedModel {
+    ScriptedModel::new(|request, _| Ok(request.messages[0].content.clone()))
+}
+
+#[test]
+fn results_come_in_row_order_whatever_the_order_of_answers() {
+    let context = FakeContext::with(ScriptedModel::new(|request, _| {
+        let index: u64 = request.messages[0].content[1..].parse().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(index * 7 % 5));
+        Ok(request.messages[0].content.clone())
+    }));
+    let expected: Vec<String> = (0..100).map(|i| format!("q{i}")).collect();
+    assert_eq!(ask_all(&context, 100).unwrap(), expected);
+    assert_eq!(context.progress.load(Ordering::Relaxed), 100);
+}
+
+#[test]
+fn a_second_run_pays_nothing_and_a_new_row_pays_for_itself() {
+    let context = FakeContext::with(echo());
+    ask_all(&context, 20).unwrap();
+    ask_all(&context, 21).unwrap();
+    let reading = context.meter.read();
+    assert_eq!((reading.calls, reading.calls_reused), (21, 20));
+    assert_eq!((reading.tokens_in, reading.tokens_out), (42, 63));
+    assert!((reading.cost_usd - 0.21).abs() < 1e-9);
+}
+
+#[test]
+fn equal_questions_in_flight_are_sent_once() {
+    let mut model = echo();
+    model.pause_ms = 20;
+    let asked = model.asked.clone();
+    let context = FakeContext::with(model);
+    let caller = context.caller("model").unwrap();
+    let answers = for_each_row(&context, 8, &numbered_rows(8), move |_| {
+        let caller = caller.clone();
+        async move { Ok(caller.ask(&question("same")).await?.text) }
+    });
+    assert_eq!(answers.unwrap(), ["same"; 8]);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(context.meter.read().calls_reused, 7);
+}
+
+#[test]
+fn samples_of_one_question_are_asked_apart() {
+    let context = FakeContext::with(ScriptedModel::new(|_, before| Ok(before.to_string())));
+    let caller = context.caller("model").unwrap();
+    let ask = |sample| context.runtime.block_on(caller.ask(&question("q").sample(sample))).unwrap().text;
+    assert_eq!([ask(0), ask(1), ask(0)], ["0", "1", "0"]);
+}
+
+#[test]
+fn an_unparsable_reply_is_asked_again_and_never_served_as_its_own_cure() {
+    let context = FakeContext::with(ScriptedModel::new(|request, _| {
+        Ok(if request.ask < 2 { "what?".to_string() } else { "42".to_string() })
+    }));
+    let caller = context.caller("model").unwrap();
+    let ask = |asks| context.runtime.block_on(caller.ask_until(question("q"), asks, number)).unwrap();
+    let marked = |asks| Outcome::Unparsable { reason: "`what?` is no number".into(), text: "what?".into(), asks };
+    assert_eq!(ask(1), marked(1));
+    assert_eq!(ask(2), marked(2));
+    assert_eq!(ask(3), Outcome::Parsed(42));
+    assert_eq!(context.meter.read().calls, 3);
+}
+
+#[test]
+fn retrying_marked_rows_asks_on_and_later_runs_see_the_same() {
+    let mut context = FakeContext::with(ScriptedModel::new(|request, _| {
+        Ok(if request.ask < 2 { "what?".to_string() } else { "42".to_string() })
+    }));
+    let ask = |context: &FakeContext| {
+        let caller = context.caller("model").unwrap();
+        context.runtime.block_on(caller.ask_until(question("q"), 2, number)).unwrap()
+    };
+    assert!(matches!(ask(&context), Outcome::Unparsable { asks: 2, .. }));
+    context.retry_marked = true;
+    assert_eq!(ask(&context), Outcome::Parsed(42));
+    context.retry_marked = false;
+    assert_eq!(ask(&context), Outcome::Parsed(42));
+    assert_eq!(context.meter.read().calls, 3);
+}
+
+#[test]
+fn passing_faults_are_retried_and_never_kept() {
+    let context = FakeContext::with(ScriptedModel::new(|_, before| match before {
+        0 | 1 => Err(passing("status 503")),
+        _ => Ok("fine".to_string()),
+    }));
+    assert_eq!(ask_all(&context, 1).unwrap(), ["fine"]);
+    let reading = context.meter.read();
+    assert_eq!((reading.calls, reading.retries), (3, 2));
+}
+
+#[test]
+fn when_one_row_gets_no_answer_the_others_finish_and_their_replies_are_kept() {
+    let context = FakeContext::with(ScriptedModel::new(|request, _| match request.messages[0].content.as_str() {
+        "q3" => Err(passing("connection reset")),
+        other => Ok(other.to_string()),
+    }));
+    let failure = ask_all(&context, 40).unwrap_err();
+    assert!(
+        matches!(&failure, Failure::Remote(message) if message.contains("1 of 40 rows") && message.contains("connection reset"))
+    );
+    assert_eq!(context.meter.read().tokens_in, 2 * 39);
+}
+
+#[test]
+fn an_outage_ends_soon_instead_of_trying_every_row() {
+    let context = FakeContext::with(ScriptedModel::new(|_, _| Err(passing("connection refused"))));
+    assert!(matches!(ask_all(&context, 10_000), Err(Failure::Remote(_))));
+    assert!(context.meter.read().calls < 200, "{:?}", context.meter.read());
+}
+
+#[test]
+fn a_lasting_fault_stops_the_node_at_once_with_the_servers_words() {
+    let context = FakeContext::with(ScriptedModel::new(|_, _| Err(Fault::Lasting("401: invalid key".to_string()))));
+    let failure = ask_all(&context, 10_000).unwrap_err();
+    assert!(matches!(&failure, Failure::Recipe(message) if message.contains("invalid key")), "{failure:?}");
+    assert!(context.meter.read().calls < 50);
+}
+
+#[test]
+fn a_budget_stops_new_calls_and_keeps_what_came() {
+    let mut context = FakeContext::with(echo());
+    context.budget = Arc::new(Budget::new(Some(0.055)));
+    assert!(matches!(ask_all(&context, 1000), Err(Failure::Budget(_))));
+    assert_eq!(context.meter.read().calls, 5);
+}
+
+#[test]
+fn cancelling_finishes_what_is_in_flight_and_starts_nothing_new() {
+    let mut model = echo();
+    model.pause_ms = 100;
+    let asked = model.asked.clone();
+    let context = FakeContext::with(model);
+    let outcome = std::thread::scope(|scope| {
+        let run = scope.spawn(|| ask_all(&context, 1000));
+        while asked.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        context.cancelled.store(true, Ordering::Relaxed);
+        run.join().unwrap()
+    });
+    assert!(matches!(outcome, Err(Failure::Cancelled)));
+    let reading = context.meter.read();
+    assert!(reading.calls <= 16, "{reading:?}");
+    assert_eq!(reading.tokens_in, 2 * reading.calls, "every call in flight was kept");
+}
+
+#[test]
+fn a_panic_in_one_row_is_our_bug_and_not_a_hang() {
+    let context = FakeContext::with(echo());
+    let outcome = for_each_row(&context, 4, &numbered_rows(3), |item| async move {
+        assert!(item.index != 1, "row one");
+        Ok(item.index)
+    });
+    assert!(matches!(outcome, Err(Failure::Ourselves(message)) if message.contains("row one")));
+}
