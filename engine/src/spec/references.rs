@@ -128,7 +128,10 @@ fn cycles(names: &Names) -> Vec<Diagnostic> {
         }
     }
     let pairs: Vec<(&str, &str)> = edges.keys().copied().collect();
-    graph::cycles(&pairs).into_iter().map(|cycle| circular(&edges, &cycle)).collect()
+    graph::cycles(names.nodes.keys().map(String::as_str), &pairs)
+        .into_iter()
+        .map(|cycle| circular(&edges, &cycle))
+        .collect()
 }
 
 /// The nodes that a reference leads to: itself, or for a model those whose weights it runs.
