@@ -8,8 +8,7 @@ use super::batch::Batch;
 use super::workspace::{Purpose, Workspace};
 use crate::failure::{Failure, Result};
 use kernels::attention::{self, Cache};
-use kernels::sample::Filter;
-use kernels::{Buffer, Stream, View, logits, rows, sample};
+use kernels::{Buffer, Stream, logits, rows, sample};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +40,13 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Sampling {
         Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, tokens_max: 512 }
+    }
+}
+
+impl Sampling {
+    fn filter(&self) -> sample::Sampling {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = *self;
+        sample::Sampling { temperature, top_k, top_p, min_p }
     }
 }
 
@@ -239,13 +245,12 @@ impl<'a> Worker<'a> {
         let (b, d, v) = (running.len(), decoder.config().hidden_size, decoder.config().vocab_size);
         let mut scores = memory.logits.slice_mut(0..b * v);
         let head = decoder.weight(&decoder.layout().head);
-        logits::forward(stream, d, memory.hidden.slice(0..b * d), head, scores.reborrow());
+        logits::forward(stream, b, v, d, memory.hidden.slice(0..b * d), head, scores.reborrow());
         write(stream, &mut memory.seeds, running, |running| requests[running.request].seed);
         write(stream, &mut memory.counters, running, |running| running.generation.tokens.len() as u64);
-        let filter = Filter { temperature: sampling.temperature, top_k: sampling.top_k, top_p: sampling.top_p, min_p: sampling.min_p };
         let (seeds, counters) = (memory.seeds.slice(0..b), memory.counters.slice(0..b));
         let (drawn, logp) = (memory.drawn.slice_mut(0..b), memory.logp.slice_mut(0..b));
-        sample::forward(stream, v, &filter, scores.view(), seeds, counters, drawn, logp);
+        sample::forward(stream, v, &sampling.filter(), scores.view(), seeds, counters, drawn, logp);
         let drawn = stream.download(memory.drawn.slice(0..b));
         let logp = stream.download(memory.logp.slice(0..b));
         for ((running, token), logp) in running.iter_mut().zip(drawn).zip(logp) {
