@@ -170,7 +170,13 @@ fn outputs_change_only_with_their_kinds_version() {
             &[("inputs.a", &exam), ("inputs.b", &benchmark)],
         ),
     ];
-    let expected = ["source 1: ", "dedup 1: ", "split 1: ", "decontaminate 1: ", "mix 1: "];
+    let expected = [
+        "source 1: 36bed79c428e3463",
+        "dedup 1: 4a007a2500eaa7ee",
+        "split 1: 609a02f8712ba4f2",
+        "decontaminate 1: fd170ea8fc5ef796",
+        "mix 1: 15e7b9ef51de2a64",
+    ];
     assert_eq!(found, expected);
 }
 
