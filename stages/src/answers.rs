@@ -107,7 +107,7 @@ fn lone_letter<'a>(response: &str, options: &[Choice<'a>], end: End) -> Option<&
     });
     match end {
         End::First => words.next(),
-        End::Last => words.last(),
+        End::Last => words.next_back(),
     }
 }
 

@@ -8,7 +8,7 @@ mod jsonl;
 mod parquet;
 mod types;
 
-pub use files::{Flaw, Format};
+pub use files::Format;
 pub use types::{convert, unify};
 
 use crate::context::Context;

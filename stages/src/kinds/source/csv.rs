@@ -1,10 +1,10 @@
 //! CSV with a header line: cells are text until a whole column reads as numbers, truth values or JSON.
 
-use super::Flaw;
+use super::files::{Flaw, Read};
 use serde_json::{Map, Value};
 
 /// Every cell as text, an empty one as missing.
-pub fn read(bytes: &[u8]) -> (Vec<Map<String, Value>>, Vec<Flaw>) {
+pub fn read(bytes: &[u8]) -> Read {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut reader = csv::ReaderBuilder::new().from_reader(bytes);
     let header = match reader.headers() {

@@ -28,6 +28,9 @@ pub struct Flaw {
     pub reason: String,
 }
 
+/// All objects of a file, and what is wrong with the others.
+pub type Read = (Vec<Map<String, Value>>, Vec<Flaw>);
+
 /// Beyond so many flaws only their number is told.
 const SHOWN_FLAWS: usize = 20;
 
@@ -64,7 +67,7 @@ pub fn read(file: &Path, format: Format, reader: &mut Reader) -> Option<Vec<Map<
     flaws.is_empty().then_some(objects)
 }
 
-fn open(file: &Path, format: Format) -> std::io::Result<(Vec<Map<String, Value>>, Vec<Flaw>)> {
+fn open(file: &Path, format: Format) -> std::io::Result<Read> {
     Ok(match format {
         Format::Jsonl => jsonl::read_lines(&std::fs::read(file)?),
         Format::Json => jsonl::read_list(&std::fs::read(file)?),

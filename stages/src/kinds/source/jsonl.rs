@@ -1,10 +1,10 @@
 //! JSON Lines and JSON lists of objects, with every bad line named.
 
-use super::Flaw;
+use super::files::{Flaw, Read};
 use serde_json::{Map, Value};
 
 /// One object a line; empty lines do not count.
-pub fn read_lines(bytes: &[u8]) -> (Vec<Map<String, Value>>, Vec<Flaw>) {
+pub fn read_lines(bytes: &[u8]) -> Read {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let (mut objects, mut flaws) = (Vec::new(), Vec::new());
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
@@ -28,7 +28,7 @@ fn read_line(line: &[u8]) -> Result<Option<Map<String, Value>>, String> {
 }
 
 /// A JSON list of objects.
-pub fn read_list(bytes: &[u8]) -> (Vec<Map<String, Value>>, Vec<Flaw>) {
+pub fn read_list(bytes: &[u8]) -> Read {
     let items: Vec<Value> = match serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)) {
         Ok(Value::Array(items)) => items,
         Ok(_) => return (Vec::new(), vec![Flaw { line: Some(1), reason: "should be a list of objects".to_string() }]),

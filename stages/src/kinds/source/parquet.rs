@@ -1,6 +1,6 @@
 //! Parquet from anywhere: every Arrow type becomes one of our five (numbers, truth values, text, and JSON for lists and structs).
 
-use super::Flaw;
+use super::files::{Flaw, Read};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
@@ -10,7 +10,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 use std::fs::File;
 
-pub fn read(file: File) -> (Vec<Map<String, Value>>, Vec<Flaw>) {
+pub fn read(file: File) -> Read {
     match read_all(file) {
         Ok(objects) => (objects, Vec::new()),
         Err(reason) => (Vec::new(), vec![Flaw { line: None, reason }]),
