@@ -1,1 +1,59 @@
-fn main() {}
+//! The command `decoct`: reads the command line, hands over to a command, tells how it ended.
+
+mod cli;
+mod commands;
+mod executor;
+mod failure;
+mod graph;
+mod manifest;
+mod plan;
+mod report;
+mod schedule;
+mod spec;
+mod workplace;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use failure::{Exit, Failure, Result};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    failure::install_panic_hook();
+    stages::llm::install_tls();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let ended = std::panic::catch_unwind(|| dispatch(&cli));
+    match ended {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(failure)) => tell(&failure),
+        // The hook has told what happened.
+        Err(_) => Exit::Ourselves.into(),
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<Exit> {
+    match &cli.command {
+        Command::Check(arguments) => commands::check::run(arguments),
+        Command::Schema => commands::schema::run(),
+        Command::Run(arguments) => commands::run::run(arguments),
+        Command::Plan(arguments) => commands::plan::run(arguments),
+        Command::Show(arguments) => commands::show::run(arguments),
+        Command::Generate(_) => Err(Failure::new(Exit::Ourselves, "generate is not here yet")),
+    }
+}
+
+/// Help goes to stdout and is no mistake; clap's own code for mistakes is 2 as well.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when the terminal is gone.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Recipe.into() } else { Exit::Done.into() }
+}
+
+fn tell(failure: &Failure) -> ExitCode {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    eprint!("{}", failure.render(colour));
+    failure.exit().into()
+}

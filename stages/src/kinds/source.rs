@@ -18,8 +18,9 @@ use crate::report::Report;
 use crate::rows::{ROW_ID, Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
 use crate::stage::{Inputs, Kind, Outputs, Stage, Unkeyed};
+use crate::tablets::{ExamSettings, exam_rows};
 use indexmap::IndexMap;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,12 @@ crate::settings! {
     pub struct SourceSettings {
         /// A file, relative to the recipe. Replaces `generate` when both are given.
         pub path: Option<Unkeyed<String>> = None,
+        /// A built-in problem family.
+        pub generate: Option<Generator> = None,
+        /// How many rows to generate; more rows only add some.
+        pub rows: Option<usize> = None,
+        /// What is wrong with some of the generated rows, so that the steps after have work to do.
+        pub blemishes: Option<ExamSettings> = None,
         /// What the file is written in; told from its ending when left out.
         pub format: Option<Format> = None,
         /// New column name: name in the file. Columns not named here keep their names.
@@ -44,26 +51,68 @@ crate::settings! {
     }
 }
 
+crate::choice! {
+    /// Built-in problem families.
+    pub enum Generator {
+        /// Doses made up from stocked tablets, as multiple-choice questions: easy to check, hard to find.
+        "tablets" => Tablets,
+    }
+}
+
 struct Source {
     settings: SourceSettings,
-    file: PathBuf,
+    origin: Origin,
+}
+
+enum Origin {
     /// Read while the recipe was checked, so that a broken line is found before anything is spent.
-    rows: Rows,
+    File {
+        file: PathBuf,
+        format: Format,
+        rows: Rows,
+    },
+    Tablets {
+        rows: usize,
+        blemishes: ExamSettings,
+    },
 }
 
 fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
-    let mut settings = SourceSettings::read_fields(fields, reader)?;
-    let Some(Unkeyed(path)) = settings.path.clone() else {
-        reader.mistake("missing-key", "a source needs `path` or `generate`", None);
-        return None;
+    let settings = SourceSettings::read_fields(fields, reader)?;
+    let origin = match (&settings.path, settings.generate) {
+        (Some(Unkeyed(path)), _) => read_file(path, &settings, reader)?,
+        (None, Some(Generator::Tablets)) => read_tablets(&settings, reader)?,
+        (None, None) => {
+            reader.mistake("missing-key", "a source needs `path` or `generate`", None);
+            return None;
+        }
     };
-    let file = reader.folder.join(&path);
-    let format = reader.within(Step::Key("path".into()), |reader| files::format_of(&file, settings.format, reader))?;
-    settings.format = Some(format);
-    let objects = reader.within(Step::Key("path".into()), |reader| files::read(&file, format, reader))?;
+    Some(Box::new(Source { settings, origin }))
+}
+
+fn read_file(path: &str, settings: &SourceSettings, reader: &mut Reader) -> Option<Origin> {
+    let file = reader.folder.join(path);
+    let in_path = Step::Key("path".into());
+    let format = reader.within(in_path.clone(), |reader| files::format_of(&file, settings.format, reader))?;
+    let objects = reader.within(in_path, |reader| files::read(&file, format, reader))?;
     let rows = table_of(objects, format, &file, reader)?;
     let rows = reader.within(Step::Key("columns".into()), |reader| renamed(rows, &settings.columns, reader))?;
-    Some(Box::new(Source { settings, file, rows }))
+    Some(Origin::File { file, format, rows })
+}
+
+fn read_tablets(settings: &SourceSettings, reader: &mut Reader) -> Option<Origin> {
+    if !settings.columns.is_empty() {
+        let note = |reader: &mut Reader| reader.mistake("unused-key", "`columns` renames what a file holds", None);
+        reader.within(Step::Name("columns".into()), note);
+        return None;
+    }
+    let Some(rows) = settings.rows else {
+        let hint = Some("such as `rows: 24000`".to_string());
+        reader.mistake("missing-key", "`rows` is missing: how many are to be generated?", hint);
+        return None;
+    };
+    let plain = || ExamSettings::read_fields(&Map::new(), &mut Reader::default()).expect("all fields have defaults");
+    Some(Origin::Tablets { rows, blemishes: settings.blemishes.clone().unwrap_or_else(plain) })
 }
 
 /// Objects to rows. A column `row_id` (rows that came from a graph before) gives the ids; without one they are made from the values.
@@ -135,8 +184,15 @@ impl Stage for Source {
         1
     }
 
+    /// Only what this origin looks at. `columns` renames in place, so its order does not count.
     fn settings(&self) -> Value {
-        serde_json::to_value(&self.settings).expect("settings are plain data")
+        let limit = self.settings.limit;
+        match &self.origin {
+            Origin::File { format, .. } => json!({"format": format, "columns": self.settings.columns, "limit": limit}),
+            Origin::Tablets { rows, blemishes } => {
+                json!({"generate": Generator::Tablets, "rows": rows, "blemishes": blemishes, "limit": limit})
+            }
+        }
     }
 
     fn inputs(&self) -> Vec<crate::stage::Input> {
@@ -144,23 +200,37 @@ impl Stage for Source {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        vec![self.file.clone()]
+        match &self.origin {
+            Origin::File { file, .. } => vec![file.clone()],
+            Origin::Tablets { .. } => Vec::new(),
+        }
     }
 
     fn draws(&self) -> bool {
-        self.settings.limit.is_some()
+        self.settings.limit.is_some() || matches!(self.origin, Origin::Tablets { .. })
     }
 
     fn run(&self, _inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let there = self.rows.len();
+        let all = match &self.origin {
+            Origin::File { rows, .. } => rows.clone(),
+            Origin::Tablets { rows, blemishes } => with_own_ids(exam_rows(*rows, blemishes, &context.draw())),
+        };
+        let there = all.len();
         let rows = match self.settings.limit {
-            Some(limit) => sample(self.rows.clone(), limit, &context.draw().of("limit")),
-            None => self.rows.clone(),
+            Some(limit) => sample(all, limit, &context.draw().of("limit")),
+            None => all,
         };
         let counts = [("in the source", there), ("left out by the limit", there - rows.len()), ("rows", rows.len())];
         let report = Report::counts("source", counts);
         Ok(Outputs::rows(rows, report))
     }
+}
+
+/// Generated rows are named like any others: by their values, not by their number.
+fn with_own_ids(mut rows: Rows) -> Rows {
+    let objects: Vec<Map<String, Value>> = rows.rows.iter().map(|row| rows.object(row)).collect();
+    rows.rows.iter_mut().zip(ids::row_ids(&objects)).for_each(|(row, id)| row.id = id);
+    rows
 }
 
 /// The `limit` rows with the smallest draws, in their order: a larger sample holds the smaller one.

@@ -110,9 +110,6 @@ impl Caller {
         let patience = self.model.patience();
         let mut tries = 0;
         loop {
-            if halt::halted() {
-                return Err(Failure::Cancelled);
-            }
             tries += 1;
             let (message, retry_after_ms) = match self.try_once(request, address).await? {
                 Ok(reply) => return Ok(reply),
@@ -129,7 +126,10 @@ impl Caller {
 
     /// One request on the wire: reserve, send, read, keep, settle. The outer result ends the row, the inner one is the model's.
     async fn try_once(&self, request: &Request, address: &[u8; 32]) -> Result<std::result::Result<Reply, Fault>> {
-        let reservation = self.budget.reserve(self.model.worst_case_usd(request))?;
+        let reservation = self.budget.reserve(self.model.worst_case_usd(request)).await?;
+        if halt::halted() {
+            return Err(Failure::Cancelled);
+        }
         self.meter.calls.fetch_add(1, Ordering::Relaxed);
         let answer = self.model.complete(request).await;
         let (raw, reply) = match answer.and_then(|raw| self.model.parse(&raw).map(|reply| (raw, reply))) {

@@ -4,6 +4,7 @@ use super::Usage;
 use crate::failure::{Failure, Result};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
 
 /// What a node's calls came to.
 #[derive(Debug, Default)]
@@ -50,74 +51,124 @@ impl Meter {
 #[derive(Debug)]
 pub struct Budget {
     limit_usd: Option<f64>,
-    taken_usd: Mutex<f64>,
+    ledger: Mutex<Ledger>,
+    /// Some reservation came to its end.
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    spent_usd: f64,
+    reserved_usd: f64,
+    reservations: usize,
 }
 
 impl Budget {
     pub fn new(limit_usd: Option<f64>) -> Budget {
-        Budget { limit_usd, taken_usd: Mutex::new(0.0) }
+        Budget { limit_usd, ledger: Mutex::default(), freed: Notify::new() }
     }
 
-    /// Sets `worst_usd` aside, or refuses because the limit could be passed. Given back when the reservation is dropped unsettled.
-    pub(super) fn reserve(&self, worst_usd: Option<f64>) -> Result<Reservation<'_>> {
-        let Some(limit) = self.limit_usd else { return Ok(Reservation { budget: self, usd: 0.0 }) };
+    /// Sets `worst_usd` aside. What others in flight have set aside may come back, so it waits for them before it refuses.
+    pub(super) async fn reserve(&self, worst_usd: Option<f64>) -> Result<Reservation<'_>> {
+        let Some(limit_usd) = self.limit_usd else { return Ok(Reservation::new(self, 0.0)) };
         let usd = worst_usd.ok_or_else(|| {
             Failure::recipe(
                 "a budget is set but the worst cost of a call is unknown; \
                  add `prices:` and `max_tokens:` to the model under `models:`",
             )
         })?;
-        let mut taken = self.taken_usd.lock().unwrap();
-        if *taken + usd > limit {
-            return Err(Failure::Budget(format!(
-                "the next call could cost ${usd:.4} and pass the budget: ${:.4} of ${limit:.2} are taken",
-                *taken
-            )));
+        loop {
+            let freed = self.freed.notified();
+            if let Some(reservation) = self.try_reserve(usd, limit_usd)? {
+                return Ok(reservation);
+            }
+            freed.await;
         }
-        *taken += usd;
-        Ok(Reservation { budget: self, usd })
+    }
+
+    /// None when it would fit if the calls in flight cost nothing.
+    fn try_reserve(&self, usd: f64, limit_usd: f64) -> Result<Option<Reservation<'_>>> {
+        let mut ledger = self.ledger.lock().unwrap();
+        if ledger.spent_usd + ledger.reserved_usd + usd <= limit_usd {
+            ledger.reserved_usd += usd;
+            ledger.reservations += 1;
+            return Ok(Some(Reservation::new(self, usd)));
+        }
+        if ledger.reservations > 0 && ledger.spent_usd + usd <= limit_usd {
+            return Ok(None);
+        }
+        Err(Failure::Budget(format!(
+            "the next call could cost ${usd:.4} and pass the budget: ${:.4} of ${limit_usd:.2} are spent",
+            ledger.spent_usd
+        )))
     }
 }
 
-/// Money set aside for one call.
+/// Money set aside for one call; given back when dropped, less what was settled.
 pub(super) struct Reservation<'a> {
     budget: &'a Budget,
     usd: f64,
+    cost_usd: f64,
 }
 
-impl Reservation<'_> {
-    /// Replaces the worst case by what the call really cost.
+impl<'a> Reservation<'a> {
+    fn new(budget: &'a Budget, usd: f64) -> Reservation<'a> {
+        Reservation { budget, usd, cost_usd: 0.0 }
+    }
+
+    /// The call really cost this.
     pub(super) fn settle(mut self, cost_usd: f64) {
-        self.usd -= cost_usd;
+        self.cost_usd = cost_usd;
     }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if self.budget.limit_usd.is_some() {
-            *self.budget.taken_usd.lock().unwrap() -= self.usd;
+        if self.budget.limit_usd.is_none() {
+            return;
         }
+        let mut ledger = self.budget.ledger.lock().unwrap();
+        ledger.spent_usd += self.cost_usd;
+        ledger.reserved_usd -= self.usd;
+        ledger.reservations -= 1;
+        if ledger.reservations == 0 {
+            ledger.reserved_usd = 0.0; // what rounding left over
+        }
+        drop(ledger);
+        self.budget.freed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
 
     #[test]
     fn the_worst_case_is_reserved_and_the_real_cost_settled() {
         let budget = Budget::new(Some(1.0));
-        let first = budget.reserve(Some(0.6)).unwrap();
-        assert!(matches!(budget.reserve(Some(0.6)), Err(Failure::Budget(_))));
+        let first = budget.reserve(Some(0.6)).now_or_never().unwrap().unwrap();
+        let mut second = Box::pin(budget.reserve(Some(0.6)));
+        assert!(second.as_mut().now_or_never().is_none(), "it waits for what the first may give back");
         first.settle(0.1);
-        let second = budget.reserve(Some(0.6)).unwrap();
-        drop(second);
-        assert!((*budget.taken_usd.lock().unwrap() - 0.1).abs() < 1e-12);
+        let second = second.now_or_never().unwrap().unwrap();
+        second.settle(0.6);
+        let refused = budget.reserve(Some(0.6)).now_or_never().unwrap();
+        assert!(matches!(refused, Err(Failure::Budget(message)) if message.contains("$0.7000 of $1.00")));
+    }
+
+    #[test]
+    fn a_call_that_got_no_answer_gives_everything_back() {
+        let budget = Budget::new(Some(1.0));
+        for _ in 0..100 {
+            drop(budget.reserve(Some(0.9)).now_or_never().unwrap().unwrap());
+        }
     }
 
     #[test]
     fn a_budget_needs_prices_and_no_budget_needs_none() {
-        assert!(matches!(Budget::new(Some(1.0)).reserve(None), Err(Failure::Recipe(_))));
-        assert!(Budget::new(None).reserve(None).is_ok());
+        let refused = Budget::new(Some(1.0)).reserve(None).now_or_never().unwrap().err();
+        assert!(matches!(refused, Some(Failure::Recipe(_))));
+        assert!(Budget::new(None).reserve(None).now_or_never().unwrap().is_ok());
     }
 }

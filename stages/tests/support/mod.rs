@@ -82,7 +82,7 @@ impl Context for FakeContext {
         self.runtime.handle()
     }
     fn device(&self) -> kernels::Device {
-        unimplemented!("no test of calls computes")
+        device()
     }
     fn scratch(&self) -> &Path {
         &self.scratch
@@ -162,4 +162,9 @@ pub fn numbered_rows(count: usize) -> Rows {
     let mut rows = Rows::new(vec![Column { name: "question".to_string(), column_type: ColumnType::Text }]);
     rows.rows = (0..count).map(|i| Row { id: format!("id{i}"), cells: vec![json!(format!("q{i}"))] }).collect();
     rows
+}
+
+/// Some device, for what wants one and does not compute.
+pub fn device() -> kernels::Device {
+    kernels::Device::cpu(Some(1))
 }

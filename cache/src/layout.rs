@@ -1,0 +1,109 @@
+//! Where everything lies inside a store: the only file that joins paths.
+//!
+//! ```text
+//! ROOT
+//! ├── format                    "decoct-store 1"
+//! ├── cas/ab/<blob hash>        bytes of one output file (Parquet, safetensors, …), read-only
+//! ├── ac/ab/<action key>        manifest: preimage, outputs, provenance; sealed by a checksum
+//! ├── replies/<writer>.log      replies of single model calls, appended by one process each
+//! │   └── <writer>.idx          address → offset of a log that no one writes any more
+//! ├── claims/<abc>              locks on calls in flight, by the first digits of their address
+//! ├── locks/<action key>        locks on actions in progress
+//! ├── scratch/<action key>/     checkpoints of an action in progress; gone once it is published
+//! ├── history/<hash>            which keys a node of a pipeline has had, oldest first
+//! ├── runs/                     what the engine keeps about runs
+//! ├── stat.json                 stat cache of source files
+//! └── tmp/                      files being written, on the same file system as their destination
+//! ```
+//! `cas`, `ac` and `replies` are what a shared store has too; the rest belongs to one machine.
+
+use std::path::{Path, PathBuf};
+
+use crate::hash::{ActionKey, BlobHash, Hasher};
+
+/// Written to `format`; raised when an older program could misread the store.
+pub const FORMAT_VERSION: u32 = 1;
+
+const HISTORY_DOMAIN: &str = "decoct 1 history file";
+
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Folders that exist in every store; those with two-digit subfolders make them on first use.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        ["cas", "ac", "replies", "claims", "locks", "scratch", "history", "runs", "tmp"]
+            .map(|name| self.root.join(name))
+            .into()
+    }
+
+    pub fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("cas")
+    }
+
+    pub fn blob(&self, hash: &BlobHash) -> PathBuf {
+        fan_out(&self.blobs(), &hash.to_string())
+    }
+
+    pub fn manifests(&self) -> PathBuf {
+        self.root.join("ac")
+    }
+
+    pub fn manifest(&self, key: &ActionKey) -> PathBuf {
+        fan_out(&self.manifests(), &key.to_string())
+    }
+
+    pub fn replies(&self) -> PathBuf {
+        self.root.join("replies")
+    }
+
+    pub fn claims(&self) -> PathBuf {
+        self.root.join("claims")
+    }
+
+    pub fn lock(&self, key: &ActionKey) -> PathBuf {
+        self.root.join("locks").join(key.to_string())
+    }
+
+    pub fn scratch(&self, key: &ActionKey) -> PathBuf {
+        self.root.join("scratch").join(key.to_string())
+    }
+
+    /// By hash, as a pipeline's label may hold any characters.
+    pub fn history(&self, pipeline: &str, node: &str) -> PathBuf {
+        let mut hasher = Hasher::new(HISTORY_DOMAIN);
+        hasher.field("pipeline", pipeline.as_bytes()).field("node", node.as_bytes());
+        self.root.join("history").join(hasher.finish().to_string())
+    }
+
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    pub fn stat_cache(&self) -> PathBuf {
+        self.root.join("stat.json")
+    }
+
+    pub fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+}
+
+/// `folder/ab/abcdef…`: 256 subfolders keep each of them small on every file system.
+fn fan_out(folder: &Path, name: &str) -> PathBuf {
+    folder.join(&name[..2]).join(name)
+}

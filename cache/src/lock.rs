@@ -1,0 +1,109 @@
+//! Kernel locks on open files: released when their process ends, however it ends, and not inherited by its children.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{AtPath, Result};
+
+/// An exclusive lock, held until dropped.
+///
+/// On a file system without locks (some NFS mounts) it is granted to everyone: two processes then do the same work twice, and
+/// both results are valid, because publishing does not rely on locks.
+#[derive(Debug)]
+pub struct FileLock {
+    path: PathBuf,
+    file: File,
+}
+
+impl FileLock {
+    /// Waits until no other process, and no other lock in this one, holds `path`.
+    pub fn acquire(path: &Path) -> Result<Self> {
+        loop {
+            let file = open(path)?;
+            match file.lock() {
+                Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error).at("lock", path),
+                _ => {}
+            }
+            if is_current(&file, path) {
+                return Ok(Self { path: path.to_owned(), file });
+            }
+        }
+    }
+
+    /// `None` if someone holds it.
+    pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
+        loop {
+            let file = open(path)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => {
+                    return Err(error).at("lock", path);
+                }
+                _ => {}
+            }
+            if is_current(&file, path) {
+                return Ok(Some(Self { path: path.to_owned(), file }));
+            }
+        }
+    }
+
+    /// Releases and removes the lock file, so that a store does not fill with empty files.
+    pub fn remove(self) {
+        // While still locked: whoever waits for this file finds that its path is gone and opens a new one.
+        let _ = std::fs::remove_file(&self.path);
+        drop(self.file);
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).open(path).at("open the lock file", path)
+}
+
+/// Whether `path` still names the file that was locked: its last holder may have removed it while we waited.
+fn is_current(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_held_lock_is_not_given_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = FileLock::try_acquire(&path).unwrap().expect("free");
+        assert!(FileLock::try_acquire(&path).unwrap().is_none());
+        held.remove();
+        assert!(!path.exists());
+        assert!(FileLock::try_acquire(&path).unwrap().is_some());
+    }
+
+    /// Removing a lock file under waiters must not let two of them in: one on the old file, one on a new one.
+    #[test]
+    fn removal_under_waiters_lets_in_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let inside = AtomicUsize::new(0);
+        let enter = || {
+            for _ in 0..200 {
+                let held = FileLock::acquire(&path).unwrap();
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two holders at once");
+                inside.fetch_sub(1, Ordering::SeqCst);
+                held.remove();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(enter);
+            }
+        });
+    }
+}

@@ -1,0 +1,286 @@
+//! Replies of single model calls, kept as they came: append-only logs, one a process, shared by all who open the folder.
+//!
+//! What holds: a reply is there for every later process as soon as [`Replies::put`] returns, whatever happens to this process; a
+//! power cut costs at most the last [`GROUP_MS`] of replies. A torn or damaged record is a miss. Readers never change a log.
+
+mod claim;
+mod record;
+mod segment;
+mod writer;
+
+use std::collections::HashMap;
+use std::fs;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use claim::Claims;
+pub use claim::{Claim, Claimed};
+use record::Entry;
+use segment::Segment;
+pub use writer::GROUP_MS;
+use writer::Writer;
+
+use crate::error::{AtPath, Result};
+use crate::hash::ReplyAddress;
+
+/// A folder changed within this time before it was listed may have changed again without a new time stamp.
+const LISTING_TICK: Duration = Duration::from_millis(50);
+
+/// A handle on a folder of replies; clones share one index and one log.
+#[derive(Clone)]
+pub struct Replies(Arc<Shared>);
+
+struct Shared {
+    folder: PathBuf,
+    state: RwLock<State>,
+    writer: Mutex<Writer>,
+    claims: Claims,
+    damaged: AtomicU64,
+    lost_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    index: HashMap<ReplyAddress, Place, BuildHasherDefault<AddressHasher>>,
+    segments: Vec<Arc<Segment>>,
+    /// Segments of living writers, other than ours: number and where to read on.
+    live: Vec<(u32, u64)>,
+    /// Paths of `segments` and of our own logs.
+    known: HashMap<PathBuf, u32>,
+    /// The folder's time stamp when it was listed, if it can be relied on.
+    listed: Option<SystemTime>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Place {
+    segment: u32,
+    bytes: u32,
+    offset: u64,
+}
+
+/// What was found damaged since the folder was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Replies that were read and failed their checksum: misses.
+    pub replies: u64,
+    /// Bytes in logs that belong to no intact reply, such as the torn tail of a killed process.
+    pub bytes: u64,
+}
+
+impl Replies {
+    /// Opens the replies in `folder`; `claims` is where calls in flight are marked. Both are made if need be.
+    pub fn open(folder: &Path, claims: &Path) -> Result<Self> {
+        for path in [folder, claims] {
+            fs::create_dir_all(path).at("create", path)?;
+        }
+        let shared = Shared {
+            folder: folder.to_owned(),
+            state: RwLock::default(),
+            writer: Mutex::new(Writer::new(folder)),
+            claims: Claims::new(claims),
+            damaged: AtomicU64::new(0),
+            lost_bytes: AtomicU64::new(0),
+        };
+        shared.refresh()?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// The reply as it was put; `None` if there is none or it is damaged.
+    pub fn get(&self, address: &ReplyAddress) -> Option<Vec<u8>> {
+        let (place, segment) = {
+            let state = self.0.read();
+            let place = *state.index.get(address)?;
+            (place, state.segments[place.segment as usize].clone())
+        };
+        let entry = Entry { address: *address, offset: place.offset, bytes: place.bytes };
+        let reply = segment.read(&entry);
+        if reply.is_none() {
+            self.0.forget(address, place, &segment);
+        }
+        reply
+    }
+
+    /// Whether there is a reply, without reading it.
+    pub fn contains(&self, address: &ReplyAddress) -> bool {
+        self.0.read().index.contains_key(address)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.read().index.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps a reply. When this returns, no crash of this process can lose it. Replaces an earlier reply to the same request.
+    pub fn put(&self, address: &ReplyAddress, reply: &[u8]) -> Result<()> {
+        let record = record::encode(address, reply);
+        let mut writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, offset) = writer.append(*address, &record)?;
+        let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+        let segment = state.number_of(path);
+        state.index.insert(*address, Place { segment, bytes: record.len() as u32, offset });
+        Ok(())
+    }
+
+    /// Waits until everything put so far would survive a power cut.
+    pub fn flush(&self) -> Result<()> {
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()
+    }
+
+    /// Takes in what other processes have put since. Cheap when there is nothing new.
+    pub fn refresh(&self) -> Result<()> {
+        self.0.refresh()
+    }
+
+    /// Asks to be the one that makes the call at `address`.
+    ///
+    /// Within a process, and between processes on a file system with locks, only one holds the claim at a time, and who gets it
+    /// after another sees that one's reply; so each call is made once. Two addresses share a lock now and then: `Elsewhere`
+    /// may then mean another call, and only costs waiting.
+    pub fn claim(&self, address: &ReplyAddress) -> Result<Claim> {
+        if let Some(reply) = self.get(address) {
+            return Ok(Claim::Answered(reply));
+        }
+        let Some(claimed) = self.0.claims.take(address)? else { return Ok(Claim::Elsewhere) };
+        self.refresh()?;
+        Ok(match self.get(address) {
+            Some(reply) => Claim::Answered(reply),
+            None => Claim::Ours(claimed),
+        })
+    }
+
+    pub fn damage(&self) -> Damage {
+        Damage { replies: self.0.damaged.load(Ordering::Relaxed), bytes: self.0.lost_bytes.load(Ordering::Relaxed) }
+    }
+}
+
+impl Shared {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refresh(&self) -> Result<()> {
+        let changed = self.folder_changed()?;
+        if changed.is_none() && self.read().live.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lost_bytes = state.read_live()?;
+        if let Some(stamp) = changed {
+            lost_bytes += state.load_new(&self.folder)?;
+            state.listed = stamp.elapsed().is_ok_and(|age| age > LISTING_TICK).then_some(stamp);
+        }
+        self.lost_bytes.fetch_add(lost_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The folder's time stamp if it is not the one it was listed at.
+    fn folder_changed(&self) -> Result<Option<SystemTime>> {
+        let stamp = fs::metadata(&self.folder).and_then(|metadata| metadata.modified()).at("list", &self.folder)?;
+        Ok((self.read().listed != Some(stamp)).then_some(stamp))
+    }
+
+    fn forget(&self, address: &ReplyAddress, place: Place, segment: &Segment) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.index.get(address) == Some(&place) {
+            state.index.remove(address);
+            segment.drop_index();
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl State {
+    /// The number of one of our own logs.
+    fn number_of(&mut self, path: &Path) -> u32 {
+        if let Some(number) = self.known.get(path) {
+            return *number;
+        }
+        self.add(path.to_owned())
+    }
+
+    fn add(&mut self, path: PathBuf) -> u32 {
+        let number = self.segments.len() as u32;
+        self.segments.push(Arc::new(Segment::new(path.clone())));
+        self.known.insert(path, number);
+        number
+    }
+
+    fn load_new(&mut self, folder: &Path) -> Result<u64> {
+        let mut lost_bytes = 0;
+        for path in logs_in(folder)?.into_iter().filter(|path| !self.known.contains_key(path)).collect::<Vec<_>>() {
+            let contents = Segment::new(path.clone()).load()?;
+            let number = self.add(path);
+            self.live.extend(contents.live_from.map(|offset| (number, offset)));
+            self.insert(number, &contents.entries);
+            lost_bytes += contents.lost_bytes;
+        }
+        Ok(lost_bytes)
+    }
+
+    fn read_live(&mut self) -> Result<u64> {
+        let mut live = std::mem::take(&mut self.live);
+        let mut lost_bytes = 0;
+        for (number, offset) in &mut live {
+            let segment = self.segments[*number as usize].clone();
+            if segment.size().is_some_and(|size| size > *offset) {
+                let found = segment.read_from(*offset)?;
+                *offset = found.end;
+                lost_bytes += found.damaged_bytes;
+                self.insert(*number, &found.entries);
+            }
+        }
+        self.live = live;
+        Ok(lost_bytes)
+    }
+
+    /// An address that is known already keeps its answer, so that within one process an answer once given stays; within one
+    /// segment the later record replaces the earlier.
+    fn insert(&mut self, segment: u32, entries: &[Entry]) {
+        self.index.reserve(entries.len());
+        for entry in entries {
+            let place = Place { segment, bytes: entry.bytes, offset: entry.offset };
+            let kept = self.index.entry(entry.address).or_insert(place);
+            if kept.segment == segment {
+                *kept = place;
+            }
+        }
+    }
+}
+
+/// Newest first: of two replies to one request, the one whose writer began later is found by everyone who opens the folder.
+fn logs_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).at("list", folder)? {
+        let path = entry.at("list", folder)?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            paths.push(path);
+        }
+    }
+    paths.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(paths)
+}
+
+/// Addresses are hashes already: their first eight bytes will do.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    /// The length that an array's `Hash` announces before its bytes.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,119 @@
+//! Publishing one action: outputs one by one, then the manifest that makes them visible, all or nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use tempfile::NamedTempFile;
+
+use crate::error::{AtPath, Error, Result};
+use crate::hash::{ActionKey, BlobHash, ContentHash};
+use crate::key::Preimage;
+use crate::manifest::{MANIFEST_FORMAT, Manifest, Output, TreeFile};
+use crate::provenance::Provenance;
+use crate::store::Store;
+use crate::table::{Table, TableWriter};
+use crate::tree::{files_of, tree_content};
+use crate::write::{HashingWriter, hash_while_copying, persist};
+
+/// Outputs on their way into the store. Dropped without a commit, it leaves at most blobs that no manifest names.
+#[derive(Debug)]
+pub struct Publication {
+    store: Store,
+    key: ActionKey,
+    preimage: Preimage,
+    outputs: BTreeMap<String, Output>,
+}
+
+impl Publication {
+    pub(crate) fn new(store: Store, preimage: Preimage) -> Self {
+        Self { store, key: preimage.action_key(), preimage, outputs: BTreeMap::new() }
+    }
+
+    pub fn key(&self) -> ActionKey {
+        self.key
+    }
+
+    /// Adds a table that is in memory.
+    pub fn table(&mut self, name: &str, table: &Table) -> Result<ContentHash> {
+        self.rows(name, table.schema.clone(), table.batches.iter().cloned().map(Ok))
+    }
+
+    /// Adds a table batch by batch; the first failing batch ends it.
+    pub fn rows<E: From<Error>>(
+        &mut self,
+        name: &str,
+        schema: SchemaRef,
+        batches: impl IntoIterator<Item = Result<RecordBatch, E>>,
+    ) -> Result<ContentHash, E> {
+        let output = HashingWriter::new(BufWriter::new(self.temporary()?));
+        let mut writer = TableWriter::new(output, schema)?;
+        for batch in batches {
+            writer.write(&batch?)?;
+        }
+        let (output, summary) = writer.finish()?;
+        let (file, blob, bytes) = output.finish().map_err(|error| self.failed(error))?;
+        let file = file.into_inner().map_err(|error| self.failed(error.into_error()))?;
+        persist(file, &self.store.layout().blob(&blob))?;
+        self.add(name, Output::Rows { content: summary.content, blob, rows: summary.rows, bytes });
+        Ok(summary.content)
+    }
+
+    /// Adds a folder, all files under it. `provenance` names those (by relative path) that are not part of its content.
+    pub fn tree(&mut self, name: &str, folder: &Path, provenance: &[&str]) -> Result<ContentHash> {
+        let mut files = Vec::new();
+        for (path, source) in files_of(folder)? {
+            let (blob, bytes) = self.copy_in(&source)?;
+            let provenance = provenance.contains(&path.as_str());
+            files.push(TreeFile { path, blob, bytes, provenance });
+        }
+        let content = tree_content(&files);
+        self.add(name, Output::Tree { content, files });
+        Ok(content)
+    }
+
+    /// Makes the action visible and returns what the store then holds: this, or what another writer published meanwhile (both are
+    /// valid; go on with the content hashes returned). Removes the action's scratch folder.
+    pub fn commit(self, provenance: Provenance) -> Result<Manifest> {
+        let Self { store, key, preimage, outputs } = self;
+        let manifest = Manifest { format: MANIFEST_FORMAT, key, preimage, outputs, provenance };
+        let layout = store.layout();
+        let aside = layout.temporary();
+        let mut file = NamedTempFile::new_in(&aside).at("write", &aside)?;
+        std::io::Write::write_all(&mut file, &manifest.to_bytes()).at("write", file.path())?;
+        persist(file, &layout.manifest(&key))?;
+        let scratch = layout.scratch(&key);
+        match fs::remove_dir_all(&scratch) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &scratch, error));
+            }
+            _ => {}
+        }
+        Ok(store.lookup(&key)?.intact().unwrap_or(manifest))
+    }
+
+    fn copy_in(&self, source: &Path) -> Result<(BlobHash, u64)> {
+        let mut input = File::open(source).at("read", source)?;
+        let mut file = self.temporary()?;
+        let (blob, bytes) = hash_while_copying(&mut input, &mut file).map_err(|error| self.failed(error))?;
+        persist(file, &self.store.layout().blob(&blob))?;
+        Ok((blob, bytes))
+    }
+
+    fn add(&mut self, name: &str, output: Output) {
+        let before = self.outputs.insert(name.to_owned(), output);
+        assert!(before.is_none(), "output `{name}` published twice");
+    }
+
+    fn temporary(&self) -> Result<NamedTempFile> {
+        let folder = self.store.layout().temporary();
+        NamedTempFile::new_in(&folder).at("write", &folder)
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io("write", &self.store.layout().temporary(), error)
+    }
+}

@@ -1,0 +1,209 @@
+//! Spares reading a source file again that has not changed since its bytes were hashed, by git's rule for racily clean entries.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{AtPath, Error, Result};
+use crate::hash::{ContentHash, Digest, Hasher};
+
+const FOLDER_DOMAIN: &str = "decoct 1 source folder";
+const STAT_DOMAIN: &str = "decoct 1 stat cache";
+
+/// A file changed this shortly before it was read could change again within one tick of its file system's clock and look the
+/// same: it is not remembered. 2 s is the coarsest tick in use (FAT).
+const RACY_NS: i128 = 2_000_000_000;
+
+/// What `stat` says about a file; equal stamps of a file that has rested mean equal bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+    inode: u64,
+    device: u64,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            size: metadata.size(),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+            changed_ns: i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()),
+            inode: metadata.ino(),
+            device: metadata.dev(),
+        }
+    }
+
+    /// Whether the last change lies clearly before `now_ns`; a time in the future never does.
+    fn rested(&self, now_ns: i128) -> bool {
+        self.modified_ns.max(self.changed_ns) + RACY_NS < now_ns
+    }
+}
+
+/// Hashes of source files by path and stamp. A damaged or missing file of it only costs reading the sources again.
+#[derive(Debug)]
+pub struct StatCache {
+    path: PathBuf,
+    entries: Mutex<HashMap<Digest, (Stamp, ContentHash)>>,
+}
+
+impl StatCache {
+    pub fn open(path: &Path) -> Self {
+        let entries =
+            std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { path: path.to_owned(), entries: Mutex::new(entries) }
+    }
+
+    /// Written aside and renamed; what another process saved meanwhile is lost, at the cost of reading those files again.
+    pub fn save(&self) -> Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).at("write", folder)?;
+        serde_json::to_writer(&mut file, &*self.lock())
+            .map_err(|error| Error::io("write", &self.path, error.into()))?;
+        file.persist(&self.path).map_err(|error| Error::io("write", &self.path, error.error))?;
+        Ok(())
+    }
+
+    fn find(&self, path: &Path, stamp: &Stamp) -> Option<ContentHash> {
+        self.lock().get(&path_digest(path)).filter(|(known, _)| known == stamp).map(|(_, hash)| *hash)
+    }
+
+    fn remember(&self, path: &Path, stamp: Stamp, hash: ContentHash) {
+        self.lock().insert(path_digest(path), (stamp, hash));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Stamp, ContentHash)>> {
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Identity of a source by its bytes: a file's is plain blake3; a folder's is over the relative paths and hashes of all files in
+/// it. Where the source lies, and when it was touched, do not matter.
+///
+/// # Errors
+/// If it cannot be read, or a folder holds something that is neither file nor folder.
+pub fn source_hash(path: &Path, stat_cache: Option<&StatCache>) -> Result<ContentHash> {
+    match std::fs::metadata(path).at("read", path)?.is_dir() {
+        true => folder_hash(path, stat_cache),
+        false => file_hash(path, stat_cache),
+    }
+}
+
+fn folder_hash(folder: &Path, stat_cache: Option<&StatCache>) -> Result<ContentHash> {
+    let mut hasher = Hasher::new(FOLDER_DOMAIN);
+    for (name, path) in crate::tree::files_of(folder)? {
+        hasher.field(&name, file_hash(&path, stat_cache)?.as_bytes());
+    }
+    Ok(ContentHash(hasher.finish()))
+}
+
+fn file_hash(path: &Path, stat_cache: Option<&StatCache>) -> Result<ContentHash> {
+    let absolute = std::path::absolute(path).at("read", path)?;
+    let mut file = File::open(path).at("read", path)?;
+    let before = Stamp::of(&file.metadata().at("read", path)?);
+    if let Some(known) = stat_cache.and_then(|cache| cache.find(&absolute, &before)) {
+        return Ok(known);
+    }
+    let started_ns = now_ns();
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut file, &mut hasher).at("read", path)?;
+    let hash = ContentHash(hasher.finalize().into());
+    let after = Stamp::of(&file.metadata().at("read", path)?);
+    if let Some(cache) = stat_cache.filter(|_| before == after && before.rested(started_ns)) {
+        cache.remember(&absolute, before, hash);
+    }
+    Ok(hash)
+}
+
+/// Paths of a user's files stay out of the store, even out of this private corner.
+fn path_digest(path: &Path) -> Digest {
+    Hasher::new(STAT_DOMAIN).field("path", path.as_os_str().as_encoded_bytes()).finish()
+}
+
+fn now_ns() -> i128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as i128)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn age(path: &Path, seconds: u64) {
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+    }
+
+    /// The disaster: an edit of equal size right after hashing, within the clock's tick, goes unnoticed.
+    #[test]
+    fn a_file_edited_in_the_same_tick_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let cache = StatCache::open(&folder.path().join("stat.json"));
+        fs::write(&path, "one").unwrap();
+        let one = source_hash(&path, Some(&cache)).unwrap();
+        fs::write(&path, "two").unwrap();
+        assert_ne!(source_hash(&path, Some(&cache)).unwrap(), one);
+        assert!(cache.lock().is_empty(), "a file changed a moment ago is not remembered");
+    }
+
+    /// `mtime` can be set back by anyone; `ctime` cannot.
+    #[test]
+    fn an_edit_whose_mtime_is_set_back_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        fs::write(&path, "one").unwrap();
+        age(&path, 60);
+        let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+        assert!(!stamp.rested(now_ns()), "changed now, whatever its mtime says");
+        assert!(stamp.rested(now_ns() + 3 * RACY_NS));
+    }
+
+    #[test]
+    fn an_unchanged_file_is_not_read_and_a_changed_stamp_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        fs::write(&path, "one").unwrap();
+        let saved = folder.path().join("stat.json");
+        let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+        let mark = ContentHash(Digest::from_bytes([7; 32]));
+        let cache = StatCache::open(&saved);
+        cache.remember(&path, stamp, mark);
+        cache.save().unwrap();
+
+        let reopened = StatCache::open(&saved);
+        assert_eq!(source_hash(&path, Some(&reopened)).unwrap(), mark, "found by its stamp");
+        assert_ne!(source_hash(&path, None).unwrap(), mark, "`--no-stat-cache` reads the bytes");
+        age(&path, 60);
+        assert_ne!(source_hash(&path, Some(&reopened)).unwrap(), mark, "touched: read again");
+
+        fs::write(&saved, "{ damaged").unwrap();
+        assert_ne!(source_hash(&path, Some(&StatCache::open(&saved))).unwrap(), mark);
+    }
+
+    #[test]
+    fn a_folder_is_its_names_and_bytes() {
+        let hash_with = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                let path = folder.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            source_hash(folder.path(), None).unwrap()
+        };
+        let base = hash_with(&[("a", "1"), ("b/c", "2")]);
+        assert_eq!(base, hash_with(&[("b/c", "2"), ("a", "1")]));
+        assert_ne!(base, hash_with(&[("a", "2"), ("b/c", "1")]));
+        assert_ne!(base, hash_with(&[("a", "1"), ("bc", "2")]));
+        assert_ne!(base, hash_with(&[("a", "1")]));
+    }
+}

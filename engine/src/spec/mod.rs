@@ -1,0 +1,95 @@
+//! Recipe text to a checked recipe, or all its mistakes at once. The only reader of YAML.
+
+mod diagnostic;
+mod overlay;
+mod params;
+mod references;
+mod resolve;
+pub mod schema;
+mod source;
+mod tree;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Place};
+pub use resolve::load;
+pub use source::{Sources, Span};
+
+use indexmap::IndexMap;
+use stages::stage::{Kind, NodeRef, Output, Stage};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A recipe without mistakes: every name it uses exists, every form fits, there is no cycle.
+#[derive(Clone)]
+pub struct Recipe {
+    pub path: PathBuf,
+    /// The file's stem.
+    pub name: String,
+    /// Part of every key; changing it makes everything anew.
+    pub salt: Option<String>,
+    pub nodes: IndexMap<String, Node>,
+    pub models: IndexMap<String, ModelEntry>,
+    pub sources: Arc<Sources>,
+}
+
+#[derive(Clone)]
+pub struct Node {
+    pub name: String,
+    pub kind: &'static Kind,
+    pub stage: Arc<dyn Stage>,
+    pub seed: u64,
+    /// What its draws are keyed by besides the seed: the kind, or `kind/stream`.
+    pub stream: String,
+    /// Where its name stands.
+    pub span: Span,
+}
+
+impl Node {
+    /// The output that a reference means: the named one, or the first for no name.
+    pub fn output(&self, name: &str) -> Option<Output> {
+        let outputs = self.stage.outputs();
+        if name.is_empty() {
+            outputs.into_iter().next()
+        } else {
+            outputs.into_iter().find(|output| output.name == name)
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct ModelEntry {
+    pub name: String,
+    pub spec: stages::llm::ModelSpec,
+    /// Where its name stands.
+    pub span: Span,
+    /// Where it names the environment variable with its key, else its name.
+    variable_span: Span,
+}
+
+/// What the command line lays over a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Names of overlays under `profiles:`, applied in this order.
+    pub profile: Vec<String>,
+    /// `a.b.c=value`, applied after the profiles.
+    pub set: Vec<String>,
+    /// Rows to sample at each source.
+    pub limit: Option<usize>,
+}
+
+impl Recipe {
+    /// The node whose model a language model runs, where it is one (`provider: local`).
+    pub fn model_node(&self, model: &str) -> Option<NodeRef> {
+        self.models.get(model)?.spec.node()
+    }
+
+    /// What `nodes`, which will call their models, need from the environment and do not find there: one mistake a variable.
+    pub fn missing_environment<'a>(&self, nodes: impl IntoIterator<Item = &'a str>) -> Diagnostics {
+        let called = nodes.into_iter().filter_map(|name| self.nodes.get(name)).flat_map(|node| node.stage.models());
+        let mut list = resolve::missing_variables(&self.models, called.map(|(_, model)| model));
+        list.dedup_by(|a, b| a.message == b.message);
+        Diagnostics::new(list, self.sources.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+//! The tree to typed nodes and models, collecting every mistake on the way; then the checks that need the whole recipe.
+
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::overlay::PROFILE_KEYS;
+use super::references::{self, Names};
+use super::source::{Sources, Span, folder_of};
+use super::tree::{self, Tree, Value};
+use super::{ModelEntry, Node, Overrides, Recipe, overlay, params};
+use indexmap::IndexMap;
+use serde_json::{Map, Value as Json};
+use stages::llm::ModelSpec;
+use stages::registry;
+use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_hint};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The version of the recipe language that we read.
+const VERSION: u64 = 1;
+/// Words at the top of a recipe.
+const PARTS: &[&str] = &["version", "params", "models", "nodes", "profiles", "prompts", "salt"];
+
+/// Reads and checks a recipe. Source files and prompts are checked too; nothing is sent, nothing written.
+pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
+    let mut sources = Sources::default();
+    let text = match read_text(path) {
+        Ok(text) => text,
+        Err(mistake) => {
+            sources.add(path.display().to_string(), "");
+            return Err(Diagnostics::new(vec![mistake], Arc::new(sources)));
+        }
+    };
+    sources.add(path.display().to_string(), &text);
+    let mut mistakes = Vec::new();
+    let tree = match tree::parse(&text, 0, &mut mistakes) {
+        Ok(tree) => tree,
+        Err(mistake) => return Err(Diagnostics::new(vec![mistake], Arc::new(sources))),
+    };
+    if tree.as_map().is_none() {
+        return Err(Diagnostics::new(vec![no_mapping(tree.span)], Arc::new(sources)));
+    }
+    let tree = prepare(tree, overrides, &mut sources, &mut mistakes);
+    let mut loading = Loading::new(path, &tree, mistakes);
+    let (salt, models, nodes) = loading.read();
+    let sources = Arc::new(sources);
+    let diagnostics = Diagnostics::new(loading.mistakes, sources.clone());
+    if diagnostics.has_errors() {
+        return Err(diagnostics);
+    }
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Recipe { path: path.to_path_buf(), name, salt, nodes, models, sources })
+}
+
+/// Checks the frame, lays profiles and settings over it and puts the parameters in.
+fn prepare(mut tree: Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) -> Tree {
+    check_frame(&tree, mistakes);
+    overlay::apply(&mut tree, overrides, sources, mistakes);
+    params::substitute(&mut tree, sources, mistakes);
+    tree
+}
+
+fn no_mapping(span: Span) -> Diagnostic {
+    let message = "a recipe is a mapping with `version`, `nodes` and what they need";
+    let hint = Some("see `decoct schema`, or start from pipelines/medical.yaml".to_string());
+    Diagnostic::error("wrong-type", Place::At(span), message).with_hint(hint)
+}
+
+fn read_text(path: &Path) -> Result<String, Diagnostic> {
+    let place = Place::At(Span::default());
+    let shown = path.display();
+    let bytes = std::fs::read(path).map_err(|error| {
+        let message = format!("cannot read the recipe `{shown}`: {error}");
+        Diagnostic::error("unreadable", place.clone(), message).with_hint(nearest_file(path))
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        Diagnostic::error("not-text", place, format!("the recipe `{shown}` is not UTF-8 text from line {line} on"))
+    })?;
+    Ok(text)
+}
+
+/// The recipe in the same folder whose name is nearest.
+fn nearest_file(path: &Path) -> Option<String> {
+    let wanted = path.file_name()?.to_str()?;
+    let entries = std::fs::read_dir(folder_of(path)).ok()?;
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
+    names.sort();
+    nearest_hint(wanted, names.iter().map(String::as_str))
+}
+
+fn check_frame(tree: &Tree, mistakes: &mut Vec<Diagnostic>) {
+    unknown_keys(tree, PARTS, mistakes);
+    match tree.get("version").map(|version| (version, version.to_json())) {
+        None => {
+            let hint = Some(format!("start the recipe with `version: {VERSION}`"));
+            let mistake = Diagnostic::error("missing-key", Place::At(tree.span), "`version` is missing");
+            mistakes.push(mistake.with_hint(hint));
+        }
+        Some((_, version)) if version == Json::from(VERSION) => {}
+        Some((at, version)) => {
+            let message = format!("this decoct reads version {VERSION} of the recipe language, not `{version}`");
+            mistakes.push(Diagnostic::error("unknown-version", Place::At(at.span), message));
+        }
+    }
+    for part in ["params", "models", "nodes", "profiles"] {
+        require_map(tree, &[part], mistakes);
+    }
+    for profile in tree.get("profiles").and_then(Tree::as_map).into_iter().flatten() {
+        require_map(tree, &["profiles", profile.0], mistakes);
+        unknown_keys(&profile.1.tree, PROFILE_KEYS, mistakes);
+        for part in PROFILE_KEYS {
+            require_map(tree, &["profiles", profile.0, part], mistakes);
+        }
+    }
+}
+
+fn unknown_keys(tree: &Tree, known: &[&str], mistakes: &mut Vec<Diagnostic>) {
+    for (key, entry) in tree.as_map().into_iter().flatten().filter(|(key, _)| !known.contains(&key.as_str())) {
+        let hint = nearest_hint(key, known.iter().copied());
+        let message = format!("unknown key `{key}`");
+        mistakes.push(Diagnostic::error("unknown-key", Place::At(entry.name), message).with_hint(hint));
+    }
+}
+
+/// What stands at `path`, if anything does, must be a mapping (or nothing).
+fn require_map(tree: &Tree, path: &[&str], mistakes: &mut Vec<Diagnostic>) {
+    let found = path.iter().try_fold(tree, |below, key| below.get(key));
+    if found.is_some_and(|found| found.as_map().is_none() && !found.is_null()) {
+        let steps: Vec<Step> = path.iter().map(|key| Step::Key(key.to_string())).collect();
+        let message = format!("`{}` must be a mapping", path.join("."));
+        mistakes.push(Diagnostic::error("wrong-type", Place::At(tree.place(&steps)), message));
+    }
+}
+
+/// One environment variable at a time that one of the called models needs and that is not set.
+pub fn missing_variables(
+    models: &IndexMap<String, ModelEntry>,
+    called: impl Iterator<Item = String>,
+) -> Vec<Diagnostic> {
+    let called: std::collections::HashSet<String> = called.collect();
+    let missing = models.values().filter(|model| called.contains(&model.name)).filter_map(|model| {
+        let variable = model.spec.required_env()?;
+        let unset = std::env::var_os(variable).is_none_or(|value| value.is_empty());
+        unset.then(|| {
+            let message =
+                format!("the model `{}` needs the environment variable `{variable}`, which is not set", model.name);
+            let hint = format!("`export {variable}=…`, or choose a profile whose models need no key");
+            Diagnostic::error("missing-variable", Place::At(model.variable_span), message).with_hint(Some(hint))
+        })
+    });
+    missing.collect()
+}
+
+struct Loading<'a> {
+    folder: PathBuf,
+    prompts: Option<PathBuf>,
+    tree: &'a Tree,
+    mistakes: Vec<Diagnostic>,
+    /// Every reference of every node and model, found also where the rest of it is wrong.
+    references: Names,
+}
+
+impl<'a> Loading<'a> {
+    fn new(path: &Path, tree: &'a Tree, mistakes: Vec<Diagnostic>) -> Loading<'a> {
+        let folder = folder_of(path);
+        let default = folder.join(path.file_stem().unwrap_or_default()).join("prompts");
+        let named = tree.get("prompts").and_then(Tree::as_text).map(|name| folder.join(name));
+        let prompts = named.or_else(|| default.is_dir().then_some(default));
+        Loading { folder, prompts, tree, mistakes, references: Names::default() }
+    }
+
+    fn read(&mut self) -> (Option<String>, IndexMap<String, ModelEntry>, IndexMap<String, Node>) {
+        self.check_prompts();
+        let salt = self.salt();
+        let models = self.models();
+        let nodes = self.nodes();
+        self.mistakes.extend(references::check(&self.references, &nodes, &models));
+        if !self.mistakes.is_empty() {
+            // No plan can say which nodes will call, so every model in use counts.
+            self.mistakes.extend(missing_variables(&models, self.references.used_models()));
+        }
+        (salt, models, nodes)
+    }
+
+    fn check_prompts(&mut self) {
+        let Some(prompts) = self.tree.get("prompts") else { return };
+        match &self.prompts {
+            Some(folder) if prompts.as_text().is_some() && folder.is_dir() => {}
+            Some(folder) if prompts.as_text().is_some() => {
+                let message = format!("the folder of prompts `{}` does not exist", folder.display());
+                let hint = Some("paths are relative to the recipe".to_string());
+                self.mistakes.push(Diagnostic::error("missing-file", Place::At(prompts.span), message).with_hint(hint));
+            }
+            _ => {
+                let steps = [Step::Key("prompts".to_string())];
+                let message = "`prompts` is the path of a folder";
+                self.mistakes.push(Diagnostic::error("wrong-type", Place::At(self.tree.place(&steps)), message));
+            }
+        }
+    }
+
+    fn salt(&mut self) -> Option<String> {
+        let salt = self.tree.get("salt").filter(|salt| !salt.is_null())?;
+        match &salt.value {
+            Value::Plain(Json::String(text)) => Some(text.clone()),
+            Value::Plain(plain) => Some(plain.to_string()),
+            _ => {
+                let steps = [Step::Key("salt".to_string())];
+                let mistake = Diagnostic::error("wrong-type", Place::At(self.tree.place(&steps)), "`salt` is a word");
+                self.mistakes.push(mistake);
+                None
+            }
+        }
+    }
+
+    fn models(&mut self) -> IndexMap<String, ModelEntry> {
+        let entries: Vec<&String> = self.entries("models");
+        let read = entries.into_iter().filter_map(|name| Some((name.clone(), self.model(name)?)));
+        read.collect()
+    }
+
+    fn nodes(&mut self) -> IndexMap<String, Node> {
+        let entries: Vec<&String> = self.entries("nodes");
+        if entries.is_empty() && !self.tree.get("nodes").is_some_and(|nodes| nodes.as_map().is_none()) {
+            let hint =
+                Some("a first one: `nodes: { exam: { kind: source, generate: tablets, rows: 10 } }`".to_string());
+            let place = Place::At(self.tree.place(&[Step::Key("nodes".to_string())]));
+            self.mistakes.push(Diagnostic::error("no-nodes", place, "the recipe has no nodes").with_hint(hint));
+        }
+        let read = entries.into_iter().filter_map(|name| Some((name.clone(), self.node(name)?)));
+        read.collect()
+    }
+
+    fn entries(&self, part: &str) -> Vec<&'a String> {
+        self.tree.get(part).and_then(Tree::as_map).map_or_else(Vec::new, |entries| entries.keys().collect())
+    }
+
+    fn model(&mut self, name: &str) -> Option<ModelEntry> {
+        let at = path_of("models", name);
+        let fields = self.fields(&at, name)?;
+        let mut reader = self.reader();
+        let spec = ModelSpec::read(&fields, &mut reader);
+        let references = self.take(&at, reader);
+        self.references.add_model(name, references);
+        let variable_span = self.tree.place(&[at.clone(), vec![Step::Key("api_key_env".to_string())]].concat());
+        Some(ModelEntry { name: name.to_string(), spec: spec?, span: self.name_span(&at), variable_span })
+    }
+
+    fn node(&mut self, name: &str) -> Option<Node> {
+        let at = path_of("nodes", name);
+        let mut fields = self.fields(&at, name)?;
+        self.check_name(&at, name);
+        let mut reader = self.reader();
+        let common = Common::take(&mut fields, &mut reader);
+        let stage = common.kind.and_then(|kind| (kind.read)(&fields, &mut reader));
+        let references = self.take(&at, reader);
+        self.references.add_node(name, references);
+        let (kind, seed) = (common.kind?, common.seed.or_else(|| self.seed()));
+        let stream = common.stream.map_or_else(|| kind.name.to_string(), |stream| format!("{}/{stream}", kind.name));
+        let span = self.name_span(&at);
+        Some(Node { name: name.to_string(), kind, stage: stage?.into(), seed: seed.unwrap_or(0), stream, span })
+    }
+
+    fn fields(&mut self, at: &[Step], name: &str) -> Option<Map<String, Json>> {
+        let tree = at.iter().try_fold(self.tree, |tree, step| match step {
+            Step::Key(key) => tree.get(key),
+            _ => None,
+        })?;
+        let fields = tree.as_map().map(tree::json_fields);
+        if fields.is_none() {
+            let message = format!("`{name}` must be a mapping of settings");
+            self.mistakes.push(Diagnostic::error("wrong-type", Place::At(self.tree.place(at)), message));
+        }
+        fields
+    }
+
+    /// A dot would be read as `node.output`, a slash as a folder.
+    fn check_name(&mut self, at: &[Step], name: &str) {
+        if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
+            let message = format!("`{name}` cannot be the name of a node");
+            let hint = Some("use letters, digits, `_` and `-`".to_string());
+            let place = Place::At(self.name_span(at));
+            self.mistakes.push(Diagnostic::error("bad-name", place, message).with_hint(hint));
+        }
+    }
+
+    /// The recipe's own seed; a wrong one is noted where it is first used.
+    fn seed(&mut self) -> Option<u64> {
+        let params = Step::Key("params".to_string());
+        let value = self.tree.get("params")?.get("seed")?;
+        let mut reader = self.reader();
+        let seed = u64::read(&value.to_json(), &mut reader);
+        self.take(&[params, Step::Key("seed".to_string())], reader);
+        seed
+    }
+
+    /// Says nothing new: a text whose parameter is unknown is not also of the wrong type, and a wrong seed of the recipe is wrong once.
+    fn follows(&self, mistake: &Diagnostic) -> bool {
+        let span = mistake.span();
+        self.mistakes.iter().any(|known| match known.code {
+            "unknown-parameter" | "open-parameter" => within(known.span(), span),
+            code => code == mistake.code && known.span() == span && known.message == mistake.message,
+        })
+    }
+
+    fn reader(&self) -> Reader {
+        let mut reader = Reader::default();
+        reader.folder = self.folder.clone();
+        reader.prompts = self.prompts.clone();
+        reader
+    }
+
+    fn name_span(&self, at: &[Step]) -> Span {
+        let (last, before) = at.split_last().expect("a path into the recipe is not empty");
+        let Step::Key(name) = last else { unreachable!("nodes and models are entries of mappings") };
+        self.tree.place(&[before, &[Step::Name(name.clone())]].concat())
+    }
+
+    /// Gives the mistakes and references of a reader their places.
+    fn take(&mut self, at: &[Step], reader: Reader) -> Vec<(Span, Reference)> {
+        let place = |steps: &[Step]| self.tree.place(&[at, steps].concat());
+        let found = reader.mistakes.into_iter().map(|mistake| placed(mistake, place));
+        let found: Vec<Diagnostic> = found.filter(|mistake| !self.follows(mistake)).collect();
+        let references = reader.references.into_iter().map(|reference| (place(&reference.at), reference)).collect();
+        self.mistakes.extend(found);
+        references
+    }
+}
+
+fn within(inner: Span, outer: Span) -> bool {
+    inner.source == outer.source && inner.start >= outer.start && inner.end <= outer.end
+}
+
+fn placed(mistake: Mistake, place: impl Fn(&[Step]) -> Span) -> Diagnostic {
+    let span = place(&mistake.at);
+    let place = match mistake.file {
+        Some((path, line)) => Place::File { path, line, named_at: span },
+        None => Place::At(span),
+    };
+    Diagnostic::error(mistake.code, place, mistake.message).with_hint(mistake.hint)
+}
+
+fn path_of(part: &str, name: &str) -> Vec<Step> {
+    vec![Step::Key(part.to_string()), Step::Key(name.to_string())]
+}
+
+/// What every node may say, whatever its kind.
+struct Common {
+    kind: Option<&'static stages::stage::Kind>,
+    seed: Option<u64>,
+    stream: Option<String>,
+}
+
+impl Common {
+    fn take(fields: &mut Map<String, Json>, reader: &mut Reader) -> Common {
+        let kind = Common::kind(fields.shift_remove("kind"), reader);
+        let seed = fields.shift_remove("seed");
+        let seed =
+            seed.and_then(|value| reader.within(Step::Key("seed".to_string()), |reader| u64::read(&value, reader)));
+        let stream = fields.shift_remove("stream");
+        let stream = stream
+            .and_then(|value| reader.within(Step::Key("stream".to_string()), |reader| String::read(&value, reader)));
+        Common { kind, seed, stream }
+    }
+
+    fn kind(value: Option<Json>, reader: &mut Reader) -> Option<&'static stages::stage::Kind> {
+        let Some(value) = value else {
+            let names: Vec<&str> = registry::KINDS.iter().map(|kind| kind.name).collect();
+            reader.mistake("missing-key", "`kind` is missing", Some(format!("one of `{}`", names.join("`, `"))));
+            return None;
+        };
+        reader.within(Step::Key("kind".to_string()), |reader| {
+            let name = String::read(&value, reader)?;
+            let kind = registry::kind(&name);
+            if kind.is_none() {
+                let hint = nearest_hint(&name, registry::KINDS.iter().map(|kind| kind.name));
+                reader.mistake("unknown-kind", format!("unknown kind `{name}`"), hint);
+            }
+            kind
+        })
+    }
+}

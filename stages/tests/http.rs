@@ -1,0 +1,133 @@
+//! The OpenAI-compatible client against a real HTTP server: shapes, faults, secrets, limits.
+
+#[path = "../../tests/support/mod.rs"]
+mod house;
+mod support;
+
+use house::model_faults::Faults;
+use house::model_server::{Behaviour, ModelServer};
+use serde_json::{Value, json};
+use stages::context::Context;
+use stages::failure::{Failure, Result};
+use stages::llm::{ModelSpec, for_each_row};
+use stages::settings::Reader;
+use support::{FakeContext, numbered_rows, question};
+
+/// A context whose `model` is the server, with pauses short enough for tests.
+fn context(server: &ModelServer, extra: Value) -> FakeContext {
+    let mut entry = json!({
+        "provider": "openai", "model": "m", "base_url": server.base_url(), "concurrency": 16,
+        "pause_ms": 5, "pause_max_ms": 20, "timeout_ms": 5000,
+    });
+    entry.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    let mut reader = Reader::default();
+    let spec =
+        ModelSpec::read(entry.as_object().unwrap(), &mut reader).unwrap_or_else(|| panic!("{:?}", reader.mistakes));
+    let mut context = FakeContext::new();
+    // No test of HTTP computes, so any device will do.
+    let model = spec.open(support::device(), None, context.runtime.handle()).unwrap();
+    context.models.insert("model".to_string(), model);
+    context
+}
+
+fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>> {
+    let caller = context.caller("model")?;
+    for_each_row(context, caller.model.concurrency(), &numbered_rows(count), move |item| {
+        let caller = caller.clone();
+        let text = format!("{} {} True or False?", item.id, item.row["question"]);
+        async move { Ok(caller.ask(&question(&text)).await?.text) }
+    })
+}
+
+#[test]
+fn answers_come_in_order_over_kept_connections_within_the_limit() {
+    let server = ModelServer::start(Behaviour { latency_ms: 2, ..Behaviour::default() });
+    let context = context(&server, json!({}));
+    let answers = ask_all(&context, 300).unwrap();
+    assert!(answers.iter().all(|answer| answer == "True" || answer == "False"));
+    assert!(answers.contains(&"True".to_string()) && answers.contains(&"False".to_string()));
+    assert_eq!(server.calls(), 300);
+    assert!((2..=16).contains(&server.in_flight_max()), "{}", server.in_flight_max());
+    assert_eq!(ask_all(&context, 300).unwrap(), answers);
+    assert_eq!(server.calls(), 300, "a second run is paid already");
+    let reading = context.meter.read();
+    assert!(reading.tokens_in > 0 && reading.tokens_out >= 300, "{reading:?}");
+}
+
+#[test]
+fn a_fault_storm_changes_no_answer_and_pays_nothing_twice() {
+    let calm = ModelServer::start(Behaviour::default());
+    let expected = ask_all(&context(&calm, json!({})), 400).unwrap();
+    let stormy = ModelServer::start(Behaviour { faults: Faults::storm(0.05), ..Behaviour::default() });
+    let context = context(&stormy, json!({}));
+    assert_eq!(ask_all(&context, 400).unwrap(), expected);
+    let reading = context.meter.read();
+    assert!((120..280).contains(&reading.retries), "half of the requests fail once: {reading:?}");
+    assert_eq!(stormy.calls(), 400 + reading.retries);
+    assert_eq!(stormy.paid_twice(), 0);
+}
+
+#[test]
+fn an_outage_fails_the_node_as_remote_and_keeps_nothing() {
+    let server = ModelServer::start(Behaviour { faults: Faults::outage(), ..Behaviour::default() });
+    let context = context(&server, json!({"tries": 2}));
+    let failure = ask_all(&context, 1000).unwrap_err();
+    assert!(matches!(&failure, Failure::Remote(message) if message.contains("500")), "{failure:?}");
+    assert!(server.calls() < 200, "{}", server.calls());
+    assert_eq!(context.meter.read().tokens_in, 0);
+}
+
+#[test]
+fn nobody_listening_is_told_in_words() {
+    let server = ModelServer::start(Behaviour::default());
+    let context = context(&server, json!({"tries": 1}));
+    drop(server);
+    let failure = ask_all(&context, 1).unwrap_err().to_string();
+    assert!(failure.contains("no answer from the server"), "{failure}");
+}
+
+#[test]
+fn a_hanging_server_runs_into_the_timeout() {
+    let faults = Faults { shares: vec![(1.0, house::model_faults::Fault::Hang { ms: 3000 })], times: 1 };
+    let server = ModelServer::start(Behaviour { faults, ..Behaviour::default() });
+    let started = std::time::Instant::now();
+    assert_eq!(ask_all(&context(&server, json!({"timeout_ms": 100})), 1).unwrap().len(), 1);
+    assert!(started.elapsed().as_millis() < 2500);
+}
+
+#[test]
+fn a_key_is_sent_and_never_shown() {
+    // Safe: set before any thread of this test reads it, and no other test names it.
+    unsafe { std::env::set_var("DECOCT_TEST_KEY", "sk-secret") };
+    let right = ModelServer::start(Behaviour { key: Some("sk-secret".to_string()), ..Behaviour::default() });
+    ask_all(&context(&right, json!({"api_key_env": "DECOCT_TEST_KEY"})), 1).unwrap();
+    assert_eq!(right.requests()[0].authorization.as_deref(), Some("Bearer sk-secret"));
+
+    let wrong = ModelServer::start(Behaviour { key: Some("another".to_string()), ..Behaviour::default() });
+    let failure = ask_all(&context(&wrong, json!({"api_key_env": "DECOCT_TEST_KEY"})), 500).unwrap_err();
+    assert!(matches!(&failure, Failure::Recipe(message) if message.contains("Incorrect API key")), "{failure:?}");
+    assert!(!failure.to_string().contains("sk-secret"), "{failure}");
+    assert!(wrong.calls() <= 32, "stops at once, not after {} calls", wrong.calls());
+}
+
+#[test]
+fn the_task_of_a_rehearsal_never_leaves() {
+    let server = ModelServer::start(Behaviour::default());
+    let context = context(&server, json!({"seed": 5}));
+    ask_all(&context, 1).unwrap();
+    let body = &server.requests()[0].body;
+    let keys: Vec<&String> = body.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["model", "messages", "seed"]);
+    assert_eq!(body["messages"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_budget_is_never_passed() {
+    let server = ModelServer::start(Behaviour::default());
+    let prices = json!({"input_usd_per_million": 1000.0, "output_usd_per_million": 1000.0});
+    let mut context = context(&server, json!({"max_tokens": 10, "prices": prices}));
+    context.budget = std::sync::Arc::new(stages::llm::Budget::new(Some(1.0)));
+    assert!(matches!(ask_all(&context, 1000), Err(Failure::Budget(_))));
+    let reading = context.meter.read();
+    assert!((0.5..=1.0).contains(&reading.cost_usd), "{reading:?}");
+}

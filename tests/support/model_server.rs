@@ -1,0 +1,260 @@
+//! A loopback OpenAI-compatible server inside the test process: answers every prompt's shape, counts, records, and fails as planned.
+
+use super::model_answers::{Habits, answer};
+use super::model_faults::{Fault, Faults};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How the server behaves. The default answers everything at once, without faults, and wants no key.
+#[derive(Debug, Clone, Default)]
+pub struct Behaviour {
+    pub habits: Habits,
+    pub faults: Faults,
+    /// Before each answer.
+    pub latency_ms: u64,
+    /// Requests without `Authorization: Bearer <key>` get 401, with the key they sent in the words, as some servers do.
+    pub key: Option<String>,
+    /// Records nothing, for measurements.
+    pub quiet: bool,
+}
+
+/// One request as it came in.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    pub authorization: Option<String>,
+    pub body: Value,
+}
+
+#[derive(Default)]
+struct State {
+    behaviour: Behaviour,
+    calls: AtomicU64,
+    in_flight: AtomicU64,
+    in_flight_max: AtomicU64,
+    requests: Mutex<Vec<Recorded>>,
+    /// How often each body came and how often it was answered, by the body's hash.
+    seen: Mutex<HashMap<u64, (u32, u32)>>,
+}
+
+impl State {
+    /// How often this body came and was answered before; counts it now.
+    fn note(&self, hash: u64) -> (u32, u32) {
+        let mut seen = self.seen.lock().unwrap();
+        let counts = seen.entry(hash).or_default();
+        let before = *counts;
+        counts.0 += 1;
+        counts.1 += u32::from(self.behaviour.faults.planned(hash, before.0).is_none());
+        before
+    }
+}
+
+/// Runs until it is dropped.
+pub struct ModelServer {
+    state: Arc<State>,
+    port: u16,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl ModelServer {
+    /// Starts on a free port of 127.0.0.1, on a thread of its own.
+    pub fn start(behaviour: Behaviour) -> ModelServer {
+        let state = Arc::new(State { behaviour, ..State::default() });
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (tell_port, port) = std::sync::mpsc::channel();
+        let shared = state.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell_port.send(listener.local_addr().unwrap().port()).unwrap();
+                tokio::select! { _ = accept(listener, shared) => {}, _ = stopped => {} }
+            });
+        });
+        ModelServer { state, port: port.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// What goes under `base_url` in a recipe.
+    pub fn base_url(&self) -> String {
+        format!("http://127.0.0.1:{}/v1", self.port)
+    }
+
+    /// Requests received, answered or not.
+    pub fn calls(&self) -> u64 {
+        self.state.calls.load(Ordering::SeqCst)
+    }
+
+    pub fn in_flight_max(&self) -> u64 {
+        self.state.in_flight_max.load(Ordering::SeqCst)
+    }
+
+    /// Requests beyond the first that came for a body which had been answered completely: paid twice.
+    pub fn paid_twice(&self) -> u64 {
+        let seen = self.state.seen.lock().unwrap();
+        seen.values().map(|(_, answered)| u64::from(answered.saturating_sub(1))).sum()
+    }
+
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.state.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for ModelServer {
+    fn drop(&mut self) {
+        _ = self.stop.take().map(|stop| stop.send(()));
+        _ = self.thread.take().map(|thread| thread.join());
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        _ = stream.set_nodelay(true);
+        let state = state.clone();
+        tokio::spawn(async move { _ = serve(stream, &state).await });
+    }
+}
+
+/// One kept-alive connection: requests one after another until the client or a planned fault ends it.
+async fn serve(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
+    let mut buffer = Vec::with_capacity(8192);
+    while let Some(request) = read_request(&mut stream, &mut buffer).await? {
+        let now = state.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        state.in_flight_max.fetch_max(now, Ordering::SeqCst);
+        let outcome = respond(&mut stream, &request, state).await;
+        state.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if !outcome? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Answers or fails as planned; whether the connection lives on.
+async fn respond(stream: &mut TcpStream, request: &HttpRequest, state: &State) -> std::io::Result<bool> {
+    if request.line != "POST /v1/chat/completions HTTP/1.1" {
+        return write(stream, "404 Not Found", "", r#"{"error": {"message": "no such path"}}"#).await;
+    }
+    let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
+        return write(stream, "400 Bad Request", "", r#"{"error": {"message": "the body is not JSON"}}"#).await;
+    };
+    state.calls.fetch_add(1, Ordering::SeqCst);
+    let authorization = request.header("authorization").map(str::to_string);
+    if !state.behaviour.quiet {
+        state.requests.lock().unwrap().push(Recorded { authorization: authorization.clone(), body: body.clone() });
+    }
+    if state.behaviour.latency_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(state.behaviour.latency_ms)).await;
+    }
+    if let Some(key) = &state.behaviour.key
+        && authorization.as_deref() != Some(&format!("Bearer {key}"))
+    {
+        let words = format!("Incorrect API key provided: {}", authorization.unwrap_or_default());
+        return write(stream, "401 Unauthorized", "", &json!({"error": {"message": words}}).to_string()).await;
+    }
+    let hash = hash_of(&body);
+    let (came, answered) = state.note(hash);
+    let reply = envelope(&body, &answer(&body, hash, answered, &state.behaviour.habits));
+    match state.behaviour.faults.planned(hash, came) {
+        Some(fault) => fail(stream, fault, &reply).await,
+        None => write(stream, "200 OK", "", &reply).await,
+    }
+}
+
+async fn fail(stream: &mut TcpStream, fault: Fault, reply: &str) -> std::io::Result<bool> {
+    let busy = r#"{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}"#;
+    match fault {
+        Fault::RateLimited => write(stream, "429 Too Many Requests", "", busy).await,
+        Fault::RateLimitedFor { ms } => {
+            write(stream, "429 Too Many Requests", &format!("retry-after-ms: {ms}\r\n"), busy).await
+        }
+        Fault::ServerError => write(stream, "500 Internal Server Error", "", "Internal Server Error").await,
+        Fault::BadGateway => write(stream, "502 Bad Gateway", "", "<html><h1>Bad Gateway</h1></html>").await,
+        Fault::EmptyChoices => write(stream, "200 OK", "", r#"{"choices": []}"#).await,
+        Fault::NullContent => {
+            write(stream, "200 OK", "", r#"{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}"#)
+                .await
+        }
+        Fault::NotJson => write(stream, "200 OK", "", "I am a teapot").await,
+        Fault::TruncatedJson => write(stream, "200 OK", "", &reply[..reply.len() / 2]).await,
+        Fault::Reset => {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", reply.len());
+            stream.write_all(format!("{head}{}", &reply[..reply.len() / 2]).as_bytes()).await?;
+            Ok(false)
+        }
+        Fault::Hang { ms } => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            Ok(false)
+        }
+    }
+}
+
+async fn write(stream: &mut TcpStream, status: &str, headers: &str, body: &str) -> std::io::Result<bool> {
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).await.map(|()| true)
+}
+
+fn envelope(body: &Value, text: &str) -> String {
+    let prompt_bytes: usize = body["messages"].to_string().len();
+    json!({
+        "id": "chatcmpl-test", "object": "chat.completion", "model": body["model"], "system_fingerprint": "loopback",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": prompt_bytes / 4, "completion_tokens": text.len() / 4 + 1, "total_tokens": 0},
+    })
+    .to_string()
+}
+
+/// Equal on every run: the standard hasher without random keys.
+fn hash_of(body: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    body.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+struct HttpRequest {
+    line: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl HttpRequest {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The next request on a connection, or none when the client has gone. Bytes beyond it stay in `buffer`.
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<HttpRequest>> {
+    let head_end = loop {
+        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    };
+    let head = String::from_utf8_lossy(&buffer[..head_end]).into_owned();
+    let mut lines = head.lines();
+    let line = lines.next().unwrap_or_default().to_string();
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    let headers = headers.map(|(name, value)| (name.to_string(), value.trim().to_string())).collect();
+    let mut request = HttpRequest { line, headers, body: Vec::new() };
+    let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    while buffer.len() < head_end + length {
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+    request.body = buffer[head_end..head_end + length].to_vec();
+    buffer.drain(..head_end + length);
+    Ok(Some(request))
+}
