@@ -169,10 +169,8 @@ fn mistakes_in_a_recipe_are_named() {
         (json!({"kind": "cot", "input": "x", "prompt": "none.md"}), vec!["missing-key", "missing-file"]),
         (json!({"kind": "rewrite", "input": "x"}), vec!["missing-key"]),
         (json!({"kind": "rewrite", "input": "x", "style": "answer"}), vec![]),
-        (
-            json!({"kind": "search", "input": "x", "model": "m", "strategies": {"explor": 1}}),
-            vec!["unknown-key", "out-of-range"],
-        ),
+        (json!({"kind": "search", "input": "x", "model": "m", "strategies": {"explor": 1}}), vec!["unknown-key"]),
+        (json!({"kind": "search", "input": "x", "model": "m", "strategies": {"explore": 0}}), vec!["out-of-range"]),
         (
             json!({"kind": "search", "input": "x", "model": "m", "strategies": {"explore": -1, "verify": 2}}),
             vec!["out-of-range"],
