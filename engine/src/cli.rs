@@ -17,7 +17,7 @@ Exit codes:
 
 /// Boils a strong model's searched reasoning down into a small one: a recipe in, a trained model out.
 #[derive(Debug, Parser)]
-#[command(name = "decoct", version, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "decoct", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -26,6 +26,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Bring every node of a recipe up to date
+    #[command(after_help = EXIT_CODES)]
     Run(RunArgs),
     /// Say what `run` would do, and why; runs nothing
     Plan(PlanArgs),
@@ -134,10 +135,8 @@ pub struct ScopeArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EventFormat {
-    /// Lines for people: talk to stderr, results to stdout
     #[default]
     Plain,
-    /// One JSON object a line on stdout
     Json,
 }
 
@@ -154,6 +153,7 @@ pub struct RunArgs {
     pub store: StoreArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Lines for people, or one JSON object a line on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }
@@ -166,6 +166,7 @@ pub struct PlanArgs {
     pub scope: ScopeArgs,
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Lines for people, or one JSON object a line on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }
@@ -174,6 +175,7 @@ pub struct PlanArgs {
 pub struct CheckArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    /// Lines for people, or one JSON object a line on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }
@@ -182,7 +184,6 @@ pub struct CheckArgs {
 pub enum RowFormat {
     #[default]
     Table,
-    /// One JSON object a row
     Json,
     Csv,
     Parquet,
@@ -200,6 +201,7 @@ pub struct ShowArgs {
     /// Show one row whole: its number from 0, or its id
     #[arg(long, value_name = "K", conflicts_with = "rows")]
     pub row: Option<String>,
+    /// How rows are written (json: one object a line) [default: table]
     #[arg(long, value_enum)]
     pub format: Option<RowFormat>,
     /// Write to a file; its ending chooses the format where none is given
