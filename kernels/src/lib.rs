@@ -1,5 +1,36 @@
 //! Numbers only: devices, opaque buffers, and one folder per operation.
+//!
+//! Legend of every shape: **B** sequences of a batch, **T** tokens of all documents laid end to end, **N** chosen rows,
+//! **H** query heads, **K** key/value heads, **D** width of one head, **F** width of the feed-forward layer,
+//! **V** vocabulary, **d** width of the model. All matrices are row-major; `[T, d]` means T rows of d numbers.
+//!
+//! A contract takes a [`Stream`] and opaque views, never slices, so that a CPU and a GPU fit the same one; only the
+//! `cpu.rs` beside each contract looks into memory. Results do not depend on the number of threads: work is cut by
+//! shape alone and every sum has one order.
 
-pub mod device;
+pub mod adamw;
+pub mod attention;
+pub mod bias;
+mod buffer;
+mod cpu;
+mod device;
+pub mod elementwise;
+pub mod embedding;
+pub mod gae;
+pub mod logits;
+pub mod logprob;
+pub mod matmul;
+pub mod norm;
+pub mod philox;
+pub mod ppo;
+pub mod reduce;
+pub mod rope;
+pub mod rows;
+pub mod sample;
+mod shape;
+pub mod swiglu;
 
-pub use device::Device;
+pub use buffer::{Buffer, Element, View, ViewMut};
+pub use device::{Device, DeviceError, Stream};
+pub use matmul::{Layout, Write, matmul};
+pub use shape::{Heads, Segments};

@@ -1,5 +1,6 @@
 //! What one node can do: rows in, rows out. Knows nothing of where results are stored, what else is in the graph, YAML text or the terminal.
 
+pub mod answers;
 pub mod chain;
 pub mod context;
 pub mod draw;

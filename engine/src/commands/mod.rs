@@ -20,10 +20,9 @@ fn jobs(machine: &MachineArgs) -> usize {
 /// Opens the device that was asked for.
 fn device(machine: &MachineArgs) -> Result<Device> {
     match machine.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device),
-        DeviceChoice::Cuda(number) => {
-            let hint = Some("leave `--device` out, or say `--device cpu`".to_string());
-            Err(Failure::usage(format!("`cuda:{number}` is not available in this build"), hint))
-        }
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(None)),
+        DeviceChoice::Cuda(ordinal) => Device::cuda(ordinal).map_err(|error| {
+            Failure::usage(error.to_string(), Some("leave `--device` out, or say `--device cpu`".to_string()))
+        }),
     }
 }

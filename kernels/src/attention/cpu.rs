@@ -1,0 +1,335 @@
+//! Attention on the CPU: for each document and key/value head, tiles of query rows against all visible keys.
+
+use std::ops::Range;
+
+use super::Cache;
+use crate::cpu::gemm::{Matrix, gemm};
+use crate::cpu::parallel::{Disjoint, for_each_rows, for_each_task};
+use crate::cpu::scratch;
+use crate::cpu::simd::{dot, exp, exp_sum_scaled, max, multiversion};
+use crate::{Heads, Segments, Stream, Write};
+
+/// Query rows of a tile: two register tiles; more would compute more scores that causality throws away.
+const TILE_ROWS: usize = 24;
+
+/// What forward saw and wrote.
+#[derive(Clone, Copy)]
+pub(super) struct Saved<'a> {
+    pub qkv: &'a [f32],
+    pub out: &'a [f32],
+    pub lse: &'a [f32],
+}
+
+/// Where one document's rows and one key/value head lie.
+#[derive(Clone, Copy)]
+struct Place {
+    heads: Heads,
+    first: usize,
+    rows: usize,
+    key_value: usize,
+}
+
+impl Place {
+    fn scale(&self) -> f32 {
+        1.0 / (self.heads.width as f32).sqrt()
+    }
+
+    /// Query heads served by this key/value head.
+    fn queries(&self) -> Range<usize> {
+        let group = self.heads.group();
+        self.key_value * group..(self.key_value + 1) * group
+    }
+
+    /// Index in packed rows of a document row's query.
+    fn query(&self, row: usize, head: usize) -> usize {
+        (self.first + row) * self.heads.packed_width() + head * self.heads.width
+    }
+
+    fn key(&self, row: usize) -> usize {
+        self.query(row, self.heads.query + self.key_value)
+    }
+
+    fn value(&self, row: usize) -> usize {
+        self.query(row, self.heads.query + self.heads.key_value + self.key_value)
+    }
+
+    /// Index in output rows.
+    fn out(&self, row: usize, head: usize) -> usize {
+        (self.first + row) * self.heads.query_width() + head * self.heads.width
+    }
+
+    fn lse(&self, row: usize, head: usize) -> usize {
+        (self.first + row) * self.heads.query + head
+    }
+}
+
+/// Calls `task` for each document and key/value head; `passes` is how many products of scores' size it makes.
+fn for_each_place(
+    stream: &Stream,
+    heads: Heads,
+    segments: &Segments,
+    passes: usize,
+    task: impl Fn(Place) + Sync + Send,
+) {
+    let squares: usize = (0..segments.len()).map(|document| segments.range(document).len().pow(2)).sum();
+    for_each_task(stream, segments.len() * heads.key_value, passes * squares * heads.query_width(), |index| {
+        let range = segments.range(index / heads.key_value);
+        task(Place { heads, first: range.start, rows: range.len(), key_value: index % heads.key_value });
+    });
+}
+
+pub(super) fn forward(
+    stream: &Stream,
+    heads: Heads,
+    segments: &Segments,
+    qkv: &[f32],
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    let (out, lse) = (Disjoint::new(out), Disjoint::new(lse));
+    for_each_place(stream, heads, segments, 2, |place| forward_place(place, qkv, out, lse));
+}
+
+fn forward_place(place: Place, qkv: &[f32], out: Disjoint<'_, f32>, lse: Disjoint<'_, f32>) {
+    let (rows, width) = (place.rows, place.heads.width);
+    let packed = place.heads.packed_width();
+    scratch::with(rows * width + TILE_ROWS * rows, |memory| {
+        let (keys, scores) = memory.split_at_mut(rows * width);
+        transpose(&qkv[place.key(0)..], packed, rows, width, keys);
+        for first in (0..rows).step_by(TILE_ROWS) {
+            let (tile, seen) = (TILE_ROWS.min(rows - first), rows.min(first + TILE_ROWS));
+            for head in place.queries() {
+                let queries = Matrix::rows(&qkv[place.query(first, head)..], packed);
+                let values = Matrix::rows(&qkv[place.value(0)..], packed);
+                let scores = &mut scores[..tile * seen];
+                // SAFETY: the parts lie inside qkv and scratch; this place alone writes its columns of out and lse.
+                unsafe {
+                    gemm(
+                        (tile, seen, width),
+                        queries,
+                        Matrix::rows(keys, rows),
+                        Write::Overwrite,
+                        scores.as_mut_ptr(),
+                        seen,
+                    );
+                    let sums = softmax(scores, seen, first + 1, place.scale());
+                    (0..tile).for_each(|row| *lse.address(place.lse(first + row, head)) = sums[row]);
+                    let target = out.address(place.out(first, head));
+                    let scores = Matrix::rows(scores, seen);
+                    gemm((tile, width, seen), scores, values, Write::Overwrite, target, place.heads.query_width());
+                }
+            }
+        }
+    });
+}
+
+multiversion! {
+    /// Turns rows of scores into probabilities and returns each row's log Σ exp(scale · score); row r sees the first
+    /// `visible + r` columns, the rest becomes 0.
+    fn softmax(scores: &mut [f32], stride: usize, visible: usize, scale: f32) -> [f32; TILE_ROWS] {
+        let mut lse = [0.0; TILE_ROWS];
+        for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
+            let (seen, hidden) = scores.split_at_mut((visible + row).min(stride));
+            let shift = max(seen) * scale;
+            let sum = exp_sum_scaled(seen, scale, shift);
+            let share = 1.0 / sum;
+            seen.iter_mut().for_each(|value| *value *= share);
+            hidden.fill(0.0);
+            lse[row] = shift + sum.ln();
+        }
+        lse
+    }
+}
+
+/// Columns become rows: target`[width, rows]` from `rows` rows of `width` that lie `stride` apart.
+fn transpose(source: &[f32], stride: usize, rows: usize, width: usize, target: &mut [f32]) {
+    for (row, source) in source.chunks(stride).take(rows).enumerate() {
+        for (column, &value) in source[..width].iter().enumerate() {
+            target[column * rows + row] = value;
+        }
+    }
+}
+
+pub(super) fn backward(
+    stream: &Stream,
+    heads: Heads,
+    segments: &Segments,
+    saved: Saved<'_>,
+    dout: &[f32],
+    dqkv: &mut [f32],
+) {
+    let dqkv = Disjoint::new(dqkv);
+    for_each_place(stream, heads, segments, 5, |place| backward_place(place, saved, dout, dqkv));
+}
+
+fn backward_place(place: Place, saved: Saved<'_>, dout: &[f32], dqkv: Disjoint<'_, f32>) {
+    let (rows, width, packed) = (place.rows, place.heads.width, place.heads.packed_width());
+    for row in 0..rows {
+        // SAFETY: this place alone writes these columns.
+        unsafe { dqkv.range(place.key(row)..place.key(row) + width).fill(0.0) };
+        // SAFETY: as above.
+        unsafe { dqkv.range(place.value(row)..place.value(row) + width).fill(0.0) };
+    }
+    scratch::with(2 * rows * width + 2 * TILE_ROWS * rows, |memory| {
+        let (keys, memory) = memory.split_at_mut(rows * width);
+        let (values, memory) = memory.split_at_mut(rows * width);
+        let (shares, dscores) = memory.split_at_mut(TILE_ROWS * rows);
+        transpose(&saved.qkv[place.key(0)..], packed, rows, width, keys);
+        transpose(&saved.qkv[place.value(0)..], packed, rows, width, values);
+        let transposed = (Matrix::rows(keys, rows), Matrix::rows(values, rows));
+        for first in (0..rows).step_by(TILE_ROWS) {
+            for head in place.queries() {
+                backward_tile(place, (first, head), saved, dout, transposed, (shares, dscores), dqkv);
+            }
+        }
+    });
+}
+
+/// One tile of query rows of one head: its dq, and what it adds to dk and dv.
+fn backward_tile(
+    place: Place,
+    (first, head): (usize, usize),
+    saved: Saved<'_>,
+    dout: &[f32],
+    (keys, values): (Matrix, Matrix),
+    (shares, dscores): (&mut [f32], &mut [f32]),
+    dqkv: Disjoint<'_, f32>,
+) {
+    let (rows, width, packed) = (place.rows, place.heads.width, place.heads.packed_width());
+    let (tile, seen) = (TILE_ROWS.min(rows - first), rows.min(first + TILE_ROWS));
+    let (shares, dscores) = (&mut shares[..tile * seen], &mut dscores[..tile * seen]);
+    let queries = Matrix::rows(&saved.qkv[place.query(first, head)..], packed);
+    let douts = Matrix::rows(&dout[place.out(first, head)..], place.heads.query_width());
+    let (mut lse, mut delta) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
+    for row in 0..tile {
+        let at = place.out(first + row, head);
+        lse[row] = saved.lse[place.lse(first + row, head)];
+        delta[row] = dot_rows(&saved.out[at..at + width], &dout[at..at + width]);
+    }
+    // SAFETY: all parts lie inside qkv, dout and scratch, and this place alone writes its columns of dqkv.
+    unsafe {
+        gemm((tile, seen, width), queries, keys, Write::Overwrite, shares.as_mut_ptr(), seen);
+        gemm((tile, seen, width), douts, values, Write::Overwrite, dscores.as_mut_ptr(), seen);
+        softmax_backward(shares, dscores, seen, first + 1, place.scale(), &lse, &delta);
+        let (shares, dscores) = (Matrix::rows(shares, seen), Matrix::rows(dscores, seen));
+        let add = |factor: Matrix, other: Matrix, at: usize| {
+            gemm((seen, width, tile), factor.transposed(), other, Write::Accumulate, dqkv.address(at), packed)
+        };
+        add(shares, douts, place.value(0));
+        add(dscores, queries, place.key(0));
+        let target = dqkv.address(place.query(first, head));
+        gemm(
+            (tile, width, seen),
+            dscores,
+            Matrix::rows(&saved.qkv[place.key(0)..], packed),
+            Write::Overwrite,
+            target,
+            packed,
+        );
+    }
+}
+
+multiversion! {
+    fn dot_rows(a: &[f32], b: &[f32]) -> f32 {
+        dot(a, b)
+    }
+}
+
+multiversion! {
+    /// Scores become probabilities p, and dp becomes the scores' gradient p·(dp − δ)·scale; hidden columns become 0.
+    fn softmax_backward(
+        scores: &mut [f32],
+        dscores: &mut [f32],
+        stride: usize,
+        visible: usize,
+        scale: f32,
+        lse: &[f32; TILE_ROWS],
+        delta: &[f32; TILE_ROWS],
+    ) {
+        for (row, (scores, dscores)) in scores.chunks_exact_mut(stride).zip(dscores.chunks_exact_mut(stride)).enumerate() {
+            let visible = (visible + row).min(stride);
+            let (lse, delta) = (lse[row], delta[row]);
+            for (score, dscore) in scores[..visible].iter_mut().zip(&mut dscores[..visible]) {
+                *score = exp(*score * scale - lse);
+                *dscore = *score * (*dscore - delta) * scale;
+            }
+            scores[visible..].fill(0.0);
+            dscores[visible..].fill(0.0);
+        }
+    }
+}
+
+pub(super) fn append(stream: &Stream, cache: &mut Cache, qkv: &[f32], slots: &[u32], positions: &[u32]) {
+    let Heads { query, key_value, width } = cache.heads;
+    let (packed, capacity, slot_len) = (cache.heads.packed_width(), cache.capacity, cache.slot_len());
+    let (keys, values) = (Disjoint::new(cache.keys.view_mut().host()), Disjoint::new(cache.values.view_mut().host()));
+    for_each_rows(stream, slots.len(), 4 * key_value * width, |range| {
+        for row in range {
+            let (slot, position) = (slots[row] as usize, positions[row] as usize);
+            assert!(position < capacity, "cache: position {position} outside a capacity of {capacity}");
+            for head in 0..key_value {
+                let key = &qkv[row * packed + (query + head) * width..][..width];
+                let value = &qkv[row * packed + (query + key_value + head) * width..][..width];
+                let first = slot * slot_len + head * width * capacity;
+                for (column, &key) in key.iter().enumerate() {
+                    // SAFETY: inside the cache (checked by `range`); the contract forbids two rows one place.
+                    unsafe {
+                        keys.range(first + column * capacity + position..first + column * capacity + position + 1)[0] =
+                            key
+                    };
+                }
+                // SAFETY: as above.
+                unsafe { values.range(first + position * width..first + (position + 1) * width) }
+                    .copy_from_slice(value);
+            }
+        }
+    });
+}
+
+pub(super) fn copy_slot(_stream: &Stream, cache: &mut Cache, from: usize, to: usize) {
+    let len = cache.slot_len();
+    for buffer in [&mut cache.keys, &mut cache.values] {
+        buffer.view_mut().host().copy_within(from * len..(from + 1) * len, to * len);
+    }
+}
+
+pub(super) fn decode(stream: &Stream, cache: &Cache, qkv: &[f32], slots: &[u32], lengths: &[u32], out: &mut [f32]) {
+    let key_value = cache.heads.key_value;
+    let rows: usize = lengths.iter().map(|&length| length as usize).sum();
+    let out = Disjoint::new(out);
+    for_each_task(stream, slots.len() * key_value, 4 * rows * cache.heads.query_width(), |task| {
+        let (row, head) = (task / key_value, task % key_value);
+        let (slot, length) = (slots[row] as usize, lengths[row] as usize);
+        assert!(slot < cache.slots && length > 0 && length <= cache.capacity, "cache: slot {slot} or length {length}");
+        decode_place(cache, (slot, head), length, qkv, row, out);
+    });
+}
+
+/// The query heads of one row that share one key/value head.
+fn decode_place(
+    cache: &Cache,
+    (slot, head): (usize, usize),
+    length: usize,
+    qkv: &[f32],
+    row: usize,
+    out: Disjoint<'_, f32>,
+) {
+    let (heads, capacity, width) = (cache.heads, cache.capacity, cache.heads.width);
+    let group = heads.group();
+    let first = slot * cache.slot_len() + head * width * capacity;
+    let keys = Matrix::rows(&cache.keys.view().host()[first..first + width * capacity], capacity);
+    let values = Matrix::rows(&cache.values.view().host()[first..first + width * capacity], width);
+    let queries = Matrix::rows(&qkv[row * heads.packed_width() + head * group * width..][..group * width], width);
+    let scale = 1.0 / (width as f32).sqrt();
+    scratch::with(group * length, |scores| {
+        // SAFETY: the parts lie inside cache, qkv and scratch; each task writes heads of its own.
+        unsafe {
+            gemm((group, length, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), length);
+            for scores in scores.chunks_exact_mut(length) {
+                softmax(scores, length, length, scale);
+            }
+            let target = out.address(row * heads.query_width() + head * group * width);
+            gemm((group, width, length), Matrix::rows(scores, length), values, Write::Overwrite, target, width);
+        }
+    });
+}

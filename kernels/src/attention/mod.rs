@@ -1,0 +1,48 @@
+//! Causal grouped-query attention over packed documents, and one step of it against a cache.
+//!
+//! Scores are scaled by 1/√D and live only as one tile of rows at a time (Dao et al., "FlashAttention", 2022, which
+//! also is why backward needs no more than the log-sum-exp of each row).
+
+mod cache;
+mod cpu;
+
+pub use cache::{Cache, append, copy_slot, decode};
+
+use crate::{Heads, Segments, Stream, View, ViewMut};
+
+/// out`[T, H·D]` and lse`[T, H]` (log Σ exp of scaled scores) from packed rows qkv`[T, (H+2K)·D]`.
+/// A row attends to the rows of its own document up to itself.
+pub fn forward(
+    stream: &Stream,
+    heads: Heads,
+    segments: &Segments,
+    qkv: View<'_, f32>,
+    out: ViewMut<'_, f32>,
+    lse: ViewMut<'_, f32>,
+) {
+    let tokens = segments.tokens();
+    assert_eq!(qkv.len(), tokens * heads.packed_width(), "attention: qkv does not fit {tokens} rows of {heads:?}");
+    assert_eq!(out.len(), tokens * heads.query_width(), "attention: out does not fit {tokens} rows of {heads:?}");
+    assert_eq!(lse.len(), tokens * heads.query, "attention: lse does not fit {tokens} rows of {heads:?}");
+    cpu::forward(stream, heads, segments, qkv.host(), out.host(), lse.host());
+}
+
+/// dqkv`[T, (H+2K)·D]` from dout`[T, H·D]` and what forward saw and wrote.
+pub fn backward(
+    stream: &Stream,
+    heads: Heads,
+    segments: &Segments,
+    qkv: View<'_, f32>,
+    out: View<'_, f32>,
+    lse: View<'_, f32>,
+    dout: View<'_, f32>,
+    dqkv: ViewMut<'_, f32>,
+) {
+    let tokens = segments.tokens();
+    let (packed, width) = (tokens * heads.packed_width(), tokens * heads.query_width());
+    assert_eq!((qkv.len(), dqkv.len()), (packed, packed), "attention: qkv does not fit {tokens} rows of {heads:?}");
+    assert_eq!((out.len(), dout.len()), (width, width), "attention: out does not fit {tokens} rows of {heads:?}");
+    assert_eq!(lse.len(), tokens * heads.query, "attention: lse does not fit {tokens} rows of {heads:?}");
+    let saved = cpu::Saved { qkv: qkv.host(), out: out.host(), lse: lse.host() };
+    cpu::backward(stream, heads, segments, saved, dout.host(), dqkv.host());
+}

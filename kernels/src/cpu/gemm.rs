@@ -1,0 +1,270 @@
+//! One thread's matrix product over strided memory: register tiles, packed panels, one order of summation.
+//!
+//! Every element of C is one chain of multiply-adds over k in ascending order, restarted each [`DEPTH`] terms, whatever
+//! its place in a tile. So a row's result does not depend on how many rows are computed beside it.
+
+use super::scratch;
+use super::simd::{Level, level};
+use super::vector::{Portable, Vector};
+use crate::matmul::Write;
+
+/// Terms of a chain: a packed panel of this depth stays in the first-level cache.
+const DEPTH: usize = 256;
+/// Fewer rows than this do not pay for copying B into a panel.
+const ROWS_WORTH_PACKING: usize = 16;
+
+/// A matrix in memory: element (i, j) lies at `address + i · row + j · column`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix {
+    pub address: *const f32,
+    pub row: usize,
+    pub column: usize,
+}
+
+// SAFETY: an address alone does nothing; who reads through it has promised that nobody writes there meanwhile.
+unsafe impl Send for Matrix {}
+unsafe impl Sync for Matrix {}
+
+impl Matrix {
+    /// Rows of `stride` floats.
+    pub(crate) fn rows(values: &[f32], stride: usize) -> Matrix {
+        Matrix { address: values.as_ptr(), row: stride, column: 1 }
+    }
+
+    /// The same matrix with rows and columns exchanged.
+    pub(crate) fn transposed(self) -> Matrix {
+        Matrix { address: self.address, row: self.column, column: self.row }
+    }
+
+    /// The part that starts at (row, column).
+    #[inline(always)]
+    pub(crate) fn at(self, row: usize, column: usize) -> Matrix {
+        Matrix { address: self.address.wrapping_add(row * self.row + column * self.column), ..self }
+    }
+}
+
+/// C[m, n] (= | +=) A[m, k] · B[k, n] on this thread; C has rows of `stride` floats.
+///
+/// # Safety
+/// The three matrices lie inside living memory, C overlaps neither A nor B, and nobody else touches C meanwhile.
+pub(crate) unsafe fn gemm(
+    shape: (usize, usize, usize),
+    a: Matrix,
+    b: Matrix,
+    write: Write,
+    c: *mut f32,
+    stride: usize,
+) {
+    debug_assert!(b.column == 1 || b.row == 1, "B is strided both ways");
+    #[cfg(target_arch = "x86_64")]
+    match level() {
+        // SAFETY: `level` found the instructions; the rest is the caller's promise.
+        Level::Avx512 => return unsafe { avx512(shape, a, b, write, c, stride) },
+        Level::Avx2 => return unsafe { avx2(shape, a, b, write, c, stride) },
+        Level::Baseline => {}
+    }
+    // SAFETY: the caller's promise.
+    unsafe { blocks::<Portable>(shape, a, b, write, c, stride) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn avx512(shape: (usize, usize, usize), a: Matrix, b: Matrix, write: Write, c: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { blocks::<super::vector::Avx512>(shape, a, b, write, c, stride) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(shape: (usize, usize, usize), a: Matrix, b: Matrix, write: Write, c: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { blocks::<super::vector::Avx2>(shape, a, b, write, c, stride) }
+}
+
+/// Walks depth, then panels of columns.
+#[inline(always)]
+unsafe fn blocks<V: Vector>(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix,
+    b: Matrix,
+    write: Write,
+    c: *mut f32,
+    stride: usize,
+) {
+    let width = 2 * V::LANES;
+    let direct = b.column == 1 && m < ROWS_WORTH_PACKING;
+    scratch::with(if direct { 0 } else { DEPTH * width }, |panel| {
+        let mut depth = 0;
+        // A product over nothing still writes its zeros.
+        while depth < k || depth == 0 {
+            let terms = DEPTH.min(k - depth);
+            let accumulate = depth > 0 || write == Write::Accumulate;
+            for column in (0..n).step_by(width) {
+                let columns = width.min(n - column);
+                let mut source = b.at(depth, column);
+                if !direct {
+                    // SAFETY: the part [terms, columns] lies inside B, and the panel holds DEPTH · width floats.
+                    unsafe { pack(source, terms, columns, width, panel) };
+                    source = Matrix::rows(panel, width);
+                }
+                // SAFETY: inside A, B and C by the bounds of the loops.
+                unsafe {
+                    let target = c.add(column);
+                    let part = (m, columns, terms);
+                    match (columns == width, columns > V::LANES, direct) {
+                        (true, _, _) => {
+                            strip::<V, 2, true, true>(part, a.at(0, depth), source, accumulate, target, stride)
+                        }
+                        (_, true, false) => {
+                            strip::<V, 2, true, false>(part, a.at(0, depth), source, accumulate, target, stride)
+                        }
+                        (_, true, true) => {
+                            strip::<V, 2, false, false>(part, a.at(0, depth), source, accumulate, target, stride)
+                        }
+                        (_, false, false) => {
+                            strip::<V, 1, true, false>(part, a.at(0, depth), source, accumulate, target, stride)
+                        }
+                        (_, false, true) => {
+                            strip::<V, 1, false, false>(part, a.at(0, depth), source, accumulate, target, stride)
+                        }
+                    }
+                }
+            }
+            depth += DEPTH;
+        }
+    });
+}
+
+/// Copies B[terms, columns] into rows of `width` floats, zeros behind them.
+#[inline(always)]
+unsafe fn pack(b: Matrix, terms: usize, columns: usize, width: usize, panel: &mut [f32]) {
+    if b.column == 1 {
+        for (term, row) in panel.chunks_exact_mut(width).take(terms).enumerate() {
+            // SAFETY: row `term` of B has `columns` floats.
+            let source = unsafe { std::slice::from_raw_parts(b.at(term, 0).address, columns) };
+            row[..columns].copy_from_slice(source);
+            row[columns..].fill(0.0);
+        }
+        return;
+    }
+    for column in (0..columns).step_by(BLOCK) {
+        for term in (0..terms).step_by(BLOCK) {
+            let part = (BLOCK.min(terms - term), BLOCK.min(columns - column));
+            // SAFETY: the part lies inside B and the panel.
+            unsafe { transpose(b.at(term, column), part, panel.as_mut_ptr().add(term * width + column), width) };
+        }
+    }
+    for row in panel.chunks_exact_mut(width).take(terms) {
+        row[columns..].fill(0.0);
+    }
+}
+
+/// Side of the square that [`transpose`] moves at once.
+const BLOCK: usize = 8;
+
+/// Copies up to [`BLOCK`] terms of up to [`BLOCK`] columns, each contiguous in B, into rows of the panel.
+#[inline(always)]
+unsafe fn transpose(b: Matrix, (terms, columns): (usize, usize), target: *mut f32, width: usize) {
+    let mut block = [[0.0f32; BLOCK]; BLOCK];
+    // SAFETY: inside B and the panel by the caller's promise.
+    unsafe {
+        if terms == BLOCK && columns == BLOCK {
+            for column in 0..BLOCK {
+                let source = b.at(0, column).address.cast::<[f32; BLOCK]>().read_unaligned();
+                for term in 0..BLOCK {
+                    block[term][column] = source[term];
+                }
+            }
+            for (term, row) in block.iter().enumerate() {
+                target.add(term * width).cast::<[f32; BLOCK]>().write_unaligned(*row);
+            }
+            return;
+        }
+        for column in 0..columns {
+            for term in 0..terms {
+                *target.add(term * width + column) = *b.at(term, column).address;
+            }
+        }
+    }
+}
+
+/// All rows of one panel of columns, as many at a time as registers hold.
+#[inline(always)]
+unsafe fn strip<V: Vector, const WIDE: usize, const PADDED: bool, const WHOLE: bool>(
+    (m, columns, terms): (usize, usize, usize),
+    a: Matrix,
+    b: Matrix,
+    accumulate: bool,
+    c: *mut f32,
+    stride: usize,
+) {
+    let mut row = 0;
+    while row < m {
+        let left = m - row;
+        // SAFETY: `rows` of A and C exist from `row` on.
+        unsafe {
+            let (a, c) = (a.at(row, 0), c.add(row * stride));
+            let part = (columns, terms);
+            row += if left >= 12 && V::ROWS >= 12 {
+                tile::<V, 12, WIDE, PADDED, WHOLE>(part, a, b, accumulate, c, stride)
+            } else if left >= 8 && V::ROWS >= 8 {
+                tile::<V, 8, WIDE, PADDED, WHOLE>(part, a, b, accumulate, c, stride)
+            } else if left >= 6 && V::ROWS >= 6 {
+                tile::<V, 6, WIDE, PADDED, WHOLE>(part, a, b, accumulate, c, stride)
+            } else if left >= 4 {
+                tile::<V, 4, WIDE, PADDED, WHOLE>(part, a, b, accumulate, c, stride)
+            } else if left >= 2 {
+                tile::<V, 2, WIDE, PADDED, WHOLE>(part, a, b, accumulate, c, stride)
+            } else {
+                tile::<V, 1, WIDE, PADDED, WHOLE>(part, a, b, accumulate, c, stride)
+            };
+        }
+    }
+}
+
+/// `ROWS` × `WIDE` registers of C; returns `ROWS`. `PADDED`: rows of B may be read in full; `WHOLE`: rows of C too.
+#[inline(always)]
+unsafe fn tile<V: Vector, const ROWS: usize, const WIDE: usize, const PADDED: bool, const WHOLE: bool>(
+    (columns, terms): (usize, usize),
+    a: Matrix,
+    b: Matrix,
+    accumulate: bool,
+    c: *mut f32,
+    stride: usize,
+) -> usize {
+    let count =
+        |register: usize| if WHOLE { V::LANES } else { columns.min((register + 1) * V::LANES) - register * V::LANES };
+    // SAFETY: the tile lies inside the matrices by the caller's promise.
+    unsafe {
+        let mut sums = [[V::splat(0.0); WIDE]; ROWS];
+        for term in 0..terms {
+            let row = b.address.add(term * b.row);
+            let mut factors = [V::splat(0.0); WIDE];
+            for (register, factor) in factors.iter_mut().enumerate() {
+                let address = row.add(register * V::LANES);
+                *factor = if PADDED { V::load(address) } else { V::load_first(address, count(register)) };
+            }
+            for (index, sums) in sums.iter_mut().enumerate() {
+                let value = V::splat(*a.address.add(index * a.row + term * a.column));
+                for (sum, factor) in sums.iter_mut().zip(factors) {
+                    *sum = value.multiply_add(factor, *sum);
+                }
+            }
+        }
+        for (index, sums) in sums.iter().enumerate() {
+            for (register, sum) in sums.iter().enumerate() {
+                let (address, count) = (c.add(index * stride + register * V::LANES), count(register));
+                let before = if !accumulate {
+                    V::splat(0.0)
+                } else if WHOLE {
+                    V::load(address)
+                } else {
+                    V::load_first(address, count)
+                };
+                let value = if accumulate { before.add(*sum) } else { *sum };
+                if WHOLE { value.store(address) } else { value.store_first(address, count) }
+            }
+        }
+    }
+    ROWS
+}

@@ -1,0 +1,221 @@
+//! Vector loops for the instruction set at hand: one body, compiled three times, chosen when the program runs.
+
+/// Defines a function whose body is compiled for AVX-512, AVX2 and the baseline; the best one is called.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $result)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($arg: $type),*) $(-> $result)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $type),*) $(-> $result)? { body($($arg),*) }
+                match $crate::cpu::simd::level() {
+                    // SAFETY: `level` has found these instructions on this processor.
+                    $crate::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::cpu::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::cpu::simd::Level::Baseline => {}
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversion;
+
+/// Instruction sets that bodies are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Baseline,
+    Avx2,
+    Avx512,
+}
+
+/// The best level of this processor.
+#[inline]
+pub(crate) fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let has_wide = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq");
+        if has_avx2 && has_wide && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+            return Level::Avx512;
+        }
+        if has_avx2 {
+            return Level::Avx2;
+        }
+    }
+    Level::Baseline
+}
+
+/// Lanes that a sum is spread over: its order is fixed, whatever the instruction set.
+pub(crate) const LANES: usize = 32;
+
+/// eˣ with a relative error below 2⁻²² on [-87, 88]; 0 below, infinity above, NaN for NaN.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding and subtracting it rounds to the nearest integer
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = if x < -87.3 {
+        -87.3
+    } else if x > 88.0 {
+        88.0
+    } else {
+        x
+    };
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let power = rounded - ROUND;
+    let rest = (clamped - power * LN2_HIGH) - power * LN2_LOW;
+    // Minimax polynomial of (eʳ - 1 - r) / r² on [-ln 2 / 2, ln 2 / 2].
+    let mut tail = 1.987_569_2e-4;
+    tail = tail * rest + 1.398_199_9e-3;
+    tail = tail * rest + 8.333_452e-3;
+    tail = tail * rest + 4.166_579_6e-2;
+    tail = tail * rest + 1.666_666_5e-1;
+    tail = tail * rest + 5.000_000_1e-1;
+    let mantissa = (tail * rest) * rest + rest + 1.0;
+    // The low bits of `rounded` are the power itself: 2^power without a conversion.
+    let scale = f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
+    let value = mantissa * scale;
+    if x < -87.3 {
+        0.0
+    } else if x > 88.0 {
+        f32::INFINITY
+    } else {
+        value
+    }
+}
+
+/// 1 / (1 + e⁻ˣ).
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Σ term(i) for i in 0..len, over [`LANES`] running sums that are folded in a fixed order.
+#[inline(always)]
+fn sum_of(len: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let whole = len / LANES * LANES;
+    for first in (0..whole).step_by(LANES) {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum += term(first + lane);
+        }
+    }
+    for index in whole..len {
+        sums[index - whole] += term(index);
+    }
+    fold_lanes(sums)
+}
+
+/// Pairwise sum of the lanes.
+#[inline(always)]
+pub(crate) fn fold_lanes(mut sums: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// Σ aᵢ·bᵢ.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let b = &b[..a.len()];
+    sum_of(a.len(), |index| a[index] * b[index])
+}
+
+/// Σ aᵢ·bᵢ·cᵢ.
+#[inline(always)]
+pub(crate) fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let (b, c) = (&b[..a.len()], &c[..a.len()]);
+    sum_of(a.len(), |index| a[index] * b[index] * c[index])
+}
+
+/// The largest value; -∞ for none. NaN is skipped.
+#[inline(always)]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
+        }
+    }
+    best.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+/// Replaces each value by e^(scale·value - shift) and returns the sum of the results, in the order of [`dot`].
+#[inline(always)]
+pub(crate) fn exp_sum_scaled(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for lane in 0..LANES {
+            chunk[lane] = exp(scale * chunk[lane] - shift);
+            sums[lane] += chunk[lane];
+        }
+    }
+    for (lane, value) in chunks.into_remainder().iter_mut().enumerate() {
+        *value = exp(scale * *value - shift);
+        sums[lane] += *value;
+    }
+    fold_lanes(sums)
+}
+
+/// target += scale · source.
+#[inline(always)]
+pub(crate) fn add_scaled(target: &mut [f32], scale: f32, source: &[f32]) {
+    for (target, source) in target.iter_mut().zip(source) {
+        *target += scale * source;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    multiversion! {
+        fn exp_all(values: &mut [f32]) {
+            for value in values {
+                *value = exp(*value);
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_close_to_the_exact_one() {
+        let points: Vec<f32> = (0..200_001).map(|step| -87.0 + 175.0 * step as f32 / 200_000.0).collect();
+        let mut values = points.clone();
+        exp_all(&mut values);
+        let worst = points.iter().zip(&values).map(|(&x, &y)| (f64::from(y) / f64::from(x).exp() - 1.0).abs());
+        let worst = worst.fold(0.0, f64::max);
+        assert!(worst < 3e-7, "{worst}");
+    }
+
+    #[test]
+    fn exp_at_the_edges() {
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-200.0), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sums_do_not_see_zeros_behind_them() {
+        let values: Vec<f32> = (0..77).map(|index| (index as f32).sin()).collect();
+        let mut padded = values.clone();
+        padded.resize(200, 0.0);
+        assert_eq!(dot(&values, &values).to_bits(), dot(&padded, &padded).to_bits());
+        assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    }
+}

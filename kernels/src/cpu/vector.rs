@@ -1,0 +1,215 @@
+//! Registers of floats: what the matrix-product tile needs of each instruction set.
+
+/// A register of [`Vector::LANES`] floats.
+///
+/// # Safety
+/// Implementations read and write memory through raw pointers and may use instructions that only some processors have:
+/// a caller makes sure of both.
+pub(crate) unsafe trait Vector: Copy {
+    const LANES: usize;
+    /// Rows of a tile two registers wide that fit the register file.
+    const ROWS: usize;
+
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(address: *const f32) -> Self;
+    /// The first `count` floats, zeros behind them.
+    unsafe fn load_first(address: *const f32, count: usize) -> Self;
+    unsafe fn store(self, address: *mut f32);
+    /// Writes the first `count` floats only.
+    unsafe fn store_first(self, address: *mut f32, count: usize);
+    unsafe fn add(self, other: Self) -> Self;
+    /// self · factor + addend.
+    unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self;
+}
+
+/// Eight floats for any processor; the compiler picks the instructions.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([f32; 8]);
+
+// SAFETY: plain Rust over pointers that the caller vouches for.
+unsafe impl Vector for Portable {
+    const LANES: usize = 8;
+    const ROWS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Portable([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(address: *const f32) -> Self {
+        // SAFETY: the caller vouches for eight floats.
+        Portable(unsafe { address.cast::<[f32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(address: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0; 8];
+        for (lane, value) in lanes.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller vouches for `count` floats.
+            *value = unsafe { *address.add(lane) };
+        }
+        Portable(lanes)
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, address: *mut f32) {
+        // SAFETY: the caller vouches for eight floats.
+        unsafe { address.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, address: *mut f32, count: usize) {
+        for (lane, value) in self.0.iter().enumerate().take(count) {
+            // SAFETY: the caller vouches for `count` floats.
+            unsafe { *address.add(lane) = *value };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(mut self, other: Self) -> Self {
+        for (value, other) in self.0.iter_mut().zip(other.0) {
+            *value += other;
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, mut addend: Self) -> Self {
+        for lane in 0..8 {
+            // A fused product is a library call where the baseline lacks the instruction.
+            addend.0[lane] = if cfg!(target_arch = "aarch64") {
+                self.0[lane].mul_add(factor.0[lane], addend.0[lane])
+            } else {
+                self.0[lane] * factor.0[lane] + addend.0[lane]
+            };
+        }
+        addend
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Vector;
+
+    /// Sixteen floats.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(__m512);
+
+    // SAFETY: the caller vouches for AVX-512F and for every pointer.
+    #[allow(clippy::missing_safety_doc)]
+    unsafe impl Vector for Avx512 {
+        const LANES: usize = 16;
+        const ROWS: usize = 12;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: see the impl.
+            Avx512(unsafe { _mm512_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(address: *const f32) -> Self {
+            // SAFETY: see the impl.
+            Avx512(unsafe { _mm512_loadu_ps(address) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(address: *const f32, count: usize) -> Self {
+            // SAFETY: see the impl; masked lanes are not read.
+            Avx512(unsafe { _mm512_maskz_loadu_ps(mask(count), address) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, address: *mut f32) {
+            // SAFETY: see the impl.
+            unsafe { _mm512_storeu_ps(address, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_first(self, address: *mut f32, count: usize) {
+            // SAFETY: see the impl; masked lanes are not written.
+            unsafe { _mm512_mask_storeu_ps(address, mask(count), self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: see the impl.
+            Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
+            // SAFETY: see the impl.
+            Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+        }
+    }
+
+    #[inline(always)]
+    fn mask(count: usize) -> u16 {
+        ((1u32 << count) - 1) as u16
+    }
+
+    /// Eight floats.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(__m256);
+
+    // SAFETY: the caller vouches for AVX2, FMA and for every pointer.
+    unsafe impl Vector for Avx2 {
+        const LANES: usize = 8;
+        const ROWS: usize = 6;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: see the impl.
+            Avx2(unsafe { _mm256_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(address: *const f32) -> Self {
+            // SAFETY: see the impl.
+            Avx2(unsafe { _mm256_loadu_ps(address) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(address: *const f32, count: usize) -> Self {
+            // SAFETY: see the impl; masked lanes are not read.
+            Avx2(unsafe { _mm256_maskload_ps(address, lanes_before(count)) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, address: *mut f32) {
+            // SAFETY: see the impl.
+            unsafe { _mm256_storeu_ps(address, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_first(self, address: *mut f32, count: usize) {
+            // SAFETY: see the impl; masked lanes are not written.
+            unsafe { _mm256_maskstore_ps(address, lanes_before(count), self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: see the impl.
+            Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
+            // SAFETY: see the impl.
+            Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, addend.0) })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn lanes_before(count: usize) -> __m256i {
+        // SAFETY: called only where AVX2 is present.
+        unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+    }
+}

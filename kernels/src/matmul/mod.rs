@@ -1,0 +1,44 @@
+//! Dense products: C (= | +=) A·B, A·Bᵀ or Aᵀ·B.
+
+pub(crate) mod cpu;
+
+use crate::{Stream, View, ViewMut};
+
+/// Which factor lies transposed in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A `[m, k]` · B `[k, n]`.
+    Nn,
+    /// A `[m, k]` · Bᵀ with B `[n, k]`: a linear layer's forward pass, weights as Hugging Face stores them.
+    Nt,
+    /// Aᵀ · B with A `[k, m]`, B `[k, n]`: a weight's gradient.
+    Tn,
+}
+
+/// What happens to the former content of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    Overwrite,
+    Accumulate,
+}
+
+/// C`[m, n]` (= | +=) op(A)·op(B) in f32.
+///
+/// Each element is summed over k in one fixed order that does not depend on m, n or its place: a row of C is the same
+/// bits whether computed alone or among others.
+pub fn matmul(
+    stream: &Stream,
+    layout: Layout,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: View<'_, f32>,
+    b: View<'_, f32>,
+    write: Write,
+    c: ViewMut<'_, f32>,
+) {
+    assert_eq!(a.len(), m * k, "matmul: A is not {m} × {k}");
+    assert_eq!(b.len(), k * n, "matmul: B is not {k} × {n}");
+    assert_eq!(c.len(), m * n, "matmul: C is not {m} × {n}");
+    cpu::matmul(stream, layout, (m, n, k), a.host(), b.host(), write, c.host());
+}
