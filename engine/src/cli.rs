@@ -23,6 +23,19 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Whether a program reads what happens, so that failures are events too.
+    pub fn wants_events(&self) -> bool {
+        let format = match &self.command {
+            Command::Run(arguments) => arguments.format,
+            Command::Plan(arguments) => arguments.format,
+            Command::Check(arguments) => arguments.format,
+            Command::Show(_) | Command::Generate(_) | Command::Schema => EventFormat::Plain,
+        };
+        format == EventFormat::Json
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Bring every node of a recipe up to date
@@ -175,6 +188,8 @@ pub struct PlanArgs {
 pub struct CheckArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Lines for people, or one JSON object a line on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,

@@ -9,7 +9,7 @@ pub mod schema;
 mod source;
 mod tree;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Place};
+pub use diagnostic::Diagnostics;
 pub use resolve::load;
 pub use source::{Sources, Span};
 

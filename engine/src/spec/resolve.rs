@@ -145,7 +145,7 @@ pub fn missing_variables(
             let message =
                 format!("the model `{}` needs the environment variable `{variable}`, which is not set", model.name);
             let hint = format!("`export {variable}=…`, or choose a profile whose models need no key");
-            Diagnostic::error("missing-variable", Place::At(model.variable_span), message).with_hint(Some(hint))
+            Diagnostic::error("missing-environment", Place::At(model.variable_span), message).with_hint(Some(hint))
         })
     });
     missing.collect()
