@@ -1,8 +1,10 @@
 //! The prompt format of a model: a Jinja template as `tokenizer_config.json` carries it, rendered the way transformers renders it.
 
 use crate::failure::{Failure, Result};
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Costs one token a message: what a small model trained from nothing needs.
 pub const PLAIN: &str = "{% for message in messages %}{{ message['content'] }}{{ '\\n' }}{% endfor %}";
@@ -39,16 +41,21 @@ impl ChatTemplate {
     /// The text that a model is to go on from.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.expect("the default delimiters"));
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.set_unknown_method_callback(python_method);
-        let (bos_token, eos_token) = (&self.bos_token, &self.eos_token);
-        let tools: Option<Vec<String>> = None;
+        let variables = json!({
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            "tools": null,
+        });
         environment
-            .render_str(&self.source, context! { messages, add_generation_prompt, bos_token, eos_token, tools })
+            .render_str(&self.source, minijinja::value::Serde(&variables))
             .map_err(|error| Failure::recipe(format!("the chat template cannot render these messages: {error:#}")))
     }
 
@@ -60,11 +67,11 @@ impl ChatTemplate {
 
 /// Templates call methods of Python strings; these are the ones that published chat templates use.
 fn python_method(
-    _: &minijinja::State,
-    value: &minijinja::Value,
+    _: &mut minijinja::State,
+    value: &Value,
     method: &str,
-    arguments: &[minijinja::Value],
-) -> Result<minijinja::Value, minijinja::Error> {
+    arguments: &[Value],
+) -> Result<Value, minijinja::Error> {
     let unknown = || minijinja::Error::from(ErrorKind::UnknownMethod);
     let text = value.as_str().ok_or_else(unknown)?;
     let argument = arguments.first().and_then(|argument| argument.as_str());
@@ -77,7 +84,9 @@ fn python_method(
         ("rstrip", Some(characters)) => text.trim_end_matches(|c| characters.contains(c)).into(),
         ("startswith", Some(prefix)) => text.starts_with(prefix).into(),
         ("endswith", Some(suffix)) => text.ends_with(suffix).into(),
-        ("split", Some(separator)) if !separator.is_empty() => text.split(separator).collect::<Vec<_>>().into(),
+        ("split", Some(separator)) if !separator.is_empty() => {
+            text.split(separator).map(String::from).collect::<Vec<_>>().into()
+        }
         ("upper", None) => text.to_uppercase().into(),
         ("lower", None) => text.to_lowercase().into(),
         _ => return Err(unknown()),
@@ -101,7 +110,11 @@ mod tests {
         check(PLAIN, true, " Dose 455mg? \n");
         check(CHATML, true, "<|im_start|>user\nDose 455mg?<|im_end|>\n<|im_start|>assistant\n");
         check(CHATML, false, "<|im_start|>user\nDose 455mg?<|im_end|>\n");
-        check("{% if not tools %}{{ bos_token }}{{ messages[0].content|trim }}{% endif %}{{ eos_token }}", true, "<s>Dose 455mg?</s>");
+        check(
+            "{% if not tools %}{{ bos_token }}{{ messages[0].content|trim }}{% endif %}{{ eos_token }}",
+            true,
+            "<s>Dose 455mg?</s>",
+        );
     }
 
     #[test]

@@ -151,7 +151,13 @@ impl Decoder {
         norm::forward(&workspace.stream, t, d, self.config.rms_norm_eps, last, weight, normed, scale);
     }
 
-    fn layer_forward(&self, index: usize, positions: View<'_, u32>, workspace: &mut Workspace, attend: &mut Attend<'_>) {
+    fn layer_forward(
+        &self,
+        index: usize,
+        positions: View<'_, u32>,
+        workspace: &mut Workspace,
+        attend: &mut Attend<'_>,
+    ) {
         let DecoderConfig { hidden_size: d, intermediate_size: f, rms_norm_eps: epsilon, .. } = *self.config;
         let (t, qkv_size) = (positions.len(), self.config.qkv_size());
         let layer = &self.layout.layers[index];
@@ -220,18 +226,27 @@ impl Decoder {
         let layer: &LayerRanges = &self.layout.layers[index];
         let (stream, memory) = (&workspace.stream, &workspace.layers[index]);
         let back = workspace.back.as_mut().expect("a workspace for training");
-        let mut of = |range: &Range<usize>| gradients.slice_mut(range.clone());
 
         let residual = back.residual.slice(0..t * d);
         let mut activated = back.activated.slice_mut(0..t * f);
         matmul(stream, Nn, t, f, d, residual, self.weight(&layer.down), Overwrite, activated.reborrow());
-        matmul(stream, Tn, d, f, t, residual, memory.activated.slice(0..t * f), Accumulate, of(&layer.down));
+        matmul(
+            stream,
+            Tn,
+            d,
+            f,
+            t,
+            residual,
+            memory.activated.slice(0..t * f),
+            Accumulate,
+            gradients.slice_mut(layer.down.clone()),
+        );
         let mut gate_up = back.gate_up.slice_mut(0..t * 2 * f);
         swiglu::backward(stream, t, f, memory.gate_up.slice(0..t * 2 * f), activated.view(), gate_up.reborrow());
         let mut normed = back.normed.slice_mut(0..t * d);
         matmul(stream, Nn, t, d, 2 * f, gate_up.view(), self.weight(&layer.gate_up), Overwrite, normed.reborrow());
         let input = memory.feed_forward_normed.slice(0..t * d);
-        matmul(stream, Tn, 2 * f, d, t, gate_up.view(), input, Accumulate, of(&layer.gate_up));
+        matmul(stream, Tn, 2 * f, d, t, gate_up.view(), input, Accumulate, gradients.slice_mut(layer.gate_up.clone()));
         norm::backward(
             stream,
             t,
@@ -242,7 +257,7 @@ impl Decoder {
             normed.view(),
             Accumulate,
             back.residual.slice_mut(0..t * d),
-            of(&layer.feed_forward_norm),
+            gradients.slice_mut(layer.feed_forward_norm.clone()),
         );
     }
 
@@ -251,12 +266,21 @@ impl Decoder {
         let layer: &LayerRanges = &self.layout.layers[index];
         let (stream, memory) = (&workspace.stream, &workspace.layers[index]);
         let back = workspace.back.as_mut().expect("a workspace for training");
-        let mut of = |range: &Range<usize>| gradients.slice_mut(range.clone());
 
         let residual = back.residual.slice(0..t * d);
         let mut attended = back.attended.slice_mut(0..t * d);
         matmul(stream, Nn, t, d, d, residual, self.weight(&layer.out), Overwrite, attended.reborrow());
-        matmul(stream, Tn, d, d, t, residual, memory.attended.slice(0..t * d), Accumulate, of(&layer.out));
+        matmul(
+            stream,
+            Tn,
+            d,
+            d,
+            t,
+            residual,
+            memory.attended.slice(0..t * d),
+            Accumulate,
+            gradients.slice_mut(layer.out.clone()),
+        );
         let mut qkv = back.qkv.slice_mut(0..t * width);
         attention::backward(
             stream,
@@ -269,11 +293,11 @@ impl Decoder {
             qkv.reborrow(),
         );
         rope::backward(stream, self.heads(), batch.positions(), self.tables.view(), qkv.reborrow());
-        bias::backward(stream, t, width, qkv.view(), of(&layer.qkv_bias));
+        bias::backward(stream, t, width, qkv.view(), gradients.slice_mut(layer.qkv_bias.clone()));
         let mut normed = back.normed.slice_mut(0..t * d);
         matmul(stream, Nn, t, d, width, qkv.view(), self.weight(&layer.qkv), Overwrite, normed.reborrow());
         let input = memory.attention_normed.slice(0..t * d);
-        matmul(stream, Tn, width, d, t, qkv.view(), input, Accumulate, of(&layer.qkv));
+        matmul(stream, Tn, width, d, t, qkv.view(), input, Accumulate, gradients.slice_mut(layer.qkv.clone()));
         norm::backward(
             stream,
             t,
@@ -284,7 +308,7 @@ impl Decoder {
             normed.view(),
             Accumulate,
             back.residual.slice_mut(0..t * d),
-            of(&layer.attention_norm),
+            gradients.slice_mut(layer.attention_norm.clone()),
         );
     }
 }

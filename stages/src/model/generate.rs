@@ -8,8 +8,7 @@ use super::batch::Batch;
 use super::workspace::{Purpose, Workspace};
 use crate::failure::{Failure, Result};
 use kernels::attention::{self, Cache};
-use kernels::sample::Filter;
-use kernels::{Buffer, Stream, View, logits, rows, sample};
+use kernels::{Buffer, Stream, logits, rows, sample};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +40,13 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Sampling {
         Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, tokens_max: 512 }
+    }
+}
+
+impl Sampling {
+    fn filter(&self) -> sample::Sampling {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = *self;
+        sample::Sampling { temperature, top_k, top_p, min_p }
     }
 }
 
@@ -87,7 +93,9 @@ fn check(decoder: &Decoder, requests: &[Request]) -> Result<()> {
     match requests.iter().map(|request| request.prompt.len()).find(|&length| length == 0 || length > room) {
         None => Ok(()),
         Some(0) => Err(Failure::recipe("an empty prompt gives a model nothing to go on from")),
-        Some(length) => Err(Failure::recipe(format!("a prompt of `{length}` tokens exceeds the model's `{room}` positions"))),
+        Some(length) => {
+            Err(Failure::recipe(format!("a prompt of `{length}` tokens exceeds the model's `{room}` positions")))
+        }
     }
 }
 
@@ -216,13 +224,15 @@ impl<'a> Worker<'a> {
     fn step(&mut self) {
         let Worker { decoder, requests, caches, workspace, memory, running, .. } = self;
         let (b, d) = (running.len(), decoder.config().hidden_size);
-        let position = |running: &Running| (requests[running.request].prompt.len() + running.generation.tokens.len() - 1) as u32;
+        let position =
+            |running: &Running| (requests[running.request].prompt.len() + running.generation.tokens.len() - 1) as u32;
         let last = |running: &Running| *running.generation.tokens.last().expect("a running sequence has a token");
         write(&workspace.stream, &mut memory.tokens, running, last);
         write(&workspace.stream, &mut memory.positions, running, position);
         write(&workspace.stream, &mut memory.lengths, running, |running| position(running) + 1);
         write(&workspace.stream, &mut memory.slots, running, |running| running.slot);
-        let (positions, slots, lengths) = (memory.positions.slice(0..b), memory.slots.slice(0..b), memory.lengths.slice(0..b));
+        let (positions, slots, lengths) =
+            (memory.positions.slice(0..b), memory.slots.slice(0..b), memory.lengths.slice(0..b));
         workspace.fit(decoder.config(), b, 0);
         decoder.run(memory.tokens.slice(0..b), positions, workspace, &mut |layer, stream, qkv, attended, _| {
             attention::append(stream, &mut caches[layer], qkv, slots, positions);
@@ -239,13 +249,12 @@ impl<'a> Worker<'a> {
         let (b, d, v) = (running.len(), decoder.config().hidden_size, decoder.config().vocab_size);
         let mut scores = memory.logits.slice_mut(0..b * v);
         let head = decoder.weight(&decoder.layout().head);
-        logits::forward(stream, d, memory.hidden.slice(0..b * d), head, scores.reborrow());
+        logits::forward(stream, b, v, d, memory.hidden.slice(0..b * d), head, scores.reborrow());
         write(stream, &mut memory.seeds, running, |running| requests[running.request].seed);
         write(stream, &mut memory.counters, running, |running| running.generation.tokens.len() as u64);
-        let filter = Filter { temperature: sampling.temperature, top_k: sampling.top_k, top_p: sampling.top_p, min_p: sampling.min_p };
         let (seeds, counters) = (memory.seeds.slice(0..b), memory.counters.slice(0..b));
         let (drawn, logp) = (memory.drawn.slice_mut(0..b), memory.logp.slice_mut(0..b));
-        sample::forward(stream, v, &filter, scores.view(), seeds, counters, drawn, logp);
+        sample::forward(stream, v, &sampling.filter(), scores.view(), seeds, counters, drawn, logp);
         let drawn = stream.download(memory.drawn.slice(0..b));
         let logp = stream.download(memory.logp.slice(0..b));
         for ((running, token), logp) in running.iter_mut().zip(drawn).zip(logp) {
@@ -294,7 +303,12 @@ impl Memory {
 }
 
 /// One number of each running sequence, in their order.
-fn write<T: kernels::Element>(stream: &Stream, target: &mut Buffer<T>, running: &[Running], number: impl Fn(&Running) -> T) {
+fn write<T: kernels::Element>(
+    stream: &Stream,
+    target: &mut Buffer<T>,
+    running: &[Running],
+    number: impl Fn(&Running) -> T,
+) {
     let numbers: Vec<T> = running.iter().map(number).collect();
     stream.write(target.slice_mut(0..numbers.len()), &numbers);
 }

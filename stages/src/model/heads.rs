@@ -5,8 +5,9 @@ use super::batch::Batch;
 use super::workspace::Workspace;
 use kernels::Layout::{Nn, Nt, Tn};
 use kernels::Write::{Accumulate, Overwrite};
-use kernels::ppo::{PolicyStats, ValueStats};
-use kernels::{Buffer, View, bias, logprob, matmul, rows};
+use kernels::logprob::Head;
+use kernels::ppo::PolicyLoss;
+use kernels::{Buffer, View, bias, logprob, matmul, ppo, rows};
 
 /// log p of each target under softmax(logits / temperature), and the entropy there. Logits are never stored.
 pub fn log_probabilities(decoder: &Decoder, batch: &Batch, temperature: f32, workspace: &mut Workspace) {
@@ -14,8 +15,7 @@ pub fn log_probabilities(decoder: &Decoder, batch: &Batch, temperature: f32, wor
     let (n, d, stream, heads) = (batch.chosen(), decoder.config().hidden_size, &workspace.stream, &mut workspace.heads);
     logprob::forward(
         stream,
-        d,
-        temperature,
+        head(decoder, temperature),
         heads.hidden.slice(0..n * d),
         decoder.weight(&decoder.layout().head),
         batch.targets(),
@@ -38,13 +38,13 @@ pub fn log_probabilities_backward(
     let back = back.as_mut().expect("a workspace for training");
     logprob::backward(
         stream,
-        d,
-        temperature,
+        head(decoder, temperature),
         heads.hidden.slice(0..n * d),
         decoder.weight(&decoder.layout().head),
         batch.targets(),
         heads.log_sum.slice(0..n),
         heads.gradient.slice(0..n),
+        None,
         back.hidden.slice_mut(0..n * d),
         gradients.slice_mut(decoder.layout().head.clone()),
     );
@@ -73,6 +73,10 @@ pub fn values_backward(decoder: &Decoder, batch: &Batch, workspace: &mut Workspa
     matmul(stream, Nn, n, d, 1, gradient, decoder.weight(&weight), Overwrite, back.hidden.slice_mut(0..n * d));
     matmul(stream, Tn, 1, d, n, gradient, heads.hidden.slice(0..n * d), Accumulate, gradients.slice_mut(weight));
     scatter(decoder, batch, workspace);
+}
+
+fn head(decoder: &Decoder, temperature: f32) -> Head {
+    Head { vocabulary: decoder.config().vocab_size, width: decoder.config().hidden_size, temperature }
 }
 
 fn gather(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
@@ -113,7 +117,7 @@ impl Workspace {
         self.stream.fill(self.heads.gradient.slice_mut(0..batch.chosen()), weight);
     }
 
-    /// −Σ min(ρ Â, clip(ρ, 1 ± ε) Â) · `weight`, as sums over tokens.
+    /// Sums over tokens of −min(ρ Â, clip(ρ, 1 ± ε) Â) and its companions, each token weighing `weight`.
     pub fn policy_loss(
         &mut self,
         batch: &Batch,
@@ -121,23 +125,25 @@ impl Workspace {
         advantages: View<'_, f32>,
         clip: f32,
         weight: f32,
-    ) -> PolicyStats {
-        let n = batch.chosen();
-        let (logp, gradient) = (self.heads.logp.slice(0..n), self.heads.gradient.slice_mut(0..n));
-        kernels::ppo::policy(&self.stream, clip, weight, logp, old, advantages, gradient)
+    ) -> PolicyLoss {
+        let (n, stream, heads) = (batch.chosen(), &self.stream, &mut self.heads);
+        stream.fill(heads.weights.slice_mut(0..n), weight);
+        let (logp, weights) = (heads.logp.slice(0..n), heads.weights.slice(0..n));
+        ppo::policy_loss(stream, clip, logp, old, advantages, weights, heads.gradient.slice_mut(0..n))
     }
 
-    /// ½ Σ max((V − R)², (clip(V, V_old ± ε) − R)²) · `weight`, as sums over tokens.
+    /// The sum over tokens of ½ max((V − R)², (clip(V, V_old ± ε) − R)²), each token weighing `weight`.
     pub fn value_loss(
         &mut self,
         batch: &Batch,
         old: View<'_, f32>,
         returns: View<'_, f32>,
-        clip: f32,
+        clip: Option<f32>,
         weight: f32,
-    ) -> ValueStats {
-        let n = batch.chosen();
-        let (values, gradient) = (self.heads.values.slice(0..n), self.heads.gradient.slice_mut(0..n));
-        kernels::ppo::value(&self.stream, clip, weight, values, old, returns, gradient)
+    ) -> f64 {
+        let (n, stream, heads) = (batch.chosen(), &self.stream, &mut self.heads);
+        stream.fill(heads.weights.slice_mut(0..n), weight);
+        let (values, weights) = (heads.values.slice(0..n), heads.weights.slice(0..n));
+        ppo::value_loss(stream, clip, values, old, returns, weights, heads.gradient.slice_mut(0..n)).loss
     }
 }

@@ -69,7 +69,7 @@ pub(super) struct HeadMemory {
     pub entropy: Buffer<f32>,
     pub values: Buffer<f32>,
     pub gradient: Buffer<f32>,
-    pub entropy_gradient: Buffer<f32>,
+    pub weights: Buffer<f32>,
 }
 
 impl Workspace {
@@ -146,7 +146,7 @@ impl HeadMemory {
             entropy: stream.uninit(n),
             values: stream.uninit(n),
             gradient: stream.uninit(n),
-            entropy_gradient: stream.uninit(n),
+            weights: stream.uninit(n),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What a training loop needs from whoever runs it, and the rows it reports.
 
-use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -20,7 +19,7 @@ pub trait Host {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     pub step: u64,
-    pub values: IndexMap<String, f64>,
+    pub values: Vec<(String, f64)>,
 }
 
 impl Metrics {
@@ -30,7 +29,7 @@ impl Metrics {
 
     /// The named number; NaN where this row has none.
     pub fn get(&self, name: &str) -> f64 {
-        self.values.get(name).copied().unwrap_or(f64::NAN)
+        self.values.iter().find(|(known, _)| known == name).map_or(f64::NAN, |(_, value)| *value)
     }
 }
 

@@ -48,18 +48,18 @@ impl Optimizer {
         let scale = (self.settings.norm_max as f64 / (norm + 1e-6)).min(1.0) as f32;
         let (matrices, len) = (decoder.layout().matrices, decoder.layout().len);
         for (range, decay) in [(0..matrices, self.settings.decay), (matrices..len, 0.0)] {
-            let step = kernels::adamw::Step {
-                rate: rate as f32,
+            let settings = kernels::adamw::AdamW {
+                learning_rate: rate as f32,
                 beta1: self.settings.beta1,
                 beta2: self.settings.beta2,
                 epsilon: self.settings.epsilon,
-                decay,
-                scale,
-                count: self.step,
+                weight_decay: decay,
+                step: self.step,
+                gradient_scale: scale,
             };
             kernels::adamw::step(
                 &stream,
-                step,
+                &settings,
                 gradients.slice(range.clone()),
                 decoder.parameters_mut().slice_mut(range.clone()),
                 self.first.slice_mut(range.clone()),
@@ -81,8 +81,10 @@ impl Optimizer {
     /// The reverse of [`Optimizer::save`]; `updates` is how many steps it had taken. False where the arrays do not fit.
     pub fn restore<S>(&mut self, name: &str, decoder: &mut Decoder, checkpoint: &Checkpoint<S>, updates: u64) -> bool {
         let stream = decoder.device().stream();
-        let array = |part: &str| checkpoint.arrays.get(&format!("{name}.{part}")).filter(|it| it.len() == self.first.len());
-        let (Some(parameters), Some(first), Some(second)) = (array("parameters"), array("first"), array("second")) else {
+        let array =
+            |part: &str| checkpoint.arrays.get(&format!("{name}.{part}")).filter(|it| it.len() == self.first.len());
+        let (Some(parameters), Some(first), Some(second)) = (array("parameters"), array("first"), array("second"))
+        else {
             return false;
         };
         stream.write(decoder.parameters_mut().view_mut(), parameters);

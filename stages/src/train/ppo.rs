@@ -11,7 +11,7 @@
 //! | `truncated` | share of answers that ran into the length limit |
 //! | `kl` | Σ_t log π_old − log π_ref of an answer, in nats |
 //! | `entropy` | of π_old, mean over tokens, in nats |
-//! | `approx_kl` | mean over tokens and updates of log π_old − log π |
+//! | `approx_kl` | mean over tokens and updates of ρ − 1 − log ρ with ρ = π / π_old (Schulman 2020, k3) |
 //! | `clip_fraction` | share of tokens, over all updates, whose ratio left 1 ± clip |
 //! | `policy_loss`, `value_loss` | mean over updates |
 //! | `explained_variance` | 1 − Var(R − V) / Var(R) over tokens, before the critic sees these answers |
@@ -34,6 +34,8 @@ use crate::model::generate::{Finish, Generation, Request, Sampling, generate};
 use crate::model::workspace::Purpose;
 use crate::model::{Decoder, heads};
 use kernels::Segments;
+use kernels::gae::{self, Discounts};
+use kernels::ppo::PolicyLoss;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -186,7 +188,7 @@ impl<'a> Run<'a> {
 
     /// Write answers, judge them, learn from them.
     fn iterate(&mut self, judge: &mut Judge, host: &mut dyn Host) -> Result<()> {
-        let mut rollouts = self.write_answers();
+        let mut rollouts = self.write_answers()?;
         let judgements = self.judge(&rollouts, judge)?;
         self.rescore(&mut rollouts);
         self.estimate_advantages(&mut rollouts, &judgements);
@@ -202,23 +204,26 @@ impl<'a> Run<'a> {
     }
 
     /// y ~ π_old(· | x) for the iteration's problems.
-    fn write_answers(&self) -> Vec<Rollout> {
+    fn write_answers(&self) -> Result<Vec<Rollout>> {
         let first = self.state.iteration * self.settings.rollouts as u64;
         let seeds = self.draw.of("sample");
         let problems = self.problems(first);
         let requests: Vec<Request> = problems
             .iter()
             .enumerate()
-            .map(|(place, &problem)| Request { prompt: &self.prompts[problem], seed: seeds.at(first + place as u64).bits() })
+            .map(|(place, &problem)| Request {
+                prompt: &self.prompts[problem],
+                seed: seeds.at(first + place as u64).bits(),
+            })
             .collect();
         let sampling = Sampling {
             temperature: self.settings.temperature,
             tokens_max: self.settings.answer_tokens_max,
             ..Sampling::default()
         };
-        let generations = generate(&self.policy.decoder, &requests, &sampling);
+        let generations = generate(&self.policy.decoder, &requests, &sampling)?;
         let rollout = |(&problem, generation)| Rollout::new(problem, &self.prompts[problem], generation);
-        problems.iter().zip(generations).map(rollout).collect()
+        Ok(problems.iter().zip(generations).map(rollout).collect())
     }
 
     /// The problems at places `first..first + rollouts` of an endless sequence of shuffled epochs.
@@ -281,14 +286,14 @@ impl<'a> Run<'a> {
             *rewards.last_mut().expect("an answer has a token") += judgement.reward;
         }
         let rewards = stream.upload(&rewards);
-        let values = stream.upload(&rollouts.iter().flat_map(|rollout| rollout.values.iter().copied()).collect::<Vec<_>>());
+        let values =
+            stream.upload(&rollouts.iter().flat_map(|rollout| rollout.values.iter().copied()).collect::<Vec<_>>());
         let (mut advantages, mut returns) = (stream.uninit(rewards.len()), stream.uninit(rewards.len()));
-        let (discount, trace) = (self.settings.discount, self.settings.trace);
-        kernels::gae::forward(
+        let discounts = Discounts { gamma: self.settings.discount, lambda: self.settings.trace };
+        gae::forward(
             &stream,
+            discounts,
             &segments,
-            discount,
-            trace,
             rewards.view(),
             values.view(),
             advantages.view_mut(),
@@ -315,7 +320,7 @@ impl<'a> Run<'a> {
                 let stats = self.policy.lanes.run(&minibatch, |index| rollouts[index].example.tokens.len(), pass);
                 let gradients = self.policy.lanes.gradients();
                 let grad_norm = self.policy.optimizer.step(&mut self.policy.decoder, gradients, updates.rate);
-                updates.add(&stats, n, grad_norm);
+                updates.add(&stats, grad_norm);
             }
         }
         updates
@@ -330,8 +335,9 @@ impl<'a> Run<'a> {
                 let pass = |chunk: &[usize], lane: &mut Lane| value_pass(decoder, rollouts, chunk, n, settings, lane);
                 let loss = self.critic.lanes.run(&minibatch, |index| rollouts[index].example.tokens.len(), pass);
                 let gradients = self.critic.lanes.gradients();
-                let grad_norm = self.critic.optimizer.step(&mut self.critic.decoder, gradients, self.settings.value_rate);
-                losses.push(if grad_norm.is_finite() { loss.into_iter().sum::<f64>() / n as f64 } else { f64::NAN });
+                let grad_norm =
+                    self.critic.optimizer.step(&mut self.critic.decoder, gradients, self.settings.value_rate);
+                losses.push(if grad_norm.is_finite() { loss.into_iter().sum() } else { f64::NAN });
             }
         }
         mean(losses)
@@ -346,11 +352,18 @@ impl<'a> Run<'a> {
     /// The schedule runs over the iterations in which the policy learns.
     fn policy_rate(&self) -> f64 {
         let warm = self.settings.value_warmup;
-        let (done, total) = (self.state.iteration.saturating_sub(warm) + 1, self.settings.iterations.saturating_sub(warm));
+        let (done, total) =
+            (self.state.iteration.saturating_sub(warm) + 1, self.settings.iterations.saturating_sub(warm));
         self.settings.policy_schedule.rate(done as f64 / (total + 1) as f64)
     }
 
-    fn metrics(&self, rollouts: &[Rollout], judgements: &[Judgement], value_loss: f64, policy: &PolicyUpdates) -> Metrics {
+    fn metrics(
+        &self,
+        rollouts: &[Rollout],
+        judgements: &[Judgement],
+        value_loss: f64,
+        policy: &PolicyUpdates,
+    ) -> Metrics {
         let share = |said: &dyn Fn(&Judgement) -> f64| mean(judgements.iter().map(said));
         let of = |value: &dyn Fn(&Rollout) -> f64| mean(rollouts.iter().map(value));
         let values = [
@@ -378,7 +391,8 @@ impl<'a> Run<'a> {
         if value_loss.is_finite() && policy.loss.is_finite() && policy.grad_norm.is_finite() {
             return Ok(());
         }
-        let what = format!("value loss `{value_loss}`, policy loss `{}`, gradient norm `{}`", policy.loss, policy.grad_norm);
+        let what =
+            format!("value loss `{value_loss}`, policy loss `{}`, gradient norm `{}`", policy.loss, policy.grad_norm);
         Err(diverged("iteration", self.state.iteration + 1, &what, host))
     }
 
@@ -448,15 +462,14 @@ struct PolicyUpdates {
 }
 
 impl PolicyUpdates {
-    fn add(&mut self, stats: &[kernels::ppo::PolicyStats], tokens: usize, grad_norm: f64) {
-        let sum = |of: &dyn Fn(&kernels::ppo::PolicyStats) -> f64| stats.iter().map(of).sum::<f64>() / tokens as f64;
+    fn add(&mut self, chunks: &[(PolicyLoss, f64)], grad_norm: f64) {
         if self.count == 0 {
-            self.first_ratio = stats.iter().map(|stats| stats.ratio_max as f64).fold(0.0, f64::max);
+            self.first_ratio = chunks.iter().map(|(_, gap)| gap.exp()).fold(1.0, f64::max);
         }
         self.count += 1;
-        self.loss += sum(&|stats| stats.loss);
-        self.clipped += sum(&|stats| stats.clipped);
-        self.approx_kl += sum(&|stats| stats.approx_kl);
+        self.loss += chunks.iter().map(|(stats, _)| stats.loss).sum::<f64>();
+        self.clipped += chunks.iter().map(|(stats, _)| stats.clipped).sum::<f64>();
+        self.approx_kl += chunks.iter().map(|(stats, _)| stats.kl).sum::<f64>();
         self.grad_norm += grad_norm;
     }
 
@@ -473,17 +486,19 @@ fn score(
 ) -> Vec<Vec<Vec<f32>>> {
     let all: Vec<usize> = (0..rollouts.len()).collect();
     let mut lanes = Lanes::new(decoder, Purpose::Inference);
-    let mut scored = lanes.run(
-        &all,
-        |index| rollouts[index].example.tokens.len(),
-        |chunk, lane| {
-            let batch = Batch::of_examples(&lane.workspace.stream, chunk.iter().map(|&index| &rollouts[index].example));
-            decoder.forward(&batch, &mut lane.workspace);
-            let columns = head(decoder, &batch, lane);
-            cut(chunk, rollouts, &columns)
-        },
-    )
-    .concat();
+    let mut scored = lanes
+        .run(
+            &all,
+            |index| rollouts[index].example.tokens.len(),
+            |chunk, lane| {
+                let batch =
+                    Batch::of_examples(&lane.workspace.stream, chunk.iter().map(|&index| &rollouts[index].example));
+                decoder.forward(&batch, &mut lane.workspace);
+                let columns = head(decoder, &batch, lane);
+                cut(chunk, rollouts, &columns)
+            },
+        )
+        .concat();
     scored.sort_by_key(|(index, _)| *index);
     scored.into_iter().map(|(_, scores)| scores).collect()
 }
@@ -506,17 +521,19 @@ fn policy_pass(
     n: usize,
     settings: &PpoSettings,
     lane: &mut Lane,
-) -> kernels::ppo::PolicyStats {
+) -> (PolicyLoss, f64) {
     let Lane { workspace, gradients } = lane;
     let batch = batch_of(rollouts, chunk, workspace);
     decoder.forward(&batch, workspace);
     heads::log_probabilities(decoder, &batch, settings.temperature, workspace);
-    let old = workspace.stream.upload(&column(rollouts, chunk, |rollout| &rollout.logp));
+    let old = column(rollouts, chunk, |rollout| &rollout.logp);
+    let gap = largest_gap(&workspace.download_logp(&batch), &old);
+    let old = workspace.stream.upload(&old);
     let advantages = workspace.stream.upload(&column(rollouts, chunk, |rollout| &rollout.advantages));
     let stats = workspace.policy_loss(&batch, old.view(), advantages.view(), settings.clip, 1.0 / n as f32);
     heads::log_probabilities_backward(decoder, &batch, settings.temperature, workspace, gradients);
     decoder.backward(&batch, workspace, gradients);
-    stats
+    (stats, gap)
 }
 
 fn value_pass(
@@ -533,8 +550,7 @@ fn value_pass(
     heads::values(decoder, &batch, workspace);
     let old = workspace.stream.upload(&column(rollouts, chunk, |rollout| &rollout.values));
     let returns = workspace.stream.upload(&column(rollouts, chunk, |rollout| &rollout.returns));
-    let clip = settings.value_clip.unwrap_or(f32::INFINITY);
-    let loss = workspace.value_loss(&batch, old.view(), returns.view(), clip, 1.0 / n as f32);
+    let loss = workspace.value_loss(&batch, old.view(), returns.view(), settings.value_clip, 1.0 / n as f32);
     heads::values_backward(decoder, &batch, workspace, gradients);
     decoder.backward(&batch, workspace, gradients);
     loss
@@ -578,6 +594,9 @@ fn explained_variance(rollouts: &[Rollout]) -> f64 {
 }
 
 fn sampler_gap(rollouts: &[Rollout]) -> f64 {
-    let pairs = rollouts.iter().flat_map(|rollout| rollout.sampled_logp.iter().zip(&rollout.logp));
-    pairs.map(|(sampled, scored)| (sampled - scored).abs() as f64).fold(0.0, f64::max)
+    rollouts.iter().map(|rollout| largest_gap(&rollout.sampled_logp, &rollout.logp)).fold(0.0, f64::max)
+}
+
+fn largest_gap(some: &[f32], others: &[f32]) -> f64 {
+    some.iter().zip(others).map(|(a, b)| (a - b).abs() as f64).fold(0.0, f64::max)
 }
