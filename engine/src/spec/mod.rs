@@ -1,6 +1,7 @@
 //! Recipe text to a checked recipe, or all its mistakes at once. The only reader of YAML.
 
 mod diagnostic;
+mod frame;
 mod overlay;
 mod params;
 mod references;
