@@ -41,7 +41,7 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
         Command::Run(arguments) => commands::run::run(arguments),
         Command::Plan(arguments) => commands::plan::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
-        Command::Generate(_) => Err(Failure::new(Exit::Ourselves, "generate is not here yet")),
+        Command::Generate(arguments) => commands::generate::run(arguments),
     }
 }
 
