@@ -1,6 +1,7 @@
 //! Recipe text to a checked recipe, or all its mistakes at once. The only reader of YAML.
 
 mod diagnostic;
+mod frame;
 mod overlay;
 mod params;
 mod references;
@@ -9,7 +10,7 @@ pub mod schema;
 mod source;
 mod tree;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Place};
+pub use diagnostic::Diagnostics;
 pub use resolve::load;
 pub use source::{Sources, Span};
 
