@@ -77,11 +77,8 @@ fn layouts_of_one_column_are_one_content() {
     check(plain, texts(&[Some("z"), Some("a"), None, Some("b"), Some("a")]).slice(1, 4), true);
     check(texts(&[None, None]), dictionary(&[None, None]), true);
     check(numbers(&[1, 2]), numbers(&[9, 1, 2, 9]).slice(1, 2), true);
-    check(
-        Arc::new(BooleanArray::from(vec![true, false])),
-        Arc::new(BooleanArray::from(vec![false, true, false])).slice(1, 2),
-        true,
-    );
+    let flags = |values: &[bool]| Arc::new(BooleanArray::from(values.to_vec())) as ArrayRef;
+    check(flags(&[true, false]), flags(&[false, true, false]).slice(1, 2), true);
     let items = texts(&[Some("a"), Some("b"), None]);
     check(lists(&[2, 0, 1], items.clone(), "item", None), lists(&[2, 0, 1], items.clone(), "element", None), true);
     check(
@@ -142,7 +139,7 @@ fn columns_count_by_name_and_place() {
 #[test]
 fn only_our_own_metadata_counts() {
     let with = |key: &str, nullable: bool| {
-        let field = Field::new("a", DataType::Int64, nullable).with_metadata([(key.to_owned(), "1".to_owned())].into());
+        let field = Field::new("a", DataType::Int64, nullable).with_metadata([(key.to_owned(), "1".to_owned())]);
         Table::new(Arc::new(Schema::new(vec![field])), vec![]).content().unwrap()
     };
     assert_eq!(with("writer", true), with("pandas", true));

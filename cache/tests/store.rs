@@ -275,15 +275,3 @@ fn a_folder_that_cannot_be_written_says_where_and_what_next() {
     let error = Store::open(&file.join("cache")).unwrap_err().to_string();
     assert!(error.contains("file/cache") && error.contains("hint:"), "{error}");
 }
-
-/// `/dev/full` fails every write as a full disk does.
-#[test]
-fn a_full_disk_is_called_a_full_disk() {
-    let Ok(full) = fs::File::options().write(true).open("/dev/full") else { return };
-    let mut writer = cache::TableWriter::new(&full, table(&[1]).schema).and_then(|mut writer| {
-        writer.write(&table(&[1]).batches[0])?;
-        writer.finish().map(|_| ())
-    });
-    let error = writer.as_mut().unwrap_err();
-    assert!(error.to_string().contains("space"), "{error}");
-}
