@@ -49,15 +49,19 @@ impl Completer {
 
     /// Answers in the order of the questions. `first` is the place of the first among all that are asked: it and `seed` alone
     /// decide the draws, so batches may be cut anywhere.
-    pub fn complete(&self, questions: &[Question], first: u64, sampling: &Sampling, seed: u64) -> Result<Vec<Completion>> {
+    pub fn complete(
+        &self,
+        questions: &[Question],
+        first: u64,
+        sampling: &Sampling,
+        seed: u64,
+    ) -> Result<Vec<Completion>> {
         let texts: Vec<String> = questions.iter().map(|question| self.rendered(question)).collect::<Result<_>>()?;
-        let tokens: Vec<Vec<u32>> = texts.iter().map(|text| self.folder.tokenizer.encode(text)).collect::<Result<_>>()?;
+        let tokens: Vec<Vec<u32>> =
+            texts.iter().map(|text| self.folder.tokenizer.encode(text)).collect::<Result<_>>()?;
         let draw = Draw::new(seed, "complete");
-        let requests: Vec<Request> = tokens
-            .iter()
-            .zip(first..)
-            .map(|(prompt, place)| Request { prompt, seed: draw.at(place).bits() })
-            .collect();
+        let requests: Vec<Request> =
+            tokens.iter().zip(first..).map(|(prompt, place)| Request { prompt, seed: draw.at(place).bits() }).collect();
         let generations = generate(&self.decoder, &requests, sampling)?;
         let finished = questions.iter().zip(texts).zip(generations).map(|((question, rendered), generation)| {
             let prompt = match question {
