@@ -2,8 +2,9 @@
 
 use crate::failure::{Failure, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Costs one token a message: what a small model trained from nothing needs.
 pub const PLAIN: &str = "{% for message in messages %}{{ message['content'] }}{{ '\\n' }}{% endfor %}";
@@ -46,11 +47,15 @@ impl ChatTemplate {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.set_unknown_method_callback(python_method);
-        let (bos_token, eos_token) = (&self.bos_token, &self.eos_token);
-        let tools: Option<Vec<String>> = None;
-        let messages = Value::from_serialize(messages);
+        let variables = json!({
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            "tools": null,
+        });
         environment
-            .render_str(&self.source, context! { messages, add_generation_prompt, bos_token, eos_token, tools })
+            .render_str(&self.source, minijinja::value::Serde(&variables))
             .map_err(|error| Failure::recipe(format!("the chat template cannot render these messages: {error:#}")))
     }
 
@@ -62,7 +67,7 @@ impl ChatTemplate {
 
 /// Templates call methods of Python strings; these are the ones that published chat templates use.
 fn python_method(
-    _: &minijinja::State,
+    _: &mut minijinja::State,
     value: &Value,
     method: &str,
     arguments: &[Value],
