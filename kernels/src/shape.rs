@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn segments_know_their_rows() {
-        let stream = Device::cpu(Some(1)).unwrap().stream();
+        let stream = Device::cpu(Some(1)).stream();
         let segments = Segments::new(&stream, &[2, 0, 3]);
         assert_eq!((segments.len(), segments.tokens(), segments.longest()), (3, 5, 3));
         assert_eq!((segments.range(0), segments.range(1), segments.range(2)), (0..2, 2..2, 2..5));

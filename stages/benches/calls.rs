@@ -131,8 +131,8 @@ fn cpu_seconds() -> f64 {
 
 fn tell(what: &str, rows: usize, calls: u64, seconds: f64, cpu_seconds: f64) {
     let rate = rows as f64 / seconds;
-    let cpu_ms = cpu_seconds * 1e6 / rows as f64;
+    let cpu_us = cpu_seconds * 1e6 / rows as f64;
     println!(
-        "  {what:<13} {rows:>7} rows {calls:>7} calls {seconds:>7.2} s {rate:>9.0} rows/s {cpu_ms:>7.1} CPU µs/row"
+        "  {what:<13} {rows:>7} rows {calls:>7} calls {seconds:>7.2} s {rate:>9.0} rows/s {cpu_us:>7.1} CPU µs/row"
     );
 }

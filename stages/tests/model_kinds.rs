@@ -5,7 +5,7 @@ mod support;
 use serde_json::{Map, Value, json};
 use stages::draw::Draw;
 use stages::llm::rehearsal::{Rehearsal, RehearsalSettings};
-use stages::rows::{ColumnType, Rows};
+use stages::rows::Rows;
 use stages::settings::Reader;
 use stages::stage::{Artifact, Inputs, Outputs, Stage};
 use stages::tablets::{ExamSettings, Problem, exam_rows, text};
@@ -138,7 +138,9 @@ fn stories_of_tablet_searches_are_the_chains_that_teach() {
     assert!(share(&paths, |rows, row| rows.text(row, "thought").unwrap().lines().count() == 3) == 1.0);
     let answers = kept(json!({"kind": "rewrite", "input": "x", "style": "answer"}), solved, &context);
     assert!(share(&answers, |rows, row| rows.text(row, "thought").unwrap().is_empty()) == 1.0);
-    assert!(share(&answers, |rows, row| rows.text(row, "response") == rows.text(row, "truth")) == 1.0);
+    assert!(
+        share(&answers, |rows, row| rows.text(row, "response").unwrap() == rows.text(row, "truth").unwrap()) == 1.0
+    );
 }
 
 fn share(rows: &Rows, holds: impl Fn(&Rows, &stages::rows::Row) -> bool) -> f64 {

@@ -268,7 +268,7 @@ impl<'a> Executor<'a> {
             tokens_out: reading.tokens_out,
             cost_usd: reading.cost_usd,
             labels,
-            device: format!("{:?}", self.device),
+            device: self.device.name(),
             facts: serde_json::Map::from_iter([(REPORT.to_string(), report)]),
         }
     }

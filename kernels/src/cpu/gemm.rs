@@ -268,3 +268,63 @@ unsafe fn tile<V: Vector, const ROWS: usize, const WIDE: usize, const PADDED: bo
     }
     ROWS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Product = unsafe fn((usize, usize, usize), Matrix, Matrix, Write, *mut f32, usize);
+
+    /// Every instruction set that this processor has.
+    fn products() -> Vec<Product> {
+        let mut products: Vec<Product> = vec![blocks::<Portable>];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if level() != Level::Baseline {
+                products.push(avx2);
+            }
+            if level() == Level::Avx512 {
+                products.push(avx512);
+            }
+        }
+        products
+    }
+
+    fn value(row: usize, column: usize) -> f32 {
+        ((row * 31 + column * 17) % 23) as f32 / 7.0 - 1.5
+    }
+
+    fn check(m: usize, n: usize, k: usize, b_transposed: bool) {
+        let (a, stride) = ((0..m * k).map(|i| value(i / k, i % k)).collect::<Vec<_>>(), n + 3);
+        let b = |p: usize, j: usize| value(p + 5, j);
+        let b_values: Vec<f32> =
+            (0..k * n).map(|i| if b_transposed { b(i % k, i / k) } else { b(i / n, i % n) }).collect();
+        let b_matrix = if b_transposed { Matrix::rows(&b_values, k).transposed() } else { Matrix::rows(&b_values, n) };
+        for product in products() {
+            let mut c = vec![f32::NAN; m * stride];
+            // SAFETY: the processor has the instructions, and all three matrices hold the shape.
+            unsafe { product((m, n, k), Matrix::rows(&a, k), b_matrix, Write::Overwrite, c.as_mut_ptr(), stride) };
+            for (index, &actual) in c.iter().enumerate() {
+                let (i, j) = (index / stride, index % stride);
+                let expected: f64 = (0..k).map(|p| f64::from(value(i, p)) * f64::from(b(p, j))).sum();
+                assert!(j < n || actual.is_nan(), "{m} × {n} × {k} wrote past its columns");
+                assert!(
+                    j >= n || (f64::from(actual) - expected).abs() < 1e-3,
+                    "{m} × {n} × {k}: {actual} for {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_and_every_edge() {
+        for m in [1, 2, 3, 5, 6, 7, 11, 12, 13, 16, 23, 31] {
+            for n in [1, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 70] {
+                for k in [1, 4, 8, 19, 257] {
+                    check(m, n, k, false);
+                    check(m, n, k, true);
+                }
+            }
+        }
+    }
+}

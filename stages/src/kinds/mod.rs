@@ -4,16 +4,21 @@ mod asking;
 mod cot;
 mod decontaminate;
 mod dedup;
+mod eval;
 mod filter;
 mod mix;
+mod ppo;
 mod prompts;
 mod reformat;
 mod rewrite;
 mod search;
+mod sft;
 mod solved;
 mod source;
 mod split;
+mod student;
 pub(crate) mod text;
+mod verifier;
 pub mod verify;
 
 use crate::stage::Kind;
@@ -30,4 +35,7 @@ pub const ALL: &[&Kind] = &[
     &search::KIND,
     &rewrite::KIND,
     &mix::KIND,
+    &sft::KIND,
+    &ppo::KIND,
+    &eval::KIND,
 ];

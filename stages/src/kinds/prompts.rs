@@ -124,8 +124,9 @@ mod tests {
     #[test]
     fn a_named_prompt_wins_over_one_beside_the_recipe_over_our_own() {
         let folder = tempfile::tempdir().unwrap();
-        let mut reader =
-            Reader { folder: folder.path().into(), prompts: Some(folder.path().join("prompts")), ..Reader::default() };
+        let mut reader = Reader::default();
+        reader.folder = folder.path().into();
+        reader.prompts = Some(folder.path().join("prompts"));
         let mut read = |fields: Value| {
             let prompt = prompt_of(fields.as_object().unwrap(), "prompt", &COT, &mut reader);
             prompt.map(|prompt| prompt.text().to_string())

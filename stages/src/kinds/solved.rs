@@ -68,7 +68,7 @@ fn mentioned<'a>(reply: &str, options: &[Choice<'a>]) -> Option<Choice<'a>> {
 
 fn nearest<'a>(said: &str, options: &[Choice<'a>]) -> Option<Choice<'a>> {
     let said = folded(said);
-    let similar = options.iter().map(|choice| (strsim::jaro_winkler(&said, &folded(choice.1)), choice));
+    let similar = options.iter().map(|choice| (strsim::normalized_levenshtein(&said, &folded(choice.1)), choice));
     let best = similar.max_by(|left, right| left.0.total_cmp(&right.0))?;
     (best.0 >= SIMILARITY_MIN).then_some(*best.1)
 }

@@ -166,5 +166,5 @@ pub fn numbered_rows(count: usize) -> Rows {
 
 /// Some device, for what wants one and does not compute.
 pub fn device() -> kernels::Device {
-    kernels::Device
+    kernels::Device::cpu(Some(1))
 }

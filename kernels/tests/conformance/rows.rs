@@ -1,0 +1,107 @@
+//! Operations that treat each row alone: RMSNorm, rotary embedding, SwiGLU.
+
+use kernels::{Heads, Write, norm, rope, swiglu};
+
+use crate::reference;
+use crate::support::*;
+
+const EPSILON: f32 = 1e-6;
+
+#[test]
+fn norm_forward_and_backward() {
+    for (rows, width) in [(1, 3), (3, 24), (5, 96), (130, 100), (400, 96), (2, 1025)] {
+        let mut random = Random::new((rows * width) as u64);
+        let (x, weight) = (random.floats(rows * width), random.floats(width));
+        let (dout, before) = (random.floats(rows * width), random.floats(rows * width));
+        for write in [Write::Overwrite, Write::Accumulate] {
+            let outputs = run_everywhere(|stream| {
+                let (x, weight, dout) = (upload(stream, &x), upload(stream, &weight), upload(stream, &dout));
+                let (mut out, mut rstd) = (stream.uninit(rows * width), stream.uninit(rows));
+                norm::forward(stream, rows, width, EPSILON, x.view(), weight.view(), out.view_mut(), rstd.view_mut());
+                let mut dweight = stream.zeros(width);
+                let mut dx =
+                    if write == Write::Accumulate { upload(stream, &before) } else { stream.uninit(rows * width) };
+                let (dx_view, dweight_view) = (dx.view_mut(), dweight.view_mut());
+                norm::backward(
+                    stream,
+                    rows,
+                    width,
+                    x.view(),
+                    weight.view(),
+                    rstd.view(),
+                    dout.view(),
+                    write,
+                    dx_view,
+                    dweight_view,
+                );
+                [("out", out), ("dx", dx), ("dweight", dweight)].map(|(name, b)| (name, download(stream, &b))).to_vec()
+            });
+            let forward = |x: &[f64], weight: &[f64]| reference::norm(width, f64::from(EPSILON), x, weight);
+            assert_close("out", output(&outputs, "out"), &forward(&wide(&x), &wide(&weight)), TOLERANCE);
+            let fixed = |x: &[f64]| if write == Write::Accumulate { inner(x, &before) } else { 0.0 };
+            let loss = |x: &[f64], weight: &[f64]| inner(&forward(x, weight), &dout);
+            assert_gradient("dx", output(&outputs, "dx"), &x, |x| loss(x, &wide(&weight)) + fixed(x));
+            assert_gradient("dweight", output(&outputs, "dweight"), &weight, |weight| loss(&wide(&x), weight));
+        }
+    }
+}
+
+#[test]
+fn rope_turns_queries_and_keys_and_turns_gradients_back() {
+    let theta = 1e4;
+    for (query, key_value, width) in [(1, 1, 2), (4, 2, 24), (7, 1, 64), (2, 2, 96), (2, 1, 128)] {
+        let heads = Heads { query, key_value, width };
+        let mut random = Random::new(width as u64);
+        let positions = random.indices(50, 170);
+        let qkv = random.floats(50 * heads.packed_width());
+        let outputs = run_everywhere(|stream| {
+            let (tables, places) = (rope::tables(stream, 170, width, theta), upload(stream, &positions));
+            let (mut turned, mut back) = (upload(stream, &qkv), upload(stream, &qkv));
+            rope::forward(stream, heads, places.view(), tables.view(), turned.view_mut());
+            rope::backward(stream, heads, places.view(), tables.view(), back.view_mut());
+            vec![("turned", download(stream, &turned)), ("back", download(stream, &back))]
+        });
+        for (name, direction) in [("turned", 1.0), ("back", -1.0)] {
+            let mut expected = Vec::new();
+            for (row, &position) in wide(&qkv).chunks(heads.packed_width()).zip(&positions) {
+                for (index, head) in row.chunks(width).enumerate() {
+                    let angle = if index < query + key_value { direction * f64::from(position) } else { 0.0 };
+                    expected.extend(reference::rotate(head, angle, theta));
+                }
+            }
+            assert_close(name, output(&outputs, name), &expected, TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn swiglu_forward_and_backward() {
+    for (rows, width) in [(1, 1), (3, 7), (384, 256), (65, 100)] {
+        let mut random = Random::new((rows + width) as u64);
+        let gate_up: Vec<f32> = random.floats(2 * rows * width).iter().map(|x| 8.0 * x).collect();
+        let dout = random.floats(rows * width);
+        let outputs = run_everywhere(|stream| {
+            let (input, dout) = (upload(stream, &gate_up), upload(stream, &dout));
+            let (mut out, mut dinput) = (stream.uninit(rows * width), stream.uninit(2 * rows * width));
+            swiglu::forward(stream, rows, width, input.view(), out.view_mut());
+            swiglu::backward(stream, rows, width, input.view(), dout.view(), dinput.view_mut());
+            vec![("out", download(stream, &out)), ("dinput", download(stream, &dinput))]
+        });
+        assert_close("out", output(&outputs, "out"), &reference::swiglu(width, &wide(&gate_up)), TOLERANCE);
+        let loss = |gate_up: &[f64]| inner(&reference::swiglu(width, gate_up), &dout);
+        assert_gradient("dgate_up", output(&outputs, "dinput"), &gate_up, loss);
+    }
+}
+
+#[test]
+fn swiglu_of_far_values_stays_finite() {
+    let outputs = run_everywhere(|stream| {
+        let input = upload(stream, &[-200.0f32, 200.0, -90.0, 90.0, 1.0, 1.0, 1.0, 1.0]);
+        let (dout, mut out, mut dinput) = (upload(stream, &[1.0f32; 4]), stream.uninit(4), stream.uninit(8));
+        swiglu::forward(stream, 1, 4, input.view(), out.view_mut());
+        swiglu::backward(stream, 1, 4, input.view(), dout.view(), dinput.view_mut());
+        vec![("out", download(stream, &out)), ("dinput", download(stream, &dinput))]
+    });
+    assert_within("out", output(&outputs, "out"), &[0.0, 200.0, 0.0, 90.0], 1e-30);
+    assert_within("dgate", &output(&outputs, "dinput")[..4], &[0.0, 1.0, 0.0, 1.0], 1e-30);
+}
