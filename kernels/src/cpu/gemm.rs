@@ -5,6 +5,7 @@
 
 use super::scratch;
 use super::simd::{Level, level};
+use super::transpose::squares;
 use super::vector::{Portable, Vector};
 use crate::matmul::Write;
 
@@ -107,7 +108,7 @@ unsafe fn blocks<V: Vector>(
             // SAFETY: all parts lie inside A, B and C by the bounds of the loops, and the panel holds DEPTH · width.
             unsafe {
                 if !direct {
-                    pack(source, terms, columns, width, panel);
+                    pack::<V>(source, terms, columns, width, panel);
                     source = Matrix::rows(panel, width);
                 }
                 let (part, a, c) = ((m, columns, terms), a.at(0, depth), c.add(column));
@@ -124,9 +125,9 @@ unsafe fn blocks<V: Vector>(
     }
 }
 
-/// Copies B[terms, columns] into rows of `width` floats, zeros behind them.
+/// Copies B[terms, columns] into rows of `width` floats, zeros behind them as far as their last register goes.
 #[inline(always)]
-unsafe fn pack(b: Matrix, terms: usize, columns: usize, width: usize, panel: &mut [f32]) {
+unsafe fn pack<V: Vector>(b: Matrix, terms: usize, columns: usize, width: usize, panel: &mut [f32]) {
     if b.column == 1 {
         for (term, row) in panel.chunks_exact_mut(width).take(terms).enumerate() {
             // SAFETY: row `term` of B has `columns` floats.
@@ -136,45 +137,8 @@ unsafe fn pack(b: Matrix, terms: usize, columns: usize, width: usize, panel: &mu
         }
         return;
     }
-    for column in (0..columns).step_by(BLOCK) {
-        for term in (0..terms).step_by(BLOCK) {
-            let part = (BLOCK.min(terms - term), BLOCK.min(columns - column));
-            // SAFETY: the part lies inside B and the panel.
-            unsafe { transpose(b.at(term, column), part, panel.as_mut_ptr().add(term * width + column), width) };
-        }
-    }
-    for row in panel.chunks_exact_mut(width).take(terms) {
-        row[columns..].fill(0.0);
-    }
-}
-
-/// Side of the square that [`transpose`] moves at once.
-const BLOCK: usize = 8;
-
-/// Copies up to [`BLOCK`] terms of up to [`BLOCK`] columns, each contiguous in B, into rows of the panel.
-#[inline(always)]
-unsafe fn transpose(b: Matrix, (terms, columns): (usize, usize), target: *mut f32, width: usize) {
-    let mut block = [[0.0f32; BLOCK]; BLOCK];
-    // SAFETY: inside B and the panel by the caller's promise.
-    unsafe {
-        if terms == BLOCK && columns == BLOCK {
-            for column in 0..BLOCK {
-                let source = b.at(0, column).address.cast::<[f32; BLOCK]>().read_unaligned();
-                for term in 0..BLOCK {
-                    block[term][column] = source[term];
-                }
-            }
-            for (term, row) in block.iter().enumerate() {
-                target.add(term * width).cast::<[f32; BLOCK]>().write_unaligned(*row);
-            }
-            return;
-        }
-        for column in 0..columns {
-            for term in 0..terms {
-                *target.add(term * width + column) = *b.at(term, column).address;
-            }
-        }
-    }
+    // SAFETY: B by the caller's promise; the panel's rows hold two whole registers.
+    unsafe { squares::<V>(b, (terms, columns), panel, width) };
 }
 
 /// All rows of one panel of columns, as many at a time as registers hold.
