@@ -14,7 +14,7 @@ const DEPTH: usize = 256;
 /// Floats of a panel: at most 32 columns are taken at once.
 const PANEL: usize = DEPTH * 32;
 /// Fewer rows than this do not pay for copying B into a panel.
-const ROWS_WORTH_PACKING: usize = 16;
+const ROWS_WORTH_PACKING: usize = 48;
 
 /// m, n, k.
 type Shape = (usize, usize, usize);
@@ -129,11 +129,15 @@ unsafe fn blocks<V: Vector>(
 #[inline(always)]
 unsafe fn pack<V: Vector>(b: Matrix, terms: usize, columns: usize, width: usize, panel: &mut [f32]) {
     if b.column == 1 {
-        for (term, row) in panel.chunks_exact_mut(width).take(terms).enumerate() {
-            // SAFETY: row `term` of B has `columns` floats.
-            let source = unsafe { std::slice::from_raw_parts(b.at(term, 0).address, columns) };
-            row[..columns].copy_from_slice(source);
-            row[columns..].fill(0.0);
+        for term in 0..terms {
+            for register in (0..columns).step_by(V::LANES) {
+                // SAFETY: row `term` of B has `columns` floats, and the panel's rows two whole registers.
+                unsafe {
+                    let (source, count) = (b.at(term, register).address, V::LANES.min(columns - register));
+                    let values = if count == V::LANES { V::load(source) } else { V::load_first(source, count) };
+                    values.store(panel.as_mut_ptr().add(term * width + register));
+                }
+            }
         }
         return;
     }
