@@ -33,9 +33,10 @@ struct Lab {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = arguments.iter().filter_map(|it| it.split_once('=')).map(|(name, value)| {
-        (name.to_string(), value.parse().unwrap_or_else(|_| panic!("`{value}` is no number")))
-    });
+    let options = arguments
+        .iter()
+        .filter_map(|it| it.split_once('='))
+        .map(|(name, value)| (name.to_string(), value.parse().unwrap_or_else(|_| panic!("`{value}` is no number"))));
     let lab = Lab::new(options.collect())?;
     let kinds: Vec<&String> = arguments.iter().filter(|it| !it.contains('=')).collect();
     for kind in kinds {
@@ -58,7 +59,9 @@ impl Lab {
         let practised = fresh(option("prompts", 6000.0) as usize, "practised");
         let corpus: Vec<String> = ["answer", "simple", "complex"]
             .iter()
-            .flat_map(|kind| learnt.iter().take(1000).map(|problem| text::open_question(problem) + "\n" + &taught(problem, kind)))
+            .flat_map(|kind| {
+                learnt.iter().take(1000).map(|problem| text::open_question(problem) + "\n" + &taught(problem, kind))
+            })
             .collect();
         let headings = [THINKING, &format!("\n\n{FINAL_RESPONSE}")];
         let size = option("vocabulary", 400.0) as usize;
@@ -119,7 +122,13 @@ impl Lab {
         );
         let draw = Draw::new(self.option("seed", 0.0) as u64, "sft");
         let clock = Instant::now();
-        let (decoder, rows) = sft::train(decoder, &examples, &settings, &draw, &mut Talk::new("sft", &["loss", "learning_rate", "grad_norm"], 10))?;
+        let (decoder, rows) = sft::train(
+            decoder,
+            &examples,
+            &settings,
+            &draw,
+            &mut Talk::new("sft", &["loss", "learning_rate", "grad_norm"], 10),
+        )?;
         let seconds = clock.elapsed().as_secs_f64();
         let read = rows.last().map_or(0.0, |row| row.get("tokens"));
         println!("{kind} sft: {} steps, {seconds:.1} s, {:.0} tokens/s", rows.len(), read / seconds);
@@ -137,7 +146,12 @@ impl Lab {
             epochs: self.option("epochs", 2.0) as u64,
             value_epochs: self.option("value_epochs", 2.0) as u64,
             value_warmup: self.option("value_warmup", 2.0) as u64,
-            policy_schedule: Schedule { shape: Shape::Linear, peak: self.option("rl_lr", 3e-4), warmup: 0.05, floor: 0.1 },
+            policy_schedule: Schedule {
+                shape: Shape::Linear,
+                peak: self.option("rl_lr", 3e-4),
+                warmup: 0.05,
+                floor: 0.1,
+            },
             value_rate: self.option("value_lr", 1e-3),
             policy_optimizer: AdamW { epsilon: 1e-6, decay: 0.0, ..AdamW::default() },
             value_optimizer: AdamW { epsilon: 1e-6, decay: 0.0, ..AdamW::default() },
@@ -150,9 +164,23 @@ impl Lab {
             truncated_reward: Some(0.0),
         };
         let draw = Draw::new(self.option("seed", 0.0) as u64, "ppo");
-        let mut judge = |answers: &[Answer]| answers.iter().map(|answer| self.judge(&self.practised[answer.problem], answer.tokens)).collect();
+        let mut judge = |answers: &[Answer]| {
+            answers.iter().map(|answer| self.judge(&self.practised[answer.problem], answer.tokens)).collect()
+        };
         let clock = Instant::now();
-        let names = ["reward", "accuracy", "length", "kl", "entropy", "approx_kl", "clip_fraction", "value_loss", "explained_variance", "first_ratio", "sampler_gap"];
+        let names = [
+            "reward",
+            "accuracy",
+            "length",
+            "kl",
+            "entropy",
+            "approx_kl",
+            "clip_fraction",
+            "value_loss",
+            "explained_variance",
+            "first_ratio",
+            "sampler_gap",
+        ];
         let task = PpoTask { policy, prompts: &prompts?, settings: &settings, draw: &draw };
         let (policy, rows) = ppo::train(task, &mut judge, &mut Talk::new("ppo", &names, 12))?;
         println!("{kind} ppo: {} iterations, {:.1} s", rows.len(), clock.elapsed().as_secs_f64());
@@ -164,9 +192,13 @@ impl Lab {
             let prompts: Result<Vec<Vec<u32>>> = self.held_out.iter().map(|problem| self.prompt(problem)).collect();
             let prompts = prompts?;
             let draw = Draw::new(17, "evaluate");
-            let requests: Vec<Request> =
-                prompts.iter().enumerate().map(|(index, prompt)| Request { prompt, seed: draw.at(index as u64).bits() }).collect();
-            let sampling = Sampling { temperature, tokens_max: self.option("answer", 200.0) as usize, ..Sampling::default() };
+            let requests: Vec<Request> = prompts
+                .iter()
+                .enumerate()
+                .map(|(index, prompt)| Request { prompt, seed: draw.at(index as u64).bits() })
+                .collect();
+            let sampling =
+                Sampling { temperature, tokens_max: self.option("answer", 200.0) as usize, ..Sampling::default() };
             let clock = Instant::now();
             let generations = generate(decoder, &requests, &sampling)?;
             let seconds = clock.elapsed().as_secs_f64();
@@ -192,7 +224,13 @@ impl Lab {
         let text = self.tokenizer.decode(answer, false)?;
         let response = final_response(&text);
         let right = response.and_then(text::read_counts).is_some_and(|counts| problem.is_solved_by(&counts));
-        let reward = if right { 1.0 } else if response.is_some() { 0.1 } else { 0.0 };
+        let reward = if right {
+            1.0
+        } else if response.is_some() {
+            0.1
+        } else {
+            0.0
+        };
         Ok(Judgement { reward, right, formatted: response.is_some() })
     }
 
@@ -277,7 +315,8 @@ impl Host for Talk {
 
     fn report(&mut self, metrics: &Metrics, total: u64) {
         if metrics.step.is_multiple_of((total / self.lines).max(1)) || metrics.step < 3 {
-            let values: Vec<String> = self.names.iter().map(|name| format!("{name} {:.4}", metrics.get(name))).collect();
+            let values: Vec<String> =
+                self.names.iter().map(|name| format!("{name} {:.4}", metrics.get(name))).collect();
             println!("  {} {}/{total}: {}", self.what, metrics.step, values.join(", "));
         }
     }
