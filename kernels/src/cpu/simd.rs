@@ -142,31 +142,44 @@ pub(crate) fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
 /// The largest value; -∞ for none. NaN is skipped.
 #[inline(always)]
 pub(crate) fn max(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut best = [f32::NEG_INFINITY; LANES];
     let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
+    let rest = padded(chunks.remainder());
+    for chunk in chunks.chain([&rest[..]]) {
         for lane in 0..LANES {
-            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
+            best[lane] = larger(best[lane], chunk[lane]);
         }
     }
-    best.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            best[lane] = larger(best[lane], best[lane + width]);
+        }
+        width /= 2;
+    }
+    best[0]
+}
+
+/// A whole chunk from the end of a row, -∞ behind it: no maximum sees it, and its exponential is 0.
+#[inline(always)]
+pub(crate) fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut chunk = [f32::NEG_INFINITY; LANES];
+    chunk[..rest.len()].copy_from_slice(rest);
+    chunk
 }
 
 /// Replaces each value by e^(scale·value - shift) and returns the sum of the results, in the order of [`dot`].
+/// The row holds whole chunks of [`LANES`].
 #[inline(always)]
-pub(crate) fn exp_sum_scaled(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+pub(crate) fn exp_sum(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+    debug_assert!(values.len().is_multiple_of(LANES));
     let mut sums = [0.0f32; LANES];
-    let mut chunks = values.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
+    for chunk in values.chunks_exact_mut(LANES) {
         for lane in 0..LANES {
             chunk[lane] = exp(scale * chunk[lane] - shift);
             sums[lane] += chunk[lane];
         }
-    }
-    for (lane, value) in chunks.into_remainder().iter_mut().enumerate() {
-        *value = exp(scale * *value - shift);
-        sums[lane] += *value;
     }
     fold_lanes(sums)
 }
