@@ -49,14 +49,13 @@ impl Publication {
         schema: SchemaRef,
         batches: impl IntoIterator<Item = Result<RecordBatch, E>>,
     ) -> Result<ContentHash, E> {
-        let file = self.temporary()?;
-        let output = HashingWriter::new(BufWriter::new(file));
+        let output = HashingWriter::new(BufWriter::new(self.temporary()?));
         let mut writer = TableWriter::new(output, schema)?;
         for batch in batches {
             writer.write(&batch?)?;
         }
         let (output, summary) = writer.finish()?;
-        let (file, blob, bytes) = output.finish();
+        let (file, blob, bytes) = output.finish().map_err(|error| self.failed(error))?;
         let file = file.into_inner().map_err(|error| self.failed(error.into_error()))?;
         persist(file, &self.store.layout().blob(&blob))?;
         self.add(name, Output::Rows { content: summary.content, blob, rows: summary.rows, bytes });

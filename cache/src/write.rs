@@ -14,32 +14,44 @@ use crate::hash::BlobHash;
 const COPY_BYTES: usize = 1 << 20;
 
 /// Hashes and counts what passes through.
+///
+/// A failure is kept until [`HashingWriter::finish`], and what comes after it is dropped: the Parquet writer turns an I/O error
+/// into text, and a full disk must stay recognisable.
 pub struct HashingWriter<W> {
     inner: W,
     hasher: blake3::Hasher,
     bytes: u64,
+    failed: Option<io::Error>,
 }
 
 impl<W: Write> HashingWriter<W> {
     pub fn new(inner: W) -> Self {
-        Self { inner, hasher: blake3::Hasher::new(), bytes: 0 }
+        Self { inner, hasher: blake3::Hasher::new(), bytes: 0, failed: None }
     }
 
-    pub fn finish(self) -> (W, BlobHash, u64) {
-        (self.inner, BlobHash(self.hasher.finalize().into()), self.bytes)
+    pub fn finish(self) -> io::Result<(W, BlobHash, u64)> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok((self.inner, BlobHash(self.hasher.finalize().into()), self.bytes)),
+        }
     }
 }
 
 impl<W: Write> Write for HashingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
+        if self.failed.is_none() {
+            self.failed = self.inner.write_all(bytes).err();
+            self.hasher.update(bytes);
+            self.bytes += bytes.len() as u64;
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        if self.failed.is_none() {
+            self.failed = self.inner.flush().err();
+        }
+        Ok(())
     }
 }
 
@@ -55,8 +67,7 @@ pub fn hash_while_copying(input: &mut impl Read, output: &mut impl Write) -> io:
             Err(error) => return Err(error),
         }
     }
-    let (_, hash, bytes) = writer.finish();
-    Ok((hash, bytes))
+    writer.finish().map(|(_, hash, bytes)| (hash, bytes))
 }
 
 /// Gives a finished temporary file its place, read-only: after this returns it survives a power cut.
@@ -73,4 +84,29 @@ pub fn persist(file: NamedTempFile, target: &Path) -> Result<()> {
 
 pub fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|file| file.sync_all()).at("sync", folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Schema;
+
+    use super::*;
+    use crate::table::TableWriter;
+
+    /// `/dev/full` fails every write as a full disk does.
+    #[test]
+    fn a_full_disk_is_called_a_full_disk() {
+        let path = Path::new("/dev/full");
+        let Ok(full) = File::options().write(true).open(path) else { return };
+        let writer = TableWriter::new(HashingWriter::new(full), Schema::empty().into()).unwrap();
+        let (output, _) = writer.finish().unwrap();
+        let error = output.finish().map(|_| ()).at("write", path).unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_blob_is_called_by_plain_blake3_of_its_bytes() {
+        let (hash, bytes) = hash_while_copying(&mut &b"dose"[..], &mut io::sink()).unwrap();
+        assert_eq!((hash.0, bytes), (blake3::hash(b"dose").into(), 4));
+    }
 }

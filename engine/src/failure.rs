@@ -97,6 +97,10 @@ pub fn exit_of(failure: &stages::failure::Failure) -> Exit {
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
+        if message.starts_with("failed printing to") {
+            // The reader went away (`| head`): there is no one left to tell.
+            std::process::exit(Exit::Interrupted as i32);
+        }
         let place = panic.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
         eprintln!("error: this is a bug in decoct: {message}{place}");
         eprintln!("  help: please report it with the command you ran; finished work is kept");

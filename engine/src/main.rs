@@ -2,9 +2,15 @@
 
 mod cli;
 mod commands;
+mod executor;
 mod failure;
 mod graph;
+mod manifest;
+mod plan;
+mod report;
+mod schedule;
 mod spec;
+mod workplace;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -14,6 +20,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     failure::install_panic_hook();
+    stages::llm::install_tls();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -31,7 +38,10 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Check(arguments) => commands::check::run(arguments),
         Command::Schema => commands::schema::run(),
-        Command::Run(_) | Command::Plan(_) | Command::Show(_) | Command::Generate(_) => todo!("E2"),
+        Command::Run(arguments) => commands::run::run(arguments),
+        Command::Plan(arguments) => commands::plan::run(arguments),
+        Command::Show(arguments) => commands::show::run(arguments),
+        Command::Generate(_) => Err(Failure::new(Exit::Ourselves, "generate is not here yet")),
     }
 }
 

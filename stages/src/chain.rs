@@ -107,10 +107,9 @@ impl Chain {
         self
     }
 
-    /// Titled sections, as a rewrite is given them; the trailing verification is not part of the story.
+    /// Titled sections, as prompts show a chain.
     pub fn render(&self) -> String {
-        let told = &self.0[..self.0.len() - 1];
-        let sections = told.iter().map(|step| {
+        let sections = self.0.iter().map(|step| {
             let title = step.title.as_deref().unwrap_or(step.action.word());
             format!("### {title}\n{}", step.content)
         });
@@ -155,7 +154,8 @@ mod tests {
         let longer = chain.clone().continued(chain);
         assert_eq!(longer.steps().len(), 5);
         assert_eq!(Chain::from_value(&longer.to_value()).unwrap(), longer);
-        assert_eq!(longer.render(), "### a\nx\n\n### Final Conclusion\ny\n\n### a\nx\n\n### Final Conclusion\ny");
+        let rendered = "### a\nx\n\n### Final Conclusion\ny";
+        assert_eq!(longer.render(), format!("{rendered}\n\n{rendered}\n\n### Verification\nz"));
         assert_eq!(Chain::parse(&Chain::to_reply(longer.steps())).unwrap(), longer);
     }
 }

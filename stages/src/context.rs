@@ -5,6 +5,8 @@ use crate::failure::{Failure, Result};
 use crate::llm::Caller;
 use std::path::Path;
 
+pub use kernels::Device;
+
 pub trait Context: Send + Sync {
     /// Random draws of this node: keyed by the seed, the kind and the node's `stream` setting.
     fn draw(&self) -> Draw;
@@ -12,7 +14,7 @@ pub trait Context: Send + Sync {
     fn caller(&self, port: &str) -> Result<Caller>;
     /// Where asynchronous work runs; stages themselves run on a thread that may block.
     fn runtime(&self) -> &tokio::runtime::Handle;
-    fn device(&self) -> kernels::Device;
+    fn device(&self) -> Device;
     /// A folder that survives a crash of this node (checkpoints) and goes away once its result is published.
     fn scratch(&self) -> &Path;
     /// Becomes true on ctrl-C or when the run cannot go on; a stage then returns [`Failure::Cancelled`] at the next safe point.

@@ -222,8 +222,8 @@ macro_rules! settings {
                         if !about.is_empty() { object.insert("description".into(), serde_json::Value::from(about.trim())); }
                         $(object.insert("default".into(), serde_json::to_value::<$type>($default).unwrap_or_default());)?
                     }
-                    properties.insert(stringify!($field).into(), property);
-                    if $crate::settings::is_required!($($default)?) { required.push(stringify!($field)); }
+                    properties.insert($crate::settings::field_name(stringify!($field)).into(), property);
+                    if $crate::settings::is_required!($($default)?) { required.push($crate::settings::field_name(stringify!($field))); }
                 )*
                 serde_json::json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
             }
@@ -233,11 +233,11 @@ macro_rules! settings {
             fn read_fields(
                 fields: &serde_json::Map<String, serde_json::Value>, reader: &mut $crate::settings::Reader,
             ) -> Option<Self> {
-                $crate::settings::note_unknown_keys(fields, &[$(stringify!($field)),*], reader);
-                $(let $field: Option<$type> = match fields.get(stringify!($field)) {
-                    Some(value) => reader.within($crate::settings::Step::Key(stringify!($field).to_string()),
+                $crate::settings::note_unknown_keys(fields, &[$($crate::settings::field_name(stringify!($field))),*], reader);
+                $(let $field: Option<$type> = match fields.get($crate::settings::field_name(stringify!($field))) {
+                    Some(value) => reader.within($crate::settings::Step::Key($crate::settings::field_name(stringify!($field)).to_string()),
                         |reader| <$type as $crate::settings::Setting>::read(value, reader)),
-                    None => $crate::settings::absent!(stringify!($field), $type, reader $(, $default)?),
+                    None => $crate::settings::absent!($crate::settings::field_name(stringify!($field)), $type, reader $(, $default)?),
                 };)*
                 Some($name { $($field: $field?),* })
             }
@@ -305,6 +305,12 @@ macro_rules! __is_required {
     };
 }
 pub use crate::{__absent as absent, __is_required as is_required};
+
+/// A field's key: `r#where` is written `where`.
+#[doc(hidden)]
+pub fn field_name(identifier: &'static str) -> &'static str {
+    identifier.strip_prefix("r#").unwrap_or(identifier)
+}
 
 #[doc(hidden)]
 pub fn note_unknown_keys(fields: &Map<String, Value>, known: &[&str], reader: &mut Reader) {

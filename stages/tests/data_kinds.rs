@@ -164,7 +164,7 @@ fn the_generated_exam_leaves_the_data_steps_the_work_they_are_there_for() {
         output(&run_stage(&*stage, &[], &PlainContext::new(seed)), "").clone()
     };
     let (exam, benchmark) = (exam(1, 10_000), exam(2, 500));
-    let outputs = run("dedup", json!({"input": "x", "near": {"similarity": 0.9}}), &[("input", &exam)]);
+    let outputs = run("dedup", json!({"input": "x", "near": {"similarity": 0.8}}), &[("input", &exam)]);
     let distinct = output(&outputs, "");
     println!("{:?}", outputs.report.tables[0].rows);
     let outputs = run(

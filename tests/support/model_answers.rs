@@ -33,19 +33,19 @@ pub fn answer(body: &Value, hash: u64, answered: u32, habits: &Habits) -> String
         return dressed(json!({"NaturalReasoning": monologue(hash)}), hash, habits);
     }
     if prompt.contains("\"CoT\"") {
-        return dressed(chain(hash), hash, habits);
+        return dressed(chain(prompt.contains("holding the new steps only"), hash), hash, habits);
     }
     if prompt.contains("\"label\"") {
-        return dressed(json!({"label": label(hash, habits)}), hash, habits);
+        return dressed(json!({"reason": "It was weighed.", "label": label(hash, habits)}), hash, habits);
     }
-    if let Some(keys) = demanded_keys(prompt) {
-        return dressed(reformatted(&keys, prompt, hash), hash, habits);
+    if prompt.contains("{\"question\":") {
+        return dressed(reformatted(prompt), hash, habits);
+    }
+    if prompt.contains("The answer is X") {
+        return format!("The answer is {}.", offered_letter(prompt, hash).unwrap_or('A'));
     }
     if prompt.contains("True") && prompt.contains("False") {
         return if unit(hash, "verdict") < habits.accepts { "True" } else { "False" }.to_string();
-    }
-    if let Some(letter) = offered_letter(prompt, hash) {
-        return format!("Each option was weighed. The answer is {letter}.");
     }
     format!("In short, finding {} explains the picture best, and the next step follows from it.", hash % 1000)
 }
@@ -57,14 +57,19 @@ pub fn unit(hash: u64, purpose: &str) -> f64 {
     (hasher.finish() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn chain(hash: u64) -> Value {
+/// A whole chain, or steps that go on from a false conclusion.
+fn chain(goes_on: bool, hash: u64) -> Value {
     let finding = hash % 1000;
-    json!({"CoT": [
-        {"action": "Inner Thinking", "title": "What is given", "content": format!("The question turns on finding {finding}.")},
-        {"action": "Inner Thinking", "title": "What follows", "content": "Among the explanations one fits better than the rest."},
-        {"action": "Final Conclusion", "content": format!("Explanation {finding} is the most likely one.")},
-        {"action": "Verification", "content": "Going through the findings again, the conclusion may still be wrong."},
-    ]})
+    let thinking =
+        |title: &str, content: String| json!({"action": "Inner Thinking", "title": title, "content": content});
+    let doubt = json!({"action": "Verification", "content": "The last conclusion leaves one finding unexplained."});
+    let steps = [
+        thinking("What is given", format!("The question turns on finding {finding}.")),
+        thinking("What follows", "Among the explanations one fits better than the rest.".to_string()),
+        json!({"action": "Final Conclusion", "content": format!("Explanation {finding} is the most likely one.")}),
+        json!({"action": "Verification", "content": "Going through the findings again, this may still be wrong."}),
+    ];
+    json!({"CoT": goes_on.then_some(doubt).into_iter().chain(steps).collect::<Vec<_>>()})
 }
 
 fn monologue(hash: u64) -> String {
@@ -81,27 +86,12 @@ fn label(hash: u64, habits: &Habits) -> &'static str {
     ["too_simple", "ambiguous_answer", "not_reformulatable"][hash as usize % 3]
 }
 
-/// The keys of the JSON object that a prompt shows as its demanded shape: `"key":` in order, each once.
-fn demanded_keys(prompt: &str) -> Option<Vec<String>> {
-    if !prompt.contains("JSON") {
-        return None;
-    }
-    let mut keys: Vec<String> = Vec::new();
-    for (end, _) in prompt.match_indices("\":") {
-        let key = prompt[..end].rsplit('"').next().unwrap_or_default().to_string();
-        if !key.is_empty() && !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    (!keys.is_empty()).then_some(keys)
-}
-
-/// Every demanded key with a text: the question for the first, a short answer for the rest.
-fn reformatted(keys: &[String], prompt: &str, hash: u64) -> Value {
-    let longest = prompt.lines().max_by_key(|line| line.len()).unwrap_or_default();
-    let question = format!("{} What explains this best?", longest.chars().take(300).collect::<String>());
-    let text = |index: usize| if index == 0 { question.clone() } else { format!("Explanation {}", hash % 1000) };
-    Value::Object(keys.iter().enumerate().map(|(index, key)| (key.clone(), Value::from(text(index)))).collect())
+/// The question without its options, and the marked answer as it stands in the prompt.
+fn reformatted(prompt: &str) -> Value {
+    let after = |mark: &str| prompt.rsplit_once(mark).map_or("", |(_, rest)| rest).trim();
+    let question = after("\nQuestion:\n").split("\n\nOptions:").next().unwrap_or_default();
+    let question = question.split("\nMarked answer:").next().unwrap_or_default().trim();
+    json!({"question": format!("{question} Say what fits best."), "answer": after("\nMarked answer:")})
 }
 
 /// One of the option letters that a multiple-choice prompt offers.

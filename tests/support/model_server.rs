@@ -20,6 +20,8 @@ pub struct Behaviour {
     pub latency_ms: u64,
     /// Requests without `Authorization: Bearer <key>` get 401, with the key they sent in the words, as some servers do.
     pub key: Option<String>,
+    /// Records nothing, for measurements.
+    pub quiet: bool,
 }
 
 /// One request as it came in.
@@ -144,8 +146,12 @@ async fn respond(stream: &mut TcpStream, request: &HttpRequest, state: &State) -
     };
     state.calls.fetch_add(1, Ordering::SeqCst);
     let authorization = request.header("authorization").map(str::to_string);
-    state.requests.lock().unwrap().push(Recorded { authorization: authorization.clone(), body: body.clone() });
-    tokio::time::sleep(Duration::from_millis(state.behaviour.latency_ms)).await;
+    if !state.behaviour.quiet {
+        state.requests.lock().unwrap().push(Recorded { authorization: authorization.clone(), body: body.clone() });
+    }
+    if state.behaviour.latency_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(state.behaviour.latency_ms)).await;
+    }
     if let Some(key) = &state.behaviour.key
         && authorization.as_deref() != Some(&format!("Bearer {key}"))
     {

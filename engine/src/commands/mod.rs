@@ -1,4 +1,28 @@
 //! One file a command: arguments in, exit code out.
 
 pub mod check;
+pub mod export;
+pub mod plan;
+pub mod run;
 pub mod schema;
+pub mod show;
+
+use crate::cli::{DeviceChoice, MachineArgs};
+use crate::failure::{Failure, Result};
+use stages::context::Device;
+
+/// Nodes that run side by side.
+fn jobs(machine: &MachineArgs) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    machine.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(usize::MAX))
+}
+
+/// Opens the device that was asked for.
+fn device(machine: &MachineArgs) -> Result<Device> {
+    match machine.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(None)),
+        DeviceChoice::Cuda(ordinal) => Device::cuda(ordinal).map_err(|error| {
+            Failure::usage(error.to_string(), Some("leave `--device` out, or say `--device cpu`".to_string()))
+        }),
+    }
+}

@@ -3,17 +3,11 @@
 use super::source::{Sources, Span};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Characters of a line of a data file that are shown.
 const SHOWN_CHARACTERS: usize = 160;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    Error,
-    Warning,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -30,7 +24,6 @@ pub enum Place {
 pub struct Diagnostic {
     /// A short stable word for this kind of mistake, such as `unknown-key`.
     pub code: &'static str,
-    pub severity: Severity,
     pub message: String,
     pub hint: Option<String>,
     pub place: Place,
@@ -38,7 +31,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub fn error(code: &'static str, place: Place, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { code, severity: Severity::Error, message: message.into(), hint: None, place }
+        Diagnostic { code, message: message.into(), hint: None, place }
     }
 
     pub fn with_hint(mut self, hint: Option<String>) -> Diagnostic {
@@ -68,13 +61,13 @@ impl Diagnostics {
     }
 
     pub fn has_errors(&self) -> bool {
-        self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        !self.list.is_empty()
     }
 
     /// File, line and column (from 1; no column in a data file) of one diagnostic.
     pub fn location(&self, diagnostic: &Diagnostic) -> (String, Option<usize>, Option<usize>) {
         match &diagnostic.place {
-            Place::File { path, line, .. } => (path.display().to_string(), *line, None),
+            Place::File { path, line, .. } => (shown_path(path), *line, None),
             Place::At(span) => {
                 let (line, column) = self.sources.line_and_column(self.sources.clamp(*span));
                 (self.sources.source(*span).name.clone(), Some(line), Some(column))
@@ -90,42 +83,27 @@ impl Diagnostics {
         screen
     }
 
-    /// One JSON object a diagnostic: `{"code","severity","message","hint","file","line","column"}`.
+    /// One JSON object a diagnostic: `{"code","message","hint","file","line","column"}`.
     pub fn to_json(&self) -> Vec<serde_json::Value> {
         let object = |one: &Diagnostic| {
             let (file, line, column) = self.location(one);
-            let severity = if one.severity == Severity::Error { "error" } else { "warning" };
-            serde_json::json!({"code": one.code, "severity": severity, "message": one.message, "hint": one.hint,
+            serde_json::json!({"code": one.code, "message": one.message, "hint": one.hint,
                 "file": file, "line": line, "column": column})
         };
         self.list.iter().map(object).collect()
     }
 
     fn summary(&self) -> String {
-        let errors = self.list.iter().filter(|one| one.severity == Severity::Error).count();
-        let warnings = self.list.len() - errors;
-        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        match (errors, warnings) {
-            (0, _) => format!("{}\n", count(warnings, "warning")),
-            (_, 0) => format!("{} in the recipe; nothing was run and nothing was spent\n", count(errors, "mistake")),
-            _ => format!(
-                "{} in the recipe and {}; nothing was run and nothing was spent\n",
-                count(errors, "mistake"),
-                count(warnings, "warning")
-            ),
-        }
+        let plural = if self.list.len() == 1 { "" } else { "s" };
+        format!("{} mistake{plural} in the recipe; nothing was run and nothing was spent\n", self.list.len())
     }
 
     fn draw(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
-        let level = match diagnostic.severity {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-        };
         let message = printable(&diagnostic.message);
         let hint = diagnostic.hint.as_deref().map(printable);
         let (file, line, _) = self.location(diagnostic);
         let foreign = self.foreign_line(diagnostic);
-        let mut group = Group::with_title(level.primary_title(message).id(diagnostic.code));
+        let mut group = Group::with_title(Level::ERROR.primary_title(message).id(diagnostic.code));
         if let Some(text) = &foreign {
             group = group.element(whole_line(text, &file, line.unwrap_or(1)));
         }
@@ -156,6 +134,10 @@ impl Diagnostics {
 
 fn whole_line<'a>(text: &'a str, path: &'a str, line: usize) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
     Snippet::source(text).path(path).line_start(line).annotation(AnnotationKind::Primary.span(0..text.len()))
+}
+
+fn shown_path(path: &Path) -> String {
+    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }
 
 /// Control characters of a foreign text must not reach the terminal.

@@ -7,12 +7,11 @@ mod references;
 mod resolve;
 pub mod schema;
 mod source;
-mod standin;
 mod tree;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use diagnostic::{Diagnostic, Diagnostics, Place};
 pub use resolve::load;
-pub use source::{Source, Sources, Span};
+pub use source::{Sources, Span};
 
 use indexmap::IndexMap;
 use stages::stage::{Kind, NodeRef, Output, Stage};
@@ -59,7 +58,7 @@ impl Node {
 #[derive(Clone)]
 pub struct ModelEntry {
     pub name: String,
-    pub spec: standin::ModelSpec,
+    pub spec: stages::llm::ModelSpec,
     /// Where its name stands.
     pub span: Span,
     /// Where it names the environment variable with its key, else its name.
@@ -80,7 +79,7 @@ pub struct Overrides {
 impl Recipe {
     /// The node whose model a language model runs, where it is one (`provider: local`).
     pub fn model_node(&self, model: &str) -> Option<NodeRef> {
-        self.models.get(model)?.spec.node().cloned()
+        self.models.get(model)?.spec.node()
     }
 
     /// What `nodes`, which will call their models, need from the environment and do not find there: one mistake a variable.
@@ -91,3 +90,6 @@ impl Recipe {
         Diagnostics::new(list, self.sources.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,7 +99,7 @@ fn wrong_model(names: &Names, nodes: &IndexMap<String, Node>, model: &ModelEntry
     let from = model.spec.node()?;
     let output = nodes.get(&from.node)?.output(&from.output)?;
     let span = names.models[&model.name].first().map_or(model.span, |(span, _)| *span);
-    (output.form != Form::Model).then(|| wrong_form(nodes, from, Form::Model, span))
+    (output.form != Form::Model).then(|| wrong_form(nodes, &from, Form::Model, span))
 }
 
 fn wrong_form(nodes: &IndexMap<String, Node>, from: &NodeRef, wanted: Form, span: Span) -> Diagnostic {
@@ -128,7 +128,10 @@ fn cycles(names: &Names) -> Vec<Diagnostic> {
         }
     }
     let pairs: Vec<(&str, &str)> = edges.keys().copied().collect();
-    graph::cycles(&pairs).into_iter().map(|cycle| circular(&edges, &cycle)).collect()
+    graph::cycles(names.nodes.keys().map(String::as_str), &pairs)
+        .into_iter()
+        .map(|cycle| circular(&edges, &cycle))
+        .collect()
 }
 
 /// The nodes that a reference leads to: itself, or for a model those whose weights it runs.

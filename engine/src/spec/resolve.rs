@@ -1,14 +1,14 @@
 //! The tree to typed nodes and models, collecting every mistake on the way; then the checks that need the whole recipe.
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::overlay::PROFILE_KEYS;
 use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
-use super::standin::ModelSpec;
 use super::tree::{self, Tree, Value};
 use super::{ModelEntry, Node, Overrides, Recipe, overlay, params};
-use crate::spec::overlay::PROFILE_KEYS;
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
+use stages::llm::ModelSpec;
 use stages::registry;
 use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_hint};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,9 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
         Ok(tree) => tree,
         Err(mistake) => return Err(Diagnostics::new(vec![mistake], Arc::new(sources))),
     };
+    if tree.as_map().is_none() {
+        return Err(Diagnostics::new(vec![no_mapping(tree.span)], Arc::new(sources)));
+    }
     let tree = prepare(tree, overrides, &mut sources, &mut mistakes);
     let mut loading = Loading::new(path, &tree, mistakes);
     let (salt, models, nodes) = loading.read();
@@ -50,12 +53,15 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
 /// Checks the frame, lays profiles and settings over it and puts the parameters in.
 fn prepare(mut tree: Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) -> Tree {
     check_frame(&tree, mistakes);
-    if tree.as_map().is_none() {
-        return Tree::empty_map(tree.span);
-    }
     overlay::apply(&mut tree, overrides, sources, mistakes);
     params::substitute(&mut tree, sources, mistakes);
     tree
+}
+
+fn no_mapping(span: Span) -> Diagnostic {
+    let message = "a recipe is a mapping with `version`, `nodes` and what they need";
+    let hint = Some("see `decoct schema`, or start from pipelines/medical.yaml".to_string());
+    Diagnostic::error("wrong-type", Place::At(span), message).with_hint(hint)
 }
 
 fn read_text(path: &Path) -> Result<String, Diagnostic> {
@@ -83,14 +89,8 @@ fn nearest_file(path: &Path) -> Option<String> {
 }
 
 fn check_frame(tree: &Tree, mistakes: &mut Vec<Diagnostic>) {
-    let Some(parts) = tree.as_map() else {
-        let message = "a recipe is a mapping with `version`, `nodes` and what they need";
-        let hint = Some("see `decoct schema`, or start from pipelines/medical.yaml".to_string());
-        mistakes.push(Diagnostic::error("wrong-type", Place::At(tree.span), message).with_hint(hint));
-        return;
-    };
     unknown_keys(tree, PARTS, mistakes);
-    match parts.get("version").map(|entry| (&entry.tree, entry.tree.to_json())) {
+    match tree.get("version").map(|version| (version, version.to_json())) {
         None => {
             let hint = Some(format!("start the recipe with `version: {VERSION}`"));
             let mistake = Diagnostic::error("missing-key", Place::At(tree.span), "`version` is missing");
@@ -290,11 +290,17 @@ impl<'a> Loading<'a> {
         let value = self.tree.get("params")?.get("seed")?;
         let mut reader = self.reader();
         let seed = u64::read(&value.to_json(), &mut reader);
-        let noted = self.mistakes.iter().any(|mistake| mistake.span() == value.span);
-        if !noted {
-            self.take(&[params, Step::Key("seed".to_string())], reader);
-        }
+        self.take(&[params, Step::Key("seed".to_string())], reader);
         seed
+    }
+
+    /// Says nothing new: a text whose parameter is unknown is not also of the wrong type, and a wrong seed of the recipe is wrong once.
+    fn follows(&self, mistake: &Diagnostic) -> bool {
+        let span = mistake.span();
+        self.mistakes.iter().any(|known| match known.code {
+            "unknown-parameter" | "open-parameter" => within(known.span(), span),
+            code => code == mistake.code && known.span() == span && known.message == mistake.message,
+        })
     }
 
     fn reader(&self) -> Reader {
@@ -313,11 +319,16 @@ impl<'a> Loading<'a> {
     /// Gives the mistakes and references of a reader their places.
     fn take(&mut self, at: &[Step], reader: Reader) -> Vec<(Span, Reference)> {
         let place = |steps: &[Step]| self.tree.place(&[at, steps].concat());
-        let found: Vec<Diagnostic> = reader.mistakes.into_iter().map(|mistake| placed(mistake, place)).collect();
+        let found = reader.mistakes.into_iter().map(|mistake| placed(mistake, place));
+        let found: Vec<Diagnostic> = found.filter(|mistake| !self.follows(mistake)).collect();
         let references = reader.references.into_iter().map(|reference| (place(&reference.at), reference)).collect();
         self.mistakes.extend(found);
         references
     }
+}
+
+fn within(inner: Span, outer: Span) -> bool {
+    inner.source == outer.source && inner.start >= outer.start && inner.end <= outer.end
 }
 
 fn placed(mistake: Mistake, place: impl Fn(&[Step]) -> Span) -> Diagnostic {

@@ -1,7 +1,7 @@
 //! The JSON Schema of a recipe, for editors: what every kind and provider declares about itself, put together.
 
-use super::standin::ModelSpec;
 use serde_json::{Value, json};
+use stages::llm::ModelSpec;
 use stages::registry;
 
 /// Draft-07, which is what YAML language servers read.

@@ -38,15 +38,21 @@ pub fn parse(text: &str, source: usize, mistakes: &mut Vec<Diagnostic>) -> Resul
     };
     match serde_yaml::from_str_with_options::<Spanned<Raw>>(text, options) {
         Ok(raw) => Ok(Lowering { source, mistakes }.tree(raw)),
-        Err(error) => Err(syntax_error(&error, source)),
+        Err(error) => Err(syntax_error(&error, text, source)),
     }
 }
 
-fn syntax_error(error: &serde_yaml::Error, source: usize) -> Diagnostic {
-    let span = error.location().map_or(Span { source, start: 0, end: 0 }, |location| span_of(&location, source));
+fn syntax_error(error: &serde_yaml::Error, text: &str, source: usize) -> Diagnostic {
+    let start = error.location().map_or(0, |at| byte_offset(text, at.line() as usize, at.column() as usize));
     let shown = error.without_snippet().to_string();
     let message = shown.lines().next().unwrap_or("not YAML").to_string();
-    Diagnostic::error("not-yaml", Place::At(span), message)
+    Diagnostic::error("not-yaml", Place::At(Span { source, start, end: start }), message)
+}
+
+/// Of a line and a column that count from 1.
+fn byte_offset(text: &str, line: usize, column: usize) -> usize {
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    text[before..].chars().take(column.saturating_sub(1)).map(char::len_utf8).sum::<usize>() + before
 }
 
 fn span_of(location: &serde_yaml::Location, source: usize) -> Span {

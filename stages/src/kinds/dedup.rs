@@ -143,10 +143,9 @@ mod tests {
         assert_eq!(fates(&texts, &settings), expected);
     }
 
-    const LONG: &str = "From stock of 90, 70 and 60 mg tablets, give 275 mg with at most 5 tablets: how many of each?";
-    const WORDED: &str =
-        "From stock of 90, 70 and 60 mg tablets, give 275 mg with at most 5 tablets; how many of each one?";
-    const OTHER: &str = "From stock of 90, 70 and 60 mg tablets, give 285 mg with at most 5 tablets: how many of each?";
+    const LONG: &str = "Stock: 90, 70 and 60 mg tablets. Give 275 mg with at most 5: how many each?";
+    const WORDED: &str = "Stock: 90, 70 and 60 mg tablets. Give 275 mg with at most 5: how many of each?";
+    const OTHER: &str = "Stock: 90, 70 and 60 mg tablets. Give 285 mg with at most 5: how many each?";
 
     #[test]
     fn the_first_of_equal_texts_is_kept() {

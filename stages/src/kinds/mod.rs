@@ -1,12 +1,41 @@
 //! One file a kind: its settings, its identity, its work.
 
+mod asking;
+mod cot;
 mod decontaminate;
 mod dedup;
+mod eval;
+mod filter;
 mod mix;
+mod ppo;
+mod prompts;
+mod reformat;
+mod rewrite;
+mod search;
+mod sft;
+mod solved;
 mod source;
 mod split;
-mod text;
+mod student;
+pub(crate) mod text;
+mod verifier;
+pub mod verify;
 
 use crate::stage::Kind;
 
-pub const ALL: &[&Kind] = &[&source::KIND, &dedup::KIND, &split::KIND, &decontaminate::KIND, &mix::KIND];
+pub const ALL: &[&Kind] = &[
+    &source::KIND,
+    &dedup::KIND,
+    &filter::KIND,
+    &reformat::KIND,
+    &split::KIND,
+    &decontaminate::KIND,
+    &cot::KIND,
+    &verify::KIND,
+    &search::KIND,
+    &rewrite::KIND,
+    &mix::KIND,
+    &sft::KIND,
+    &ppo::KIND,
+    &eval::KIND,
+];

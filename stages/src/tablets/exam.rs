@@ -184,7 +184,7 @@ fn reworded(mut question: Question, own: &Draw) -> Question {
     question.question = match own.of("wording").below(4) {
         0 => text.to_uppercase(),
         1 => text.replace(' ', "  "),
-        2 => text.replace("at most", "no more than"),
+        2 => text.replace("how many each", "how many of each"),
         _ => text.replace(", ", " , ").replace(':', " -"),
     };
     question

@@ -2,20 +2,17 @@
 
 use super::{Counts, Problem};
 
-/// The exam's stem. The dose stands in the middle, so that two problems rarely share 64 consecutive characters.
+/// The exam's stem. Its first number stands early and its last one late, so that any 64 consecutive characters hold all five
+/// (once punctuation is folded): different problems do not contaminate each other.
 pub fn stem(problem: &Problem) -> String {
     let Problem { dose_mg, strengths_mg: [a, b, c], tablets_max } = problem;
-    format!(
-        "From stock of {a}, {b} and {c} mg tablets, give {dose_mg} mg with at most {tablets_max} tablets: how many of each?"
-    )
+    format!("Stock: {a}, {b} and {c} mg tablets. Give {dose_mg} mg with at most {tablets_max}: how many each?")
 }
 
 /// A stem that only its options can answer.
 pub fn nearest_stem(problem: &Problem) -> String {
     let Problem { dose_mg, strengths_mg: [a, b, c], tablets_max } = problem;
-    format!(
-        "From stock of {a}, {b} and {c} mg tablets, which option comes nearest to {dose_mg} mg with at most {tablets_max} tablets?"
-    )
+    format!("Stock: {a}, {b} and {c} mg tablets. Which option is nearest to {dose_mg} mg with at most {tablets_max}?")
 }
 
 /// Whether a stem is one of those.

@@ -155,4 +155,24 @@ mod tests {
         assert_eq!(reply.usage, Usage { tokens_in: 10, tokens_cached: 6, tokens_out: 4 });
         assert_eq!(reply.served_by, "m-1 fp");
     }
+
+    proptest::proptest! {
+        /// Whatever a server sends, it is a reply or a fault.
+        #[test]
+        fn no_body_panics(content in ".*", key in "choices|message|content|usage|[a-z]{3}", cut in 0usize..200) {
+            let raw = json!({"choices": [{"message": {"content": content}, key.clone(): key}], "usage": {"prompt_tokens": content}});
+            let raw = raw.to_string().into_bytes();
+            _ = parse(&raw);
+            proptest::prop_assert!(parse(&raw[..cut.min(raw.len() - 1)]).is_err());
+            _ = parse(content.as_bytes());
+        }
+
+        /// Splitting a thought off loses nothing but the marks and the space around them.
+        #[test]
+        fn a_thought_and_an_answer_are_told_apart(thought in "[a-z ]{0,20}", answer in "[a-z ]{0,20}") {
+            let (found, text) = split_thought(format!("<think>{thought}</think>\n{answer}"));
+            proptest::prop_assert_eq!(found.as_deref(), Some(thought.trim()));
+            proptest::prop_assert_eq!(text, answer.trim_start());
+        }
+    }
 }

@@ -160,4 +160,12 @@ mod tests {
             assert_eq!(parse_http_date(text), Some(UNIX_EPOCH + Duration::from_secs(seconds)), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_date_panics(text in "\\PC*", day in 0u64..99, year in 0u64..99999, clock in "[0-9:]{0,12}") {
+            parse_http_date(&text);
+            parse_http_date(&format!("Sun, {day} Nov {year} {clock} GMT"));
+        }
+    }
 }

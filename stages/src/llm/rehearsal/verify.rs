@@ -8,7 +8,7 @@ pub fn reply(case: &Case) -> String {
         return "I cannot tell whether the two agree.".to_string();
     }
     let agrees = agree(case.text("conclusion"), case.truth());
-    let verdict = agrees != case.draw.of("verdict").chance(case.settings.verifier_error);
+    let verdict = agrees != case.draw.of("verdict").of(case.text("conclusion")).chance(case.settings.verifier_error);
     if verdict { "True".to_string() } else { "False".to_string() }
 }
 

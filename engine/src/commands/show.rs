@@ -1,0 +1,174 @@
+//! `decoct show`: what a finished node holds: its report, its rows, the metrics of a training.
+
+use super::export;
+use crate::cli::{RowFormat, ShowArgs};
+use crate::executor::artifacts::{self, Trouble};
+use crate::executor::report_of;
+use crate::failure::{Exit, Failure, Result};
+use crate::plan::{Decision, Past, Planner, Wishes};
+use crate::report::words::counted;
+use crate::report::{PlainReporter, table};
+use crate::workplace::Workplace;
+use cache::{Manifest, Output, Store};
+use stages::rows::{Row, Rows};
+use stages::stage::NodeRef;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Rows of a table on the terminal where no number is given.
+const TABLE_ROWS: usize = 10;
+/// Where a training node keeps its curves.
+const METRICS_FILE: &str = "metrics.parquet";
+
+pub fn run(arguments: &ShowArgs) -> Result<Exit> {
+    let reference = NodeRef::parse(&arguments.node);
+    let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
+    workplace.check_node(&reference.node)?;
+    let (store, manifest) = finished(&workplace, &reference.node, arguments)?;
+    let output = named_output(&workplace, &reference)?;
+    let format = chosen_format(arguments)?;
+    let rows = rows(&store, &manifest, &output)?;
+    let bytes = match (&arguments.row, format) {
+        (Some(row), RowFormat::Table) => export::whole(&rows, find_row(&rows, row)?).into_bytes(),
+        (Some(row), format) => {
+            export::bytes(&Rows { rows: vec![find_row(&rows, row)?.clone()], ..rows.empty_like() }, format, false)?
+        }
+        (None, RowFormat::Table) => overview(arguments, &manifest, rows),
+        (None, format) => {
+            export::bytes(&head(rows, arguments.rows.unwrap_or(usize::MAX)), format, wants_list(arguments))?
+        }
+    };
+    write(arguments, format, &bytes)?;
+    Ok(Exit::Done)
+}
+
+/// The work that the recipe as it stands means, else the latest there is, with a word about it.
+pub fn finished(workplace: &Workplace, node: &str, arguments: &ShowArgs) -> Result<(Store, Manifest)> {
+    find_finished(workplace, node, !arguments.store.no_stat_cache)
+}
+
+pub fn find_finished(workplace: &Workplace, node: &str, use_stat_cache: bool) -> Result<(Store, Manifest)> {
+    let reporter = PlainReporter::new();
+    let nothing = || {
+        let command = format!("decoct run {} --until {node}", workplace.recipe.path.display());
+        Failure::usage(format!("`{node}` has no finished output yet"), Some(format!("`{command}` makes it")))
+    };
+    let store = workplace.store_if_any()?.ok_or_else(nothing)?;
+    let manifest = {
+        let past = workplace.past(Some(&store), &reporter);
+        let wishes = Wishes { until: vec![node.to_string()], ..Wishes::default() };
+        let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
+        let stat_cache = use_stat_cache.then(|| store.stat_cache());
+        let mut known = workplace.known(&planner, stat_cache.as_ref())?;
+        let planned = planner.plan(&mut known, &wishes);
+        match planned.into_iter().last().expect("a plan holds at least the node it is about").decision {
+            Decision::Hit(manifest) => Some(*manifest),
+            Decision::Run { .. } | Decision::Waits { .. } => past.last(node).inspect(|_| {
+                eprintln!("warning: the recipe has changed since; this is the latest finished output of `{node}`");
+            }),
+        }
+    };
+    Ok((store, manifest.ok_or_else(nothing)?))
+}
+
+pub fn named_output(workplace: &Workplace, reference: &NodeRef) -> Result<stages::stage::Output> {
+    let node = &workplace.recipe.nodes[&reference.node];
+    node.output(&reference.output).ok_or_else(|| {
+        let outputs: Vec<String> = node.stage.outputs().into_iter().map(|output| output.name).collect();
+        let hint = stages::settings::nearest_hint(&reference.output, outputs.iter().map(String::as_str));
+        Failure::usage(format!("`{}` has no output `{}`", reference.node, reference.output), hint)
+    })
+}
+
+/// Of a model: its metrics, empty where it has none.
+fn rows(store: &Store, manifest: &Manifest, output: &stages::stage::Output) -> Result<Rows> {
+    match &manifest.outputs.get(&output.name) {
+        Some(Output::Rows { .. }) => Ok(artifacts::open_rows(store, manifest, &output.name).map_err(failure)?),
+        Some(Output::Tree { files, .. }) => match files.iter().find(|file| file.path == METRICS_FILE) {
+            Some(metrics) => match store.open_blob(&metrics.blob)? {
+                Some(file) => export::rows_of(cache::read_table(file)?),
+                None => Err(Failure::new(Exit::Cache, format!("`{METRICS_FILE}` is missing or damaged in the cache"))),
+            },
+            None => Ok(Rows::default()),
+        },
+        None => Err(Failure::new(Exit::Cache, format!("the latest finished work has no output `{}`", output.name))),
+    }
+}
+
+pub fn failure(trouble: Trouble) -> Failure {
+    match trouble {
+        Trouble::Stage(failure) => failure.into(),
+        Trouble::Cache(error) => error.into(),
+        other => Failure::Plain {
+            exit: Exit::Cache,
+            message: other.to_string(),
+            hint: Some("`decoct run` makes it again".to_string()),
+        },
+    }
+}
+
+fn chosen_format(arguments: &ShowArgs) -> Result<RowFormat> {
+    let by_ending = |path: &Path| {
+        let hint = Some("name one with `--format json|csv|parquet|table`".to_string());
+        export::format_of(path)
+            .ok_or_else(|| Failure::usage(format!("`{}` does not tell its format", path.display()), hint))
+    };
+    match (arguments.format, &arguments.output) {
+        (Some(format), _) => Ok(format),
+        (None, Some(path)) => by_ending(path),
+        (None, None) => Ok(RowFormat::Table),
+    }
+}
+
+/// A file that ends in `.json` holds one list, so that other programs can read it.
+fn wants_list(arguments: &ShowArgs) -> bool {
+    arguments.output.as_ref().is_some_and(|path| path.extension().is_some_and(|ending| ending == "json"))
+}
+
+fn find_row<'a>(rows: &'a Rows, wanted: &str) -> Result<&'a Row> {
+    let by_number = wanted.parse::<usize>().ok().and_then(|number| rows.rows.get(number));
+    let found = by_number.or_else(|| rows.rows.iter().find(|row| row.id == wanted));
+    found.ok_or_else(|| {
+        let hint = Some(format!("it has {}, numbered from 0", counted(rows.len() as u64, "row")));
+        Failure::usage(format!("there is no row `{wanted}`"), hint)
+    })
+}
+
+fn head(mut rows: Rows, count: usize) -> Rows {
+    rows.rows.truncate(count);
+    rows
+}
+
+/// For people: what the node told when it ran, then its first rows.
+fn overview(arguments: &ShowArgs, manifest: &Manifest, rows: Rows) -> Vec<u8> {
+    let made = &manifest.provenance;
+    let labels: String = made.labels.iter().map(|label| format!(" [{label}]")).collect();
+    let count = counted(rows.len() as u64, "row");
+    let mut lines = vec![format!("{} · {} · {count}{labels}", arguments.node, made.kind)];
+    for told in report_of(manifest).tables {
+        lines.extend([String::new(), told.title.clone()]);
+        lines.extend(table::lines(&told.columns, &told.rows));
+    }
+    let shown = head(rows, arguments.rows.unwrap_or(TABLE_ROWS));
+    if !shown.is_empty() {
+        lines.extend([String::new(), format!("first {} of {count}", shown.len())]);
+        let body = export::bytes(&shown, RowFormat::Table, false).expect("a table can always be drawn");
+        lines.push(String::from_utf8_lossy(&body).trim_end().to_string());
+    }
+    (lines.join("\n") + "\n").into_bytes()
+}
+
+fn write(arguments: &ShowArgs, format: RowFormat, bytes: &[u8]) -> Result<()> {
+    if let Some(path) = &arguments.output {
+        return std::fs::write(path, bytes).map_err(|error| Failure::io("write", path, &error));
+    }
+    if format == RowFormat::Parquet && std::io::stdout().is_terminal() {
+        return Err(Failure::usage(
+            "Parquet is nothing to look at",
+            Some("write it to a file with `-o FILE`".to_string()),
+        ));
+    }
+    // A reader that has seen enough (`| head`) is no failure.
+    let _ = std::io::stdout().lock().write_all(bytes);
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! Between stages and the store: finished outputs become inputs, what a stage returns becomes finished outputs.
+
+use arrow::array::RecordBatch;
+use cache::{Found, Manifest, Placement, Publication, Store, Table};
+use stages::failure::Failure;
+use stages::rows::Rows;
+use stages::stage::{Artifact, Form, Output, Outputs};
+use std::path::Path;
+
+/// Written by training nodes: how long it took is no part of what came out.
+const PROVENANCE_FILES: &[&str] = &["timings.json"];
+
+/// Why an artifact cannot be had or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error(transparent)]
+    Stage(#[from] Failure),
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+    /// It was evicted and can be made again.
+    #[error("{0}")]
+    Damaged(cache::Notice),
+    #[error("{notice}")]
+    DamagedInput { node: String, notice: cache::Notice },
+    #[error("`{0}` is no longer in the cache")]
+    Gone(String),
+}
+
+/// Opens an output: rows are read, a model is placed below `folder`.
+pub fn open(store: &Store, manifest: &Manifest, output: &Output, folder: &Path) -> Result<Artifact, Trouble> {
+    match output.form {
+        Form::Rows => Ok(Artifact::Rows(open_rows(store, manifest, &output.name)?)),
+        Form::Model => {
+            whole(store.materialise(manifest, &output.name, folder, Placement::Link)?, &output.name)?;
+            Ok(Artifact::Model(folder.to_path_buf()))
+        }
+    }
+}
+
+pub fn open_rows(store: &Store, manifest: &Manifest, output: &str) -> Result<Rows, Trouble> {
+    Ok(Rows::from_batches(&batches(open_table(store, manifest, output)?))?)
+}
+
+pub fn open_table(store: &Store, manifest: &Manifest, output: &str) -> Result<Table, Trouble> {
+    whole(store.open_rows(manifest, output)?, output)
+}
+
+fn whole<T>(found: Found<T>, output: &str) -> Result<T, Trouble> {
+    match found {
+        Found::Intact(value) => Ok(value),
+        Found::Damaged(notice) => Err(Trouble::Damaged(notice)),
+        Found::Missing => Err(Trouble::Gone(output.to_string())),
+    }
+}
+
+/// At least one batch: an empty table has columns too.
+fn batches(table: Table) -> Vec<RecordBatch> {
+    if table.batches.is_empty() { vec![RecordBatch::new_empty(table.schema)] } else { table.batches }
+}
+
+/// Adds everything that `declared` promises to the publication.
+pub fn publish(publication: &mut Publication, declared: &[Output], outputs: &Outputs) -> Result<(), Trouble> {
+    check(declared, outputs)?;
+    for (name, artifact) in &outputs.artifacts {
+        match artifact {
+            Artifact::Rows(rows) => {
+                let batch = rows.to_batch()?;
+                publication.rows(name, batch.schema(), [Ok::<_, cache::Error>(batch)])?;
+            }
+            Artifact::Model(folder) => {
+                publication.tree(name, folder, PROVENANCE_FILES)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check(declared: &[Output], outputs: &Outputs) -> Result<(), Failure> {
+    let returned = outputs.artifacts.iter().map(|(name, artifact)| {
+        let form = if matches!(artifact, Artifact::Rows(_)) { Form::Rows } else { Form::Model };
+        Output { name: name.clone(), form }
+    });
+    let mut returned: Vec<Output> = returned.collect();
+    let mut declared = declared.to_vec();
+    returned.sort_by(|a, b| a.name.cmp(&b.name));
+    declared.sort_by(|a, b| a.name.cmp(&b.name));
+    if returned == declared {
+        return Ok(());
+    }
+    Err(Failure::Ourselves(format!("a stage promised {declared:?} and returned {returned:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cache::{Preimage, Provenance};
+    use stages::report::Report;
+    use stages::rows::{Column, ColumnType};
+
+    #[test]
+    fn an_empty_table_keeps_its_columns() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let rows = Rows::new(vec![Column { name: "question".into(), column_type: ColumnType::Text }]);
+        let mut publication = store.publish(Preimage::new());
+        publish(&mut publication, &[Output::rows("")], &Outputs::rows(rows.clone(), Report::default())).unwrap();
+        let manifest = publication.commit(Provenance::default()).unwrap();
+        assert_eq!(open_rows(&store, &manifest, "").unwrap(), rows);
+    }
+
+    #[test]
+    fn a_promise_that_is_not_kept_is_our_bug() {
+        let outputs = Outputs::rows(Rows::default(), Report::default());
+        for declared in
+            [vec![], vec![Output::model("")], vec![Output::rows("rest")], vec![Output::rows(""), Output::rows("rest")]]
+        {
+            assert!(matches!(check(&declared, &outputs), Err(Failure::Ourselves(_))), "{declared:?}");
+        }
+        assert!(check(&[Output::rows("")], &outputs).is_ok());
+    }
+}

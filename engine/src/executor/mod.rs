@@ -1,0 +1,417 @@
+//! Does what a schedule orders: finds or makes one node's outputs, and tells what became of it.
+
+pub mod artifacts;
+mod context;
+mod models;
+pub mod past;
+pub mod stop;
+
+use crate::failure::{Exit, exit_of};
+use crate::manifest::Known;
+use crate::plan::{Decision, Planner, Why, Wishes, contents};
+use crate::report::{Event, NodeSummary, Reporter, State};
+use crate::schedule::{Ending, Look, Worker};
+use crate::spec::Node;
+use artifacts::Trouble;
+use cache::{KeyLock, Manifest, Preimage, Provenance, Store};
+use context::NodeContext;
+use models::Models;
+use serde_json::Value;
+use stages::context::Device;
+use stages::draw::Draw;
+use stages::failure::Failure;
+use stages::llm::{Budget, Caller, Meter};
+use stages::report::Report;
+use stages::stage::{Artifact, Inputs, Outputs};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use stop::Stop;
+
+/// Between two looks at a node that another process works on.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+/// Under which a stage's report is kept in its provenance.
+const REPORT: &str = "report";
+
+/// What the command line sets for a whole run.
+pub struct Settings {
+    pub device: Device,
+    pub budget_usd: Option<f64>,
+    pub wishes: Wishes,
+}
+
+pub struct Executor<'a> {
+    planner: &'a Planner<'a>,
+    store: &'a Store,
+    reporter: &'a dyn Reporter,
+    runtime: tokio::runtime::Handle,
+    device: Device,
+    models: Models,
+    budget: Arc<Budget>,
+    stop: Stop,
+    state: Mutex<Progressing>,
+}
+
+/// What changes while a run goes on.
+struct Progressing {
+    known: Known,
+    /// Nodes leave its lists as they are done.
+    wishes: Wishes,
+    /// Of finished nodes.
+    manifests: HashMap<String, Manifest>,
+    /// Decided and not yet started.
+    decided: HashMap<usize, (Preimage, Why)>,
+    summaries: HashMap<usize, NodeSummary>,
+    /// The first failure's exit code: it is the run's.
+    exit: Option<Exit>,
+}
+
+/// A node that came to a good end.
+struct Made {
+    manifest: Manifest,
+    /// Another process made it while this one waited.
+    adopted: bool,
+}
+
+impl<'a> Executor<'a> {
+    pub fn new(
+        planner: &'a Planner<'a>,
+        store: &'a Store,
+        reporter: &'a dyn Reporter,
+        runtime: tokio::runtime::Handle,
+        stop: Stop,
+        known: Known,
+        settings: Settings,
+    ) -> Executor<'a> {
+        let state = Progressing {
+            known,
+            wishes: settings.wishes,
+            manifests: HashMap::new(),
+            decided: HashMap::new(),
+            summaries: HashMap::new(),
+            exit: None,
+        };
+        Executor {
+            planner,
+            store,
+            reporter,
+            models: Models::new(settings.device.clone(), runtime.clone()),
+            runtime,
+            device: settings.device,
+            budget: Arc::new(Budget::new(settings.budget_usd)),
+            stop,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Summaries of all nodes that were looked at, by their place in the plan, and the exit code of the first failure.
+    pub fn into_results(self) -> (HashMap<usize, NodeSummary>, Option<Exit>) {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (state.summaries, state.exit)
+    }
+
+    fn state(&self) -> MutexGuard<'_, Progressing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn node(&self, index: usize) -> &'a Node {
+        self.planner.entry(self.planner.nodes[index])
+    }
+
+    /// Trains, or calls a model that we run ourselves.
+    fn needs_device(&self, node: &Node) -> bool {
+        let is_ours = |(_, name): &(String, String)| self.planner.recipe.models[name].spec.needs_device();
+        node.stage.needs_device() || node.stage.models().iter().any(is_ours)
+    }
+
+    /// Finds the finished work, or does it, alone among all processes on this store.
+    fn make(&self, index: usize, preimage: Preimage, why: &Why, meter: &Arc<Meter>) -> Result<Made, Trouble> {
+        let node = self.node(index);
+        let _lock = self.lock(node, &preimage)?;
+        let is_wished = matches!(why, Why::Forced | Why::RetryMarked);
+        if let Some(manifest) =
+            self.planner.find(self.planner.nodes[index], &preimage.action_key()).filter(|_| !is_wished)
+        {
+            return Ok(Made { manifest, adopted: true });
+        }
+        let started = Instant::now();
+        let scratch = self.store.scratch(&preimage.action_key())?;
+        let inputs = self.inputs(node, &scratch)?;
+        let (callers, mut labels) = self.callers(node, meter, *why == Why::RetryMarked, &scratch)?;
+        labels.extend(self.input_labels(node));
+        let outputs = self.run_stage(node, inputs, callers, meter, &scratch, started)?;
+        let mut publication = self.store.publish(preimage);
+        artifacts::publish(&mut publication, &node.stage.outputs(), &outputs)?;
+        let provenance = self.provenance(node, &outputs, meter, labels, started);
+        Ok(Made { manifest: publication.commit(provenance)?, adopted: false })
+    }
+
+    fn lock(&self, node: &Node, preimage: &Preimage) -> Result<KeyLock, Trouble> {
+        let mut told = false;
+        loop {
+            if let Some(lock) = self.store.try_lock(&preimage.action_key())? {
+                return Ok(lock);
+            }
+            if self.stop.is_asked() {
+                return Err(Failure::Cancelled.into());
+            }
+            if !std::mem::replace(&mut told, true) {
+                let message = "another process is working on this; waiting for its result";
+                self.reporter.tell(&Event::Warned { node: Some(&node.name), message });
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+
+    fn run_stage(
+        &self,
+        node: &Node,
+        inputs: Inputs,
+        callers: HashMap<String, Caller>,
+        meter: &Arc<Meter>,
+        scratch: &Path,
+        started: Instant,
+    ) -> Result<Outputs, Trouble> {
+        let work = scratch.join("work");
+        std::fs::create_dir_all(&work).map_err(|error| Failure::io("create", &work, error))?;
+        let context = NodeContext {
+            node: &node.name,
+            draw: Draw::new(node.seed, &node.stream),
+            callers,
+            meter: meter.clone(),
+            runtime: self.runtime.clone(),
+            device: self.device.clone(),
+            scratch: work,
+            stop: self.stop.clone(),
+            reporter: self.reporter,
+            started,
+            next_progress_ms: Default::default(),
+        };
+        Ok(node.stage.run(inputs, &context)?)
+    }
+
+    fn inputs(&self, node: &Node, scratch: &Path) -> Result<Inputs, Trouble> {
+        let open = |input: stages::stage::Input| {
+            let folder = scratch.join("inputs").join(&input.port);
+            Ok((input.port, self.open(&input.from, &folder)?))
+        };
+        Ok(Inputs(node.stage.inputs().into_iter().map(open).collect::<Result<_, Trouble>>()?))
+    }
+
+    fn open(&self, from: &stages::stage::NodeRef, folder: &Path) -> Result<Artifact, Trouble> {
+        let producer = &self.planner.recipe.nodes[&from.node];
+        let output = producer.output(&from.output).expect("outputs were checked when the recipe was read");
+        let manifest = self.state().manifests[&from.node].clone();
+        artifacts::open(self.store, &manifest, &output, folder).map_err(|trouble| match trouble {
+            Trouble::Damaged(notice) => Trouble::DamagedInput { node: from.node.clone(), notice },
+            other => other,
+        })
+    }
+
+    /// A caller for each model port, and the labels of the models.
+    fn callers(
+        &self,
+        node: &Node,
+        meter: &Arc<Meter>,
+        retry_marked: bool,
+        scratch: &Path,
+    ) -> Result<(HashMap<String, Caller>, Vec<String>), Trouble> {
+        let (mut callers, mut labels) = (HashMap::new(), Vec::new());
+        for (port, name) in node.stage.models() {
+            let entry = &self.planner.recipe.models[&name];
+            let made_by = entry.spec.node();
+            let weights = made_by.as_ref().and_then(|from| self.state().known.output(from));
+            let folder = || {
+                let folder = models::model_folder(scratch, &name);
+                made_by.as_ref().map(|from| self.open(from, &folder).map(|_| folder.clone())).transpose()
+            };
+            let model = self.models.open(entry, weights, folder)?;
+            labels.extend(model.label().map(str::to_string));
+            let replies = self.models.replies(self.store)?;
+            callers.insert(port, Caller::new(model, replies, meter.clone(), self.budget.clone(), retry_marked));
+        }
+        Ok((callers, labels))
+    }
+
+    /// What was made from a rehearsal's work is a rehearsal's work.
+    fn input_labels(&self, node: &Node) -> Vec<String> {
+        let state = self.state();
+        let models = node.stage.models().into_iter().filter_map(|(_, name)| self.planner.recipe.model_node(&name));
+        let inputs = node.stage.inputs().into_iter().map(|input| input.from).chain(models);
+        inputs.flat_map(|from| state.manifests[&from.node].provenance.labels.clone()).collect()
+    }
+
+    fn provenance(
+        &self,
+        node: &Node,
+        outputs: &Outputs,
+        meter: &Meter,
+        mut labels: Vec<String>,
+        started: Instant,
+    ) -> Provenance {
+        labels.sort();
+        labels.dedup();
+        let reading = meter.read();
+        let report = serde_json::to_value(&outputs.report).expect("a report is plain data");
+        Provenance {
+            made_by: concat!("decoct ", env!("CARGO_PKG_VERSION")).to_string(),
+            pipeline: self.planner.recipe.name.clone(),
+            node: node.name.clone(),
+            kind: node.kind.name.to_string(),
+            finished_at: cache::now_seconds(),
+            seconds: started.elapsed().as_secs_f64(),
+            calls: reading.calls,
+            calls_reused: reading.calls_reused,
+            tokens_in: reading.tokens_in,
+            tokens_out: reading.tokens_out,
+            cost_usd: reading.cost_usd,
+            labels,
+            device: self.device.name(),
+            facts: serde_json::Map::from_iter([(REPORT.to_string(), report)]),
+        }
+    }
+
+    /// Notes a finished node, so that those after it can start.
+    fn finish(&self, index: usize, manifest: Manifest, why: String, state: State, meter: Option<&Meter>, seconds: f64) {
+        let node = self.node(index);
+        let remembered =
+            self.store.remember(&self.planner.recipe.name, &node.name, &manifest.key, cache::now_seconds());
+        if let Err(error) = remembered {
+            // It costs an explanation next time, not the work.
+            self.reporter.tell(&Event::Warned { node: Some(&node.name), message: &error.to_string() });
+        }
+        let summary = summary(node, Some(&manifest), state, why, meter, seconds);
+        let mut progressing = self.state();
+        progressing.known.add_outputs(&node.name, contents(node, &manifest));
+        progressing.wishes.force.remove(&node.name);
+        progressing.wishes.retry_marked.remove(&node.name);
+        progressing.manifests.insert(node.name.clone(), manifest);
+        drop(progressing);
+        self.settle(index, summary);
+    }
+
+    fn fail(&self, index: usize, why: String, exit: Exit, meter: &Meter, seconds: f64) {
+        self.state().exit.get_or_insert(exit);
+        let summary = summary(self.node(index), None, State::Failed, why, Some(meter), seconds);
+        self.settle(index, summary);
+    }
+
+    fn settle(&self, index: usize, mut summary: NodeSummary) {
+        let mut state = self.state();
+        if let Some(before) = state.summaries.get(&index) {
+            // Made a second time in one run, for a reader that found it damaged: both attempts were paid.
+            summary.calls += before.calls;
+            summary.tokens_in += before.tokens_in;
+            summary.tokens_out += before.tokens_out;
+            summary.cost_usd += before.cost_usd;
+        }
+        state.summaries.insert(index, summary.clone());
+        drop(state);
+        self.reporter.tell(&Event::Settled(&summary));
+    }
+
+    fn end(&self, index: usize, result: Result<Made, Trouble>, why: Why, meter: &Meter, seconds: f64) -> Ending {
+        match result {
+            Ok(Made { manifest, adopted: true }) => {
+                self.finish(index, manifest, "made by another process".to_string(), State::Hit, None, 0.0);
+                Ending::Finished
+            }
+            Ok(Made { manifest, adopted: false }) => {
+                self.finish(index, manifest, why.to_string(), State::Ran, Some(meter), seconds);
+                Ending::Finished
+            }
+            Err(Trouble::DamagedInput { node, notice }) => {
+                self.reporter.tell(&Event::Warned { node: Some(&node), message: &notice.to_string() });
+                let from = self.planner.nodes.iter().position(|&index| self.planner.graph.name(index) == node);
+                Ending::Rebuild(from.expect("inputs of a wanted node are wanted"))
+            }
+            Err(trouble) => {
+                self.fail(index, trouble.to_string(), exit_for(&trouble), meter, seconds);
+                Ending::Failed
+            }
+        }
+    }
+}
+
+impl Worker for Executor<'_> {
+    fn look(&self, index: usize) -> Look {
+        let decision = {
+            let state = self.state();
+            self.planner.decide(self.planner.nodes[index], &state.known, &state.wishes)
+        };
+        match decision.expect("all inputs of a node that may start are known") {
+            Decision::Hit(manifest) => {
+                self.finish(index, *manifest, "nothing changed".to_string(), State::Hit, None, 0.0);
+                Look::Finished
+            }
+            Decision::Run { preimage, why } => {
+                self.state().decided.insert(index, (preimage, why));
+                Look::Run { needs_device: self.needs_device(self.node(index)) }
+            }
+            Decision::Waits { .. } => unreachable!("only whole plans hold nodes that wait"),
+        }
+    }
+
+    fn run(&self, index: usize) -> Ending {
+        let node = self.node(index);
+        let (preimage, why) = self.state().decided.remove(&index).expect("a node is decided before it runs");
+        self.reporter.tell(&Event::Started { node: &node.name, kind: node.kind.name, why: &why.to_string() });
+        let (started, meter) = (Instant::now(), Arc::new(Meter::default()));
+        let work = AssertUnwindSafe(|| self.make(index, preimage, &why, &meter));
+        let result = catch_unwind(work).unwrap_or_else(|panic| Err(Failure::Ourselves(message_of(&*panic)).into()));
+        self.end(index, result, why, &meter, started.elapsed().as_secs_f64())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.is_asked()
+    }
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_string())
+}
+
+fn exit_for(trouble: &Trouble) -> Exit {
+    match trouble {
+        Trouble::Stage(failure) => exit_of(failure),
+        _ => Exit::Cache,
+    }
+}
+
+/// What is told about a node: where it came from decides which of its figures are this run's.
+pub fn summary(
+    node: &Node,
+    manifest: Option<&Manifest>,
+    state: State,
+    why: String,
+    meter: Option<&Meter>,
+    seconds: f64,
+) -> NodeSummary {
+    let reading = meter.map(Meter::read).unwrap_or_default();
+    let output = node.output("").and_then(|first| manifest?.outputs.get(&first.name));
+    NodeSummary {
+        node: node.name.clone(),
+        kind: node.kind.name.to_string(),
+        state,
+        why,
+        rows: output.and_then(cache::Output::rows),
+        calls: reading.calls,
+        calls_reused: reading.calls_reused,
+        tokens_in: reading.tokens_in,
+        tokens_out: reading.tokens_out,
+        cost_usd: reading.cost_usd,
+        seconds,
+        output: output.map(|output| output.content().to_string()),
+        labels: manifest.map(|manifest| manifest.provenance.labels.clone()).unwrap_or_default(),
+        report: manifest.map(report_of).unwrap_or_default(),
+    }
+}
+
+/// What the stage told when it ran; empty where an older program kept it in another form.
+pub fn report_of(manifest: &Manifest) -> Report {
+    let report: Option<&Value> = manifest.provenance.facts.get(REPORT);
+    report.and_then(|report| serde_json::from_value(report.clone()).ok()).unwrap_or_default()
+}

@@ -1,0 +1,70 @@
+//! The recipe's language models, opened when first called and shared by all nodes; and the kept replies behind them.
+
+use crate::spec::ModelEntry;
+use cache::{ContentHash, ReplyAddress, Store};
+use stages::context::Device;
+use stages::failure::{Failure, Result};
+use stages::llm::{LanguageModel, Replies};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+pub struct Models {
+    device: Device,
+    runtime: tokio::runtime::Handle,
+    /// By name in the recipe and by the weights, where a node of the recipe makes them.
+    opened: Mutex<HashMap<(String, Option<ContentHash>), Arc<dyn LanguageModel>>>,
+    replies: OnceLock<Arc<dyn Replies>>,
+}
+
+impl Models {
+    pub fn new(device: Device, runtime: tokio::runtime::Handle) -> Models {
+        Models { device, runtime, opened: Mutex::default(), replies: OnceLock::new() }
+    }
+
+    /// `folder` places the weights of a model that a node made, and is called only where the model is not open yet.
+    pub fn open<E: From<Failure>>(
+        &self,
+        entry: &ModelEntry,
+        weights: Option<ContentHash>,
+        folder: impl FnOnce() -> Result<Option<std::path::PathBuf>, E>,
+    ) -> Result<Arc<dyn LanguageModel>, E> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = (entry.name.clone(), weights);
+        if let Some(model) = opened.get(&name) {
+            return Ok(model.clone());
+        }
+        let folder = folder()?;
+        let model = entry.spec.open(self.device.clone(), folder.as_deref(), &self.runtime)?;
+        opened.insert(name, model.clone());
+        Ok(model)
+    }
+
+    /// Opened with the first node that calls: a run of hits needs none.
+    pub fn replies(&self, store: &Store) -> Result<Arc<dyn Replies>, cache::Error> {
+        if let Some(replies) = self.replies.get() {
+            return Ok(replies.clone());
+        }
+        let layout = store.layout();
+        let opened: Arc<dyn Replies> = Arc::new(Kept(cache::Replies::open(&layout.replies(), &layout.claims())?));
+        Ok(self.replies.get_or_init(|| opened).clone())
+    }
+}
+
+/// Kept replies as callers know them.
+struct Kept(cache::Replies);
+
+impl Replies for Kept {
+    fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>> {
+        self.0.get(&ReplyAddress(cache::Digest::from_bytes(*address)))
+    }
+
+    fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()> {
+        self.0.put(&ReplyAddress(cache::Digest::from_bytes(*address)), raw).map_err(std::io::Error::other)
+    }
+}
+
+/// A place for a model's files as long as this process may read them.
+pub fn model_folder(scratch: &Path, entry: &str) -> std::path::PathBuf {
+    scratch.join("models").join(entry)
+}

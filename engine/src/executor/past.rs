@@ -1,0 +1,47 @@
+//! Finished work as plans ask for it, with the store behind it.
+
+use crate::plan::Past;
+use crate::report::{Event, Reporter};
+use cache::{ActionKey, Found, Manifest, Store};
+
+/// `store` is absent where none has been made yet: then nothing is finished, and nothing needs to be written to find that out.
+pub struct StoredPast<'a> {
+    pub store: Option<&'a Store>,
+    /// The recipe's name: histories of nodes are kept by it.
+    pub recipe: &'a str,
+    pub reporter: &'a dyn Reporter,
+}
+
+impl Past for StoredPast<'_> {
+    fn find(&self, key: &ActionKey) -> Option<Manifest> {
+        match self.store?.lookup(key) {
+            Ok(Found::Intact(manifest)) => Some(manifest),
+            Ok(Found::Missing) => None,
+            Ok(Found::Damaged(notice)) => self.warn(&notice.to_string()),
+            // What cannot be read cannot be used: the work is done again, and publishing tells if the store is beyond that.
+            Err(error) => self.warn(&error.to_string()),
+        }
+    }
+
+    fn is_whole(&self, manifest: &Manifest) -> bool {
+        self.store.is_some_and(|store| store.missing_blobs(manifest).is_empty())
+    }
+
+    fn last(&self, node: &str) -> Option<Manifest> {
+        let store = self.store?;
+        let generations = store.history(self.recipe, node);
+        generations.iter().rev().find_map(|generation| store.lookup(&generation.key).ok()?.intact())
+    }
+
+    fn had(&self, node: &str, key: &ActionKey) -> bool {
+        let had = |store: &Store| store.history(self.recipe, node).iter().any(|generation| generation.key == *key);
+        self.store.is_some_and(had)
+    }
+}
+
+impl StoredPast<'_> {
+    fn warn<T>(&self, message: &str) -> Option<T> {
+        self.reporter.tell(&Event::Warned { node: None, message });
+        None
+    }
+}

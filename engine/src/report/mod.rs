@@ -1,0 +1,114 @@
+//! What a run tells: one stream of events, shown by one of several faces. Nothing else in this program talks while it runs.
+
+mod json;
+mod plain;
+pub mod table;
+pub mod words;
+
+pub use json::JsonReporter;
+pub use plain::PlainReporter;
+
+use serde::Serialize;
+use stages::context::Progress;
+use stages::llm::MeterReading;
+use stages::report::Report;
+use std::path::Path;
+
+/// A face of the program. Called from several threads.
+pub trait Reporter: Send + Sync {
+    fn tell(&self, event: &Event);
+}
+
+pub enum Event<'a> {
+    Begun {
+        recipe: &'a Path,
+        /// Profiles and `--set` as given, so that a run never hides how its recipe was bent.
+        overrides: &'a [String],
+        nodes: &'a [&'a str],
+    },
+    Started {
+        node: &'a str,
+        kind: &'a str,
+        why: &'a str,
+    },
+    Progressed {
+        node: &'a str,
+        progress: &'a Progress,
+        meter: MeterReading,
+        seconds: f64,
+    },
+    Warned {
+        node: Option<&'a str>,
+        message: &'a str,
+    },
+    Settled(&'a NodeSummary),
+    Ended(&'a RunSummary),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Found in the cache.
+    Hit,
+    Ran,
+    Failed,
+    /// Not tried: something before it failed, or the run was stopped.
+    Skipped,
+}
+
+impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Hit => "hit",
+            State::Ran => "ran",
+            State::Failed => "failed",
+            State::Skipped => "skipped",
+        }
+    }
+}
+
+/// What became of one node in this run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeSummary {
+    pub node: String,
+    pub kind: String,
+    pub state: State,
+    pub why: String,
+    /// Rows of the first output; none for a model.
+    pub rows: Option<u64>,
+    /// Requests sent to a model in this run, a rehearsal's included.
+    pub calls: u64,
+    pub calls_reused: u64,
+    pub tokens_in: u64,
+    pub tokens_out: u64,
+    pub cost_usd: f64,
+    pub seconds: f64,
+    /// Content hash of the first output.
+    pub output: Option<String>,
+    /// What a reader must know before believing the output, such as `rehearsal`.
+    pub labels: Vec<String>,
+    #[serde(skip_serializing_if = "report_is_empty")]
+    pub report: Report,
+}
+
+fn report_is_empty(report: &Report) -> bool {
+    report.tables.is_empty()
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunSummary {
+    pub ok: bool,
+    pub seconds: f64,
+    /// In topological order.
+    pub nodes: Vec<NodeSummary>,
+}
+
+impl RunSummary {
+    pub fn count(&self, state: State) -> usize {
+        self.nodes.iter().filter(|node| node.state == state).count()
+    }
+
+    pub fn total<T: std::iter::Sum>(&self, of: impl Fn(&NodeSummary) -> T) -> T {
+        self.nodes.iter().map(of).sum()
+    }
+}

@@ -1,0 +1,79 @@
+//! Numbers as people read them.
+
+/// `1234567` → `1,234,567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let (head, tail) = digits.split_at(first);
+    let groups = tail.as_bytes().chunks(3).map(|group| std::str::from_utf8(group).expect("digits"));
+    std::iter::once(head).filter(|head| !head.is_empty()).chain(groups).collect::<Vec<_>>().join(",")
+}
+
+/// `0.04 s`, `3.2 s`, `2 min 05 s`, `1 h 02 min`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match seconds {
+        s if s < 1.0 => format!("{s:.2} s"),
+        s if s < 99.95 => format!("{s:.1} s"),
+        _ if whole < 3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// Four digits below a dollar, where single calls count; two above.
+pub fn dollars(amount_usd: f64) -> String {
+    match amount_usd {
+        0.0 => "$0".to_string(),
+        amount if amount < 1.0 => format!("${amount:.4}"),
+        amount => format!("${amount:.2}"),
+    }
+}
+
+/// `1 row`, `2,000 rows`.
+pub fn counted(number: u64, singular: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {singular}{plural}", thousands(number))
+}
+
+/// The first line of a text, cut to `width` characters: for values inside one line.
+pub fn shortened(text: &str, width: usize) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= width && line.len() == text.len() {
+        return line.to_string();
+    }
+    let head: String = line.chars().take(width.saturating_sub(1)).collect();
+    format!("{head}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        for (number, expected) in
+            [(0, "0"), (999, "999"), (1000, "1,000"), (24_000, "24,000"), (1_234_567, "1,234,567")]
+        {
+            assert_eq!(thousands(number), expected);
+        }
+        for (seconds, expected) in
+            [(0.041, "0.04 s"), (3.24, "3.2 s"), (99.96, "1 min 40 s"), (125.2, "2 min 05 s"), (3725.0, "1 h 02 min")]
+        {
+            assert_eq!(duration(seconds), expected);
+        }
+        for (amount, expected) in [(0.0, "$0"), (0.01234, "$0.0123"), (12.345, "$12.35")] {
+            assert_eq!(dollars(amount), expected);
+        }
+        assert_eq!(counted(1, "row"), "1 row");
+        assert_eq!(counted(0, "call"), "0 calls");
+    }
+
+    #[test]
+    fn a_cut_text_says_that_it_was_cut() {
+        for (text, expected) in
+            [("short", "short"), ("exactly ten", "exactly t…"), ("two\nlines", "two…"), ("éééééééééé", "éééééééééé")]
+        {
+            assert_eq!(shortened(text, 10), expected);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A recipe on this machine: read, with its store and its source files' contents at hand. What `run`, `plan` and `show` start from.
+
+use crate::cli::{RecipeArgs, ScopeArgs, StoreArgs};
+use crate::executor::past::StoredPast;
+use crate::failure::{Exit, Failure, Result};
+use crate::graph::Graph;
+use crate::manifest::{self, Known};
+use crate::plan::{Decision, Planned, Planner, Wishes};
+use crate::report::Reporter;
+use crate::spec::{self, Recipe};
+use cache::{StatCache, Store, source_hash};
+use stages::settings::nearest_hint;
+use std::path::PathBuf;
+
+pub struct Workplace {
+    pub recipe: Recipe,
+    pub graph: Graph,
+    pub cache_folder: PathBuf,
+}
+
+impl Workplace {
+    /// Reads the recipe with all that is laid over it.
+    ///
+    /// # Errors
+    /// All mistakes of the recipe at once.
+    pub fn open(arguments: &RecipeArgs, store: &StoreArgs) -> Result<Workplace> {
+        let recipe = spec::load(&arguments.recipe, &arguments.overrides.overrides())?;
+        let graph = Graph::build(&recipe);
+        Ok(Workplace { recipe, graph, cache_folder: cache_folder(store)? })
+    }
+
+    /// The store, made where there is none.
+    pub fn store(&self) -> Result<Store> {
+        Ok(Store::open(&self.cache_folder)?)
+    }
+
+    /// The store where one exists; nothing is written to find out.
+    pub fn store_if_any(&self) -> Result<Option<Store>> {
+        if self.cache_folder.is_dir() { self.store().map(Some) } else { Ok(None) }
+    }
+
+    pub fn past<'a>(&'a self, store: Option<&'a Store>, reporter: &'a dyn Reporter) -> StoredPast<'a> {
+        StoredPast { store, recipe: &self.recipe.name, reporter }
+    }
+
+    /// Names in the wishes are checked: all must be nodes of the recipe.
+    pub fn wishes(&self, scope: &ScopeArgs) -> Result<Wishes> {
+        for name in scope.until.iter().chain(&scope.force).chain(&scope.retry_marked) {
+            self.check_node(name)?;
+        }
+        Ok(Wishes {
+            until: scope.until.clone(),
+            force: scope.force.iter().cloned().collect(),
+            retry_marked: scope.retry_marked.iter().cloned().collect(),
+        })
+    }
+
+    pub fn check_node(&self, name: &str) -> Result<()> {
+        if self.recipe.nodes.contains_key(name) {
+            return Ok(());
+        }
+        let hint = nearest_hint(name, self.recipe.nodes.keys().map(String::as_str));
+        Err(Failure::usage(format!("`{}` has no node `{name}`", self.recipe.path.display()), hint))
+    }
+
+    /// Hashes the source files of the nodes in question.
+    pub fn known(&self, planner: &Planner, stat_cache: Option<&StatCache>) -> Result<Known> {
+        let mut known = Known::default();
+        for path in manifest::files(&self.recipe, planner.entries()) {
+            let content = source_hash(&path, stat_cache)?;
+            known.add_file(path, content);
+        }
+        Ok(known)
+    }
+
+    /// Keys of models that nodes of the plan may call must be in the environment before anything is spent.
+    pub fn check_environment(&self, planned: &[Planned]) -> Result<()> {
+        let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)));
+        let missing = self.recipe.missing_environment(calling.map(|one| self.graph.name(one.node)));
+        if missing.list.is_empty() { Ok(()) } else { Err(missing.into()) }
+    }
+}
+
+/// What the command line lays over the recipe, as it was written there.
+pub fn overrides_as_written(arguments: &RecipeArgs) -> Vec<String> {
+    let overrides = &arguments.overrides;
+    let profiles = overrides.profile.iter().map(|name| format!("--profile {name}"));
+    let sets = overrides.set.iter().map(|set| format!("--set {set}"));
+    profiles.chain(sets).chain(overrides.limit.map(|limit| format!("--limit {limit}"))).collect()
+}
+
+fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
+    let nowhere =
+        || Failure::usage("there is no place for finished work", Some("name one with `--cache DIR`".to_string()));
+    let folder = store.folder().ok_or_else(nowhere)?;
+    std::path::absolute(&folder).map_err(|error| Failure::io("find", &folder, &error))
+}
+
+/// A store that cannot be used ends a command with its own exit code.
+impl From<cache::Error> for Failure {
+    fn from(error: cache::Error) -> Failure {
+        let text = error.to_string();
+        let (message, hint) = match text.split_once("\n  hint: ") {
+            Some((message, hint)) => (message.to_string(), Some(hint.to_string())),
+            None => (text, None),
+        };
+        Failure::Plain { exit: Exit::Cache, message, hint }
+    }
+}

@@ -1,0 +1,260 @@
+//! `filter`: drops rows that weak models solve already, that a model labels as unfit, or that an expression rejects.
+
+use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::prompts::{FILTER, SOLVE, prompt_of};
+use super::solved::is_solved;
+use crate::chain::read_json;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::llm::{ReplyFormat, for_each_row};
+use crate::prompt::Prompt;
+use crate::rows::Rows;
+use crate::settings::{Reader, Setting, Settings, Step};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use minijinja::{Environment, UndefinedBehavior};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+pub const KIND: Kind = Kind {
+    name: "filter",
+    about: "Keeps rows by exactly one of `drop_if_all_solve`, `model` with `keep`, and `where`.",
+    schema: FilterSettings::schema,
+    read,
+};
+
+crate::choice! {
+    /// What a model says of an exam question.
+    pub enum Label {
+        /// Fit to become an open problem.
+        "pass" => Pass,
+        /// Answered without thought.
+        "too_simple" => TooSimple,
+        /// Several options could be called right, or the exception is asked for.
+        "ambiguous_answer" => AmbiguousAnswer,
+        /// Makes no sense without its options.
+        "not_reformulatable" => NotReformulatable,
+    }
+}
+
+crate::settings! {
+    /// Which rows go on.
+    pub struct FilterSettings {
+        pub input: NodeRef,
+        /// Drops what every one of these models solves. They are asked one after the other, the next only while all before solved it.
+        pub drop_if_all_solve: Option<Vec<ModelName>> = None,
+        /// Drops questions with fewer characters.
+        pub min_length: usize = 0,
+        /// Labels each question; rows with a label under `keep` go on.
+        pub model: Option<ModelName> = None,
+        pub keep: Vec<Label> = vec![Label::Pass],
+        /// An expression over the row's columns, such as `question|length > 40 and answer_idx != 'E'`.
+        pub r#where: Option<String> = None,
+        /// A prompt file; `solve.md` or `filter.md` among the recipe's prompts when left out.
+        pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// How often a model is asked for a label before a row is marked.
+        pub asks: u32 = 3,
+    }
+}
+
+struct Filter {
+    settings: FilterSettings,
+    rule: Rule,
+}
+
+enum Rule {
+    Difficulty { solvers: Vec<ModelName>, prompt: Prompt },
+    Quality { model: ModelName, prompt: Prompt },
+    Where { expression: String },
+}
+
+fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
+    let settings = FilterSettings::read_fields(fields, reader)?;
+    let rule = match (settings.drop_if_all_solve.clone(), settings.model.clone(), settings.r#where.clone()) {
+        (Some(solvers), None, None) => {
+            Rule::Difficulty { solvers, prompt: prompt_of(fields, "prompt", &SOLVE, reader)? }
+        }
+        (None, Some(model), None) => Rule::Quality { model, prompt: prompt_of(fields, "prompt", &FILTER, reader)? },
+        (None, None, Some(expression)) => Rule::Where { expression: checked(expression, reader)? },
+        _ => {
+            let hint = Some("write exactly one of `drop_if_all_solve`, `model`, `where`".to_string());
+            reader.mistake("one-of", "a filter needs one rule", hint);
+            return None;
+        }
+    };
+    Some(Box::new(Filter { settings, rule }))
+}
+
+fn checked(expression: String, reader: &mut Reader) -> Option<String> {
+    let mistake = expressions().compile_expression(&expression).err().map(|error| error.to_string());
+    let Some(message) = mistake else { return Some(expression) };
+    let hint = Some("such as `question|length > 40 and answer_idx != 'E'`".to_string());
+    reader.within(Step::Key("where".to_string()), |reader| {
+        reader.mistake("broken-expression", format!("not an expression: {message}"), hint)
+    });
+    None
+}
+
+fn expressions() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment
+}
+
+impl Stage for Filter {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        json!(self.settings)
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::rows("input", &self.settings.input)]
+    }
+
+    fn models(&self) -> Vec<(String, String)> {
+        match &self.rule {
+            Rule::Difficulty { solvers, .. } => {
+                solvers.iter().enumerate().map(|(index, solver)| (solver_port(index), solver.0.clone())).collect()
+            }
+            Rule::Quality { model, .. } => vec![("model".to_string(), model.0.clone())],
+            Rule::Where { .. } => Vec::new(),
+        }
+    }
+
+    fn prompts(&self) -> Vec<(&'static str, Prompt)> {
+        match &self.rule {
+            Rule::Difficulty { prompt, .. } => vec![("solve", prompt.clone())],
+            Rule::Quality { prompt, .. } => vec![("filter", prompt.clone())],
+            Rule::Where { .. } => Vec::new(),
+        }
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        asking::outputs()
+    }
+
+    fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
+        let rows = inputs.take_rows("input");
+        let fates = match &self.rule {
+            Rule::Difficulty { solvers, prompt } => self.difficulty(&rows, solvers.len(), prompt, context)?,
+            Rule::Quality { prompt, .. } => self.quality(&rows, prompt, context)?,
+            Rule::Where { expression } => self.by_expression(&rows, expression)?,
+        };
+        Ok(divide(context, "filter", rows, &[], fates))
+    }
+}
+
+fn solver_port(index: usize) -> String {
+    format!("solver.{index}")
+}
+
+impl Filter {
+    fn difficulty(&self, rows: &Rows, solvers: usize, prompt: &Prompt, context: &dyn Context) -> Result<Vec<Fate>> {
+        require_columns(rows, &["question", "answer"])?;
+        let solvers: Vec<Arc<Asker>> = (0..solvers)
+            .map(|index| {
+                let caller = context.caller(&solver_port(index))?;
+                Ok(Asker::new(caller, prompt, &SOLVE, "solve", ReplyFormat::Text, 1))
+            })
+            .collect::<Result<_>>()?;
+        let concurrency = solvers.iter().map(|solver| solver.concurrency()).max().unwrap_or(1);
+        for_each_row(context, concurrency, rows, |item| {
+            let (solvers, short) = (solvers.clone(), self.too_short(&item.row));
+            async move {
+                if let Some(fate) = short {
+                    return Ok(fate);
+                }
+                for solver in &solvers {
+                    let asked = Asked { row_id: item.id.clone(), row: item.row.clone(), sample: 0 };
+                    let reply = solver.ask(asked, |text| Ok(text.to_string())).await?;
+                    if !reply.is_ok_and(|reply| is_solved(&reply, &item.row)) {
+                        return Ok(Fate::kept("not solved by every model", vec![]));
+                    }
+                }
+                Ok(Fate::dropped("solved by every model", vec![]))
+            }
+        })
+    }
+
+    fn quality(&self, rows: &Rows, prompt: &Prompt, context: &dyn Context) -> Result<Vec<Fate>> {
+        require_columns(rows, &["question"])?;
+        let asks = self.settings.asks;
+        let asker = Asker::new(context.caller("model")?, prompt, &FILTER, "label", ReplyFormat::Json, asks);
+        for_each_row(context, asker.concurrency(), rows, |item| {
+            let (asker, keep, short) = (asker.clone(), self.settings.keep.clone(), self.too_short(&item.row));
+            async move {
+                if let Some(fate) = short {
+                    return Ok(fate);
+                }
+                let label = asker.ask(Asked { row_id: item.id, row: item.row, sample: 0 }, parse_label).await?;
+                Ok(label.map_or_else(
+                    |fate| fate,
+                    |label| match keep.contains(&label) {
+                        true => Fate::kept(label.word(), vec![]),
+                        false => Fate::dropped(label.word(), vec![]),
+                    },
+                ))
+            }
+        })
+    }
+
+    fn by_expression(&self, rows: &Rows, expression: &str) -> Result<Vec<Fate>> {
+        let environment = expressions();
+        let broken = |error: minijinja::Error| {
+            let columns: Vec<&str> = rows.columns.iter().map(|column| column.name.as_str()).collect();
+            Failure::recipe(format!("`where: {expression}`: {error}; the columns are `{}`", columns.join("`, `")))
+        };
+        let compiled = environment.compile_expression(expression).map_err(broken)?;
+        let fate = |row| -> Result<Fate> {
+            let row = rows.object(row);
+            if let Some(fate) = self.too_short(&row) {
+                return Ok(fate);
+            }
+            let value = compiled.eval(minijinja::value::Serde(&row)).map_err(broken)?;
+            Ok(match value.is_true() {
+                true => Fate::kept(format!("`{expression}` holds"), vec![]),
+                false => Fate::dropped(format!("`{expression}` does not hold"), vec![]),
+            })
+        };
+        rows.rows.iter().map(fate).collect()
+    }
+
+    fn too_short(&self, row: &Map<String, Value>) -> Option<Fate> {
+        let least = self.settings.min_length;
+        let question = row.get("question").or_else(|| row.get("problem")).and_then(Value::as_str).unwrap_or_default();
+        let short = question.chars().count() < least;
+        short.then(|| Fate::dropped(format!("shorter than {least} characters"), vec![]))
+    }
+}
+
+#[derive(Deserialize)]
+struct Labelled {
+    label: String,
+}
+
+/// `Too Simple` and `too-simple` are the label `too_simple`.
+fn parse_label(text: &str) -> Result<Label, String> {
+    let word = read_json::<Labelled>(text)?.label.trim().to_lowercase().replace([' ', '-'], "_");
+    Label::from_word(&word).ok_or_else(|| format!("`{word}` is not one of `{}`", Label::WORDS.join("`, `")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_in_any_spelling_but_no_other_word_is() {
+        for (text, expected) in [
+            (r#"{"label": "Pass"}"#, Some(Label::Pass)),
+            (r#"```json {"reason": "x", "label": "Too Simple"} ```"#, Some(Label::TooSimple)),
+            (r#"{"label": "ambiguous-answer"}"#, Some(Label::AmbiguousAnswer)),
+            (r#"{"label": "fine"}"#, None),
+            ("pass", None),
+        ] {
+            assert_eq!(parse_label(text).ok(), expected, "{text}");
+        }
+    }
+}

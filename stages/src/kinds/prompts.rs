@@ -1,0 +1,154 @@
+//! The prompts of the model kinds: where each is found, what it may use and what it must use.
+
+use crate::chain::Chain;
+use crate::prompt::Prompt;
+use crate::settings::{Reader, Step};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// A prompt as a kind knows it.
+pub struct PromptForm {
+    /// The file's name without `.md`.
+    pub name: &'static str,
+    /// Our own wording, for recipes that lie elsewhere and name none.
+    embedded: &'static str,
+    offered: &'static [&'static str],
+    required: &'static [&'static str],
+}
+
+macro_rules! form {
+    ($name:literal, $offered:expr, $required:expr) => {
+        PromptForm {
+            name: $name,
+            embedded: include_str!(concat!("../../../pipelines/medical/prompts/", $name, ".md")),
+            offered: &$offered,
+            required: &$required,
+        }
+    };
+}
+
+pub const SOLVE: PromptForm = form!("solve", ["question", "options"], ["question"]);
+pub const FILTER: PromptForm = form!("filter", ["question", "options", "answer_idx", "answer"], ["question"]);
+pub const REFORMAT: PromptForm =
+    form!("reformat", ["question", "options", "answer_idx", "answer"], ["question", "answer"]);
+pub const COT: PromptForm = form!("cot", ["problem"], ["problem"]);
+pub const VERIFY: PromptForm = form!("verify", ["conclusion", "truth"], ["conclusion", "truth"]);
+pub const SEARCH: PromptForm =
+    form!("search", ["problem", "chain", "conclusion", "strategy"], ["problem", "chain", "strategy"]);
+pub const REVEAL: PromptForm =
+    form!("reveal", ["problem", "chain", "conclusion", "truth"], ["problem", "chain", "truth"]);
+pub const REWRITE: PromptForm = form!("rewrite", ["problem", "chain", "conclusion"], ["problem", "chain"]);
+pub const REWRITE_SIMPLE: PromptForm =
+    form!("rewrite_simple", ["problem", "chain", "conclusion"], ["problem", "chain"]);
+pub const RESPOND: PromptForm = form!("respond", ["problem", "thought"], ["problem", "thought"]);
+
+/// The prompt under `key` of a node; where it names none `<prompts>/<name>.md` beside the recipe, else our own wording.
+pub fn prompt_of(fields: &Map<String, Value>, key: &str, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
+    let named = fields.get(key).and_then(Value::as_str);
+    reader.within(Step::Key(key.to_string()), |reader| match named.map(|name| reader.folder.join(name)) {
+        Some(path) => read_file(&path, form, reader),
+        None => match beside_the_recipe(form, reader) {
+            Some(path) => read_file(&path, form, reader),
+            None => form.read(form.embedded, reader),
+        },
+    })
+}
+
+fn beside_the_recipe(form: &PromptForm, reader: &Reader) -> Option<PathBuf> {
+    let path = reader.prompts.as_ref()?.join(format!("{}.md", form.name));
+    path.is_file().then_some(path)
+}
+
+/// Mistakes of a prompt are told with its file.
+fn read_file(path: &Path, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let hint = Some("name a Markdown file, relative to the recipe".to_string());
+            reader.mistake("missing-file", format!("cannot read the prompt `{}`: {error}", path.display()), hint);
+            return None;
+        }
+    };
+    let before = reader.mistakes.len();
+    let prompt = form.read(&text, reader);
+    reader.mistakes[before..].iter_mut().for_each(|mistake| mistake.file = Some((path.to_path_buf(), None)));
+    prompt
+}
+
+impl PromptForm {
+    fn read(&self, text: &str, reader: &mut Reader) -> Option<Prompt> {
+        Prompt::read(text, self.offered, self.required, reader)
+    }
+
+    /// What the prompt sees of a row: its columns under the offered names, options one a line, a chain in titled sections,
+    /// nothing for what is missing.
+    pub fn variables(&self, row: &Map<String, Value>) -> Map<String, Value> {
+        self.offered.iter().map(|&name| (name.to_string(), shown(name, row))).collect()
+    }
+}
+
+fn shown(name: &str, row: &Map<String, Value>) -> Value {
+    match row.get(name) {
+        Some(Value::Object(options)) if name == "options" => {
+            let lines = options.iter().map(|(letter, text)| match text {
+                Value::String(text) => format!("{letter}. {text}"),
+                other => format!("{letter}. {other}"),
+            });
+            Value::from(lines.collect::<Vec<_>>().join("\n"))
+        }
+        Some(steps @ Value::Array(_)) if name == "chain" => {
+            Value::from(Chain::from_value(steps).map(|chain| chain.render()).unwrap_or_default())
+        }
+        None | Some(Value::Null) => Value::from(""),
+        Some(value) => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const ALL: [&PromptForm; 10] =
+        [&SOLVE, &FILTER, &REFORMAT, &COT, &VERIFY, &SEARCH, &REVEAL, &REWRITE, &REWRITE_SIMPLE, &RESPOND];
+
+    #[test]
+    fn our_own_wordings_use_what_they_must_and_nothing_else() {
+        for form in ALL {
+            let mut reader = Reader::default();
+            let prompt = prompt_of(&Map::new(), "prompt", form, &mut reader);
+            assert!(prompt.is_some(), "{}: {:?}", form.name, reader.mistakes);
+        }
+    }
+
+    #[test]
+    fn a_named_prompt_wins_over_one_beside_the_recipe_over_our_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reader = Reader::default();
+        reader.folder = folder.path().into();
+        reader.prompts = Some(folder.path().join("prompts"));
+        let mut read = |fields: Value| {
+            let prompt = prompt_of(fields.as_object().unwrap(), "prompt", &COT, &mut reader);
+            prompt.map(|prompt| prompt.text().to_string())
+        };
+        assert_eq!(read(json!({})).as_deref(), Some(COT.embedded));
+        std::fs::create_dir(folder.path().join("prompts")).unwrap();
+        std::fs::write(folder.path().join("prompts/cot.md"), "beside {{ problem }}").unwrap();
+        assert_eq!(read(json!({})).as_deref(), Some("beside {{ problem }}"));
+        std::fs::write(folder.path().join("own.md"), "own {{ problem }}").unwrap();
+        assert_eq!(read(json!({"prompt": "own.md"})).as_deref(), Some("own {{ problem }}"));
+        assert_eq!(read(json!({"prompt": "none.md"})), None);
+        std::fs::write(folder.path().join("own.md"), "own {{ question }}").unwrap();
+        assert_eq!(read(json!({"prompt": "own.md"})), None);
+        let codes: Vec<&str> = reader.mistakes.iter().map(|mistake| mistake.code).collect();
+        assert_eq!(codes, ["missing-file", "unknown-variable", "missing-variable"]);
+        assert!(reader.mistakes[1].file.is_some());
+    }
+
+    #[test]
+    fn options_are_shown_one_a_line() {
+        let row = json!({"question": "q", "options": {"A": "x", "B": 7}, "truth": "secret"});
+        let variables = SOLVE.variables(row.as_object().unwrap());
+        assert_eq!(Value::Object(variables), json!({"question": "q", "options": "A. x\nB. 7"}));
+    }
+}

@@ -1,0 +1,128 @@
+//! `reformat`: an exam question becomes an open problem with a short answer that can be checked.
+
+use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::prompts::{REFORMAT, prompt_of};
+use crate::chain::read_json;
+use crate::context::Context;
+use crate::failure::Result;
+use crate::llm::{ReplyFormat, for_each_row};
+use crate::prompt::Prompt;
+use crate::rows::ColumnType;
+use crate::settings::{Reader, Setting, Settings};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+pub const KIND: Kind = Kind {
+    name: "reformat",
+    about: "Rewrites exam questions as open problems with a short answer (adds `problem`, `truth`).",
+    schema: ReformatSettings::schema,
+    read,
+};
+
+crate::settings! {
+    /// Who rewrites the exam questions, and how often it is asked.
+    pub struct ReformatSettings {
+        pub input: NodeRef,
+        pub model: ModelName,
+        /// A prompt file; `reformat.md` among the recipe's prompts when left out.
+        pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// How often a question is put before a row is marked.
+        pub asks: u32 = 3,
+    }
+}
+
+struct Reformat {
+    settings: ReformatSettings,
+    prompt: Prompt,
+}
+
+fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
+    let settings = ReformatSettings::read_fields(fields, reader);
+    let prompt = prompt_of(fields, "prompt", &REFORMAT, reader);
+    Some(Box::new(Reformat { settings: settings?, prompt: prompt? }))
+}
+
+impl Stage for Reformat {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        json!(self.settings)
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::rows("input", &self.settings.input)]
+    }
+
+    fn models(&self) -> Vec<(String, String)> {
+        vec![("model".to_string(), self.settings.model.0.clone())]
+    }
+
+    fn prompts(&self) -> Vec<(&'static str, Prompt)> {
+        vec![("reformat", self.prompt.clone())]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        asking::outputs()
+    }
+
+    fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
+        let rows = inputs.take_rows("input");
+        require_columns(&rows, &["question", "answer"])?;
+        let caller = context.caller("model")?;
+        let asker = Asker::new(caller, &self.prompt, &REFORMAT, "reformat", ReplyFormat::Json, self.settings.asks);
+        let fates = for_each_row(context, asker.concurrency(), &rows, |item| {
+            let asker = asker.clone();
+            async move {
+                let asked = Asked { row_id: item.id, row: item.row, sample: 0 };
+                let opened = asker.ask(asked, parse).await?;
+                Ok(opened.map_or_else(
+                    |fate| fate,
+                    |opened| Fate::kept("reformatted", vec![json!(opened.question), json!(opened.answer)]),
+                ))
+            }
+        })?;
+        Ok(divide(context, "reformat", rows, &[("problem", ColumnType::Text), ("truth", ColumnType::Text)], fates))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Opened {
+    question: String,
+    answer: String,
+}
+
+fn parse(text: &str) -> Result<Opened, String> {
+    let mut opened: Opened = read_json(text)?;
+    opened.question = opened.question.trim().to_string();
+    opened.answer = opened.answer.trim().to_string();
+    match (opened.question.is_empty(), opened.answer.is_empty()) {
+        (false, false) => Ok(opened),
+        (true, _) => Err("`question` is empty".to_string()),
+        (_, true) => Err("`answer` is empty".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_parts_must_be_there() {
+        for (text, expected) in [
+            (r#"{"question": " q? ", "answer": "a"}"#, Ok(("q?", "a"))),
+            (r#"Here: {"answer": "a", "question": "q", "note": 1} ."#, Ok(("q", "a"))),
+            (r#"{"question": "q", "answer": " "}"#, Err("`answer` is empty")),
+            (r#"{"question": "q"}"#, Err("missing field `answer`")),
+            ("q? a", Err("no JSON object")),
+        ] {
+            match (parse(text), expected) {
+                (Ok(opened), Ok(expected)) => assert_eq!((&*opened.question, &*opened.answer), expected),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `verify`: whether a conclusion agrees with the known answer. The judge sees these two and nothing else.
+
+use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::prompts::{VERIFY, prompt_of};
+use crate::context::Context;
+use crate::failure::Result;
+use crate::llm::{Caller, ReplyFormat, for_each_row};
+use crate::prompt::Prompt;
+use crate::rows::ColumnType;
+use crate::settings::{Reader, Setting, Settings};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+pub const KIND: Kind = Kind {
+    name: "verify",
+    about: "Compares each conclusion with the known answer (adds `verdict`).",
+    schema: VerifySettings::schema,
+    read,
+};
+
+crate::settings! {
+    /// Who judges, and what becomes of what is found false.
+    pub struct VerifySettings {
+        pub input: NodeRef,
+        pub model: ModelName,
+        /// A prompt file; `verify.md` among the recipe's prompts when left out.
+        pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// How often a question is put before a row is marked.
+        pub asks: u32 = 3,
+        /// Whether only true rows go on; a search needs the false ones too.
+        pub drop_false: bool = false,
+    }
+}
+
+struct Verify {
+    settings: VerifySettings,
+    prompt: Prompt,
+}
+
+fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
+    let settings = VerifySettings::read_fields(fields, reader);
+    let prompt = prompt_of(fields, "prompt", &VERIFY, reader);
+    Some(Box::new(Verify { settings: settings?, prompt: prompt? }))
+}
+
+impl Stage for Verify {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        json!(self.settings)
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::rows("input", &self.settings.input)]
+    }
+
+    fn models(&self) -> Vec<(String, String)> {
+        vec![("model".to_string(), self.settings.model.0.clone())]
+    }
+
+    fn prompts(&self) -> Vec<(&'static str, Prompt)> {
+        vec![("verify", self.prompt.clone())]
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        asking::outputs()
+    }
+
+    fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
+        let rows = inputs.take_rows("input");
+        require_columns(&rows, &["conclusion", "truth"])?;
+        let judge = Judge::new(context.caller("model")?, &self.prompt, self.settings.asks);
+        let drop_false = self.settings.drop_false;
+        let fates = for_each_row(context, judge.0.concurrency(), &rows, |item| {
+            let judge = judge.clone();
+            async move {
+                let verdict = judge.ask(&item.id, text(&item.row, "conclusion"), text(&item.row, "truth")).await?;
+                Ok(verdict.map_or_else(|fate| fate, |verdict| fate(verdict, drop_false)))
+            }
+        })?;
+        Ok(divide(context, "verify", rows, &[("verdict", ColumnType::Bool)], fates))
+    }
+}
+
+fn fate(verdict: bool, drop_false: bool) -> Fate {
+    match verdict {
+        true => Fate::kept("true", vec![json!(true)]),
+        false if drop_false => Fate::dropped("false", vec![json!(false)]),
+        false => Fate::kept("false", vec![json!(false)]),
+    }
+}
+
+fn text<'a>(row: &'a Map<String, Value>, column: &str) -> &'a str {
+    row.get(column).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A model that compares conclusions with known answers; also the verifier of a search and of reinforcement learning.
+#[derive(Clone)]
+pub struct Judge(Arc<Asker>);
+
+impl Judge {
+    pub fn new(caller: Caller, prompt: &Prompt, asks: u32) -> Judge {
+        Judge(Asker::new(caller, prompt, &VERIFY, "verify", ReplyFormat::Text, asks))
+    }
+
+    /// `Err` inside is a row to be marked: no reply was a verdict.
+    pub async fn ask(&self, row_id: &str, conclusion: &str, truth: &str) -> Result<Result<bool, Fate>> {
+        let row = Map::from_iter([("conclusion".to_string(), json!(conclusion)), ("truth".to_string(), json!(truth))]);
+        self.0.ask(Asked { row_id: row_id.to_string(), row, sample: 0 }, parse).await
+    }
+}
+
+/// `True` or `False` and nothing else but quotes, stars and a full stop; `not true` is no verdict.
+pub fn parse(text: &str) -> Result<bool, String> {
+    let word = text.trim_matches(|character: char| !character.is_alphanumeric());
+    match word.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("the reply is neither `True` nor `False`".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_one_word() {
+        for (text, expected) in [
+            ("True", Some(true)),
+            (" **false**.\n", Some(false)),
+            ("\"TRUE\"", Some(true)),
+            ("not true", None),
+            ("True or False", None),
+            ("It is true", None),
+            ("untrue", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(text).ok(), expected, "{text}");
+        }
+    }
+}

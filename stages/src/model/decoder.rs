@@ -1,0 +1,320 @@
+//! The Qwen2 decoder: forward and backward written out (no tape), over documents laid end to end.
+//!
+//! Legend: **T** tokens · **d** model width · **H** query heads · **K** key/value heads · **D** head width · **F** feed-forward
+//! width · **V** vocabulary. `x → norm → qkv + bias → rope → attention → out → + x → norm → gate|up → swiglu → down → +`.
+
+use super::batch::Batch;
+use super::config::DecoderConfig;
+use super::parameters::{LayerRanges, Layout};
+use super::workspace::Workspace;
+use kernels::Layout::{Nn, Nt, Tn};
+use kernels::Write::{Accumulate, Overwrite};
+use kernels::{Buffer, Device, Heads, Stream, View, ViewMut, attention, bias, embedding, matmul, norm, rope, swiglu};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Attention of one layer: its index, the stream, rows `[T, (H + 2K)·D]` in, rows `[T, H·D]` and log-sums `[T, H]` out.
+pub(super) type Attend<'a> = dyn FnMut(usize, &Stream, View<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) + 'a;
+
+/// A decoder's weights on a device. What is the same for copies of it is shared.
+pub struct Decoder {
+    config: Arc<DecoderConfig>,
+    layout: Arc<Layout>,
+    device: Device,
+    /// `[positions, D]`
+    tables: Arc<Buffer<f32>>,
+    parameters: Buffer<f32>,
+}
+
+impl Decoder {
+    /// `weights` in the order of [`Layout`] without a value head.
+    pub fn new(device: &Device, config: &DecoderConfig, weights: &[f32]) -> Decoder {
+        let layout = Layout::new(config, false);
+        assert_eq!(weights.len(), layout.len, "weights of another shape");
+        let stream = device.stream();
+        let tables = rope::tables(&stream, config.max_position_embeddings, config.head_size(), config.rope_theta);
+        Decoder {
+            config: Arc::new(config.clone()),
+            layout: Arc::new(layout),
+            device: device.clone(),
+            tables: Arc::new(tables),
+            parameters: stream.upload(weights),
+        }
+    }
+
+    /// Fresh weights, drawn from `seed`.
+    pub fn fresh(device: &Device, config: &DecoderConfig, seed: u64) -> Decoder {
+        Decoder::new(device, config, &super::parameters::initial(config, &Layout::new(config, false), seed))
+    }
+
+    /// The same weights once more.
+    pub fn copy(&self) -> Decoder {
+        let parameters = self.device.stream().upload(&self.weights());
+        Decoder { parameters, ..self.sharing() }
+    }
+
+    /// The same weights with a value head that says 0.5 whatever it sees: halfway between wrong and right.
+    pub fn with_value_head(&self) -> Decoder {
+        let (from, to) = (&self.layout, Layout::new(&self.config, true));
+        let (old, mut new) = (self.weights(), vec![0.0; to.len]);
+        new[..from.matrices].copy_from_slice(&old[..from.matrices]);
+        let vectors = from.len - from.matrices;
+        new[to.matrices..to.matrices + vectors].copy_from_slice(&old[from.matrices..]);
+        let (_, constant) = to.value.clone().expect("a layout with a value head");
+        new[constant].fill(0.5);
+        let parameters = self.device.stream().upload(&new);
+        Decoder { layout: Arc::new(to), parameters, ..self.sharing() }
+    }
+
+    fn sharing(&self) -> Decoder {
+        Decoder {
+            config: self.config.clone(),
+            layout: self.layout.clone(),
+            device: self.device.clone(),
+            tables: self.tables.clone(),
+            parameters: self.device.stream().zeros(0),
+        }
+    }
+
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn heads(&self) -> Heads {
+        Heads {
+            query: self.config.num_attention_heads,
+            key_value: self.config.num_key_value_heads,
+            width: self.config.head_size(),
+        }
+    }
+
+    /// All weights, in the order of [`Layout`].
+    pub fn weights(&self) -> Vec<f32> {
+        self.device.stream().download(self.parameters.view())
+    }
+
+    pub fn parameters_mut(&mut self) -> &mut Buffer<f32> {
+        &mut self.parameters
+    }
+
+    pub(super) fn weight(&self, range: &Range<usize>) -> View<'_, f32> {
+        self.parameters.slice(range.clone())
+    }
+
+    /// y = x · Wᵀ for rows x`[rows, inputs]` and W`[outputs, inputs]`.
+    pub(super) fn linear(
+        &self,
+        stream: &Stream,
+        x: View<'_, f32>,
+        weight: &Range<usize>,
+        [rows, inputs, outputs]: [usize; 3],
+        write: kernels::Write,
+        y: ViewMut<'_, f32>,
+    ) {
+        matmul(stream, Nt, rows, outputs, inputs, x, self.weight(weight), write, y);
+    }
+
+    /// Leaves the last norm's output `[T, d]` in the workspace, and what [`Decoder::backward`] wants.
+    pub fn forward(&self, batch: &Batch, workspace: &mut Workspace) {
+        workspace.fit(&self.config, batch.len(), batch.chosen());
+        self.run(batch.tokens(), batch.positions(), workspace, &mut |_, stream, qkv, attended, log_sum| {
+            attention::forward(stream, self.heads(), &batch.segments, qkv, attended, log_sum);
+        });
+    }
+
+    /// The forward pass over rows of tokens at positions; how rows see each other is up to `attend`, so that a row's arithmetic is
+    /// the same in training and in generation.
+    pub(super) fn run(
+        &self,
+        tokens: View<'_, u32>,
+        positions: View<'_, u32>,
+        workspace: &mut Workspace,
+        attend: &mut Attend<'_>,
+    ) {
+        let (t, d) = (tokens.len(), self.config.hidden_size);
+        let input = workspace.residuals[0].slice_mut(0..t * d);
+        embedding::forward(&workspace.stream, d, self.weight(&self.layout.embedding), tokens, input);
+        for index in 0..self.layout.layers.len() {
+            self.layer_forward(index, positions, workspace, attend);
+        }
+        let last = workspace.residuals[self.layout.layers.len() % workspace.residuals.len()].slice(0..t * d);
+        let (normed, scale) = (workspace.normed.slice_mut(0..t * d), workspace.scale.slice_mut(0..t));
+        let weight = self.weight(&self.layout.final_norm);
+        norm::forward(&workspace.stream, t, d, self.config.rms_norm_eps, last, weight, normed, scale);
+    }
+
+    fn layer_forward(
+        &self,
+        index: usize,
+        positions: View<'_, u32>,
+        workspace: &mut Workspace,
+        attend: &mut Attend<'_>,
+    ) {
+        let DecoderConfig { hidden_size: d, intermediate_size: f, rms_norm_eps: epsilon, .. } = *self.config;
+        let (t, qkv_size) = (positions.len(), self.config.qkv_size());
+        let layer = &self.layout.layers[index];
+        let (slots, count) = (workspace.layers.len(), workspace.residuals.len());
+        let (stream, memory) = (&workspace.stream, &mut workspace.layers[index % slots]);
+        let (input, output) = two(&mut workspace.residuals, index % count, (index + 1) % count);
+        let input = input.slice(0..t * d);
+
+        let (normed, scale) = (&mut memory.attention_normed, &mut memory.attention_scale);
+        let weight = self.weight(&layer.attention_norm);
+        norm::forward(stream, t, d, epsilon, input, weight, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
+        let mut qkv = memory.qkv.slice_mut(0..t * qkv_size);
+        self.linear(stream, normed.slice(0..t * d), &layer.qkv, [t, d, qkv_size], Overwrite, qkv.reborrow());
+        bias::add(stream, t, qkv_size, self.weight(&layer.qkv_bias), qkv.reborrow());
+        rope::forward(stream, self.heads(), positions, self.tables.view(), qkv.reborrow());
+        let attended = memory.attended.slice_mut(0..t * d);
+        let log_sum = memory.log_sum.slice_mut(0..t * self.config.num_attention_heads);
+        attend(index, stream, qkv.view(), attended, log_sum);
+        let mut middle = memory.middle.slice_mut(0..t * d);
+        stream.copy(input, middle.reborrow());
+        self.linear(stream, memory.attended.slice(0..t * d), &layer.out, [t, d, d], Accumulate, middle.reborrow());
+
+        let (normed, scale) = (&mut memory.feed_forward_normed, &mut memory.feed_forward_scale);
+        let weight = self.weight(&layer.feed_forward_norm);
+        norm::forward(stream, t, d, epsilon, middle.view(), weight, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
+        let mut gate_up = memory.gate_up.slice_mut(0..t * 2 * f);
+        self.linear(stream, normed.slice(0..t * d), &layer.gate_up, [t, d, 2 * f], Overwrite, gate_up.reborrow());
+        let mut activated = memory.activated.slice_mut(0..t * f);
+        swiglu::forward(stream, t, f, gate_up.view(), activated.reborrow());
+        let mut output = output.slice_mut(0..t * d);
+        stream.copy(middle.view(), output.reborrow());
+        self.linear(stream, activated.view(), &layer.down, [t, f, d], Accumulate, output);
+    }
+
+    /// Adds to `gradients` (in the order of [`Layout`]) what follows from the gradient of the last norm's output, which the
+    /// heads left in the workspace.
+    pub fn backward(&self, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
+        let (t, d, layers) = (batch.len(), self.config.hidden_size, self.layout.layers.len());
+        {
+            let Workspace { stream, residuals, scale, back, .. } = &mut *workspace;
+            let back = back.as_mut().expect("a workspace for training");
+            norm::backward(
+                stream,
+                t,
+                d,
+                residuals[layers].slice(0..t * d),
+                self.weight(&self.layout.final_norm),
+                scale.slice(0..t),
+                back.normed.slice(0..t * d),
+                Overwrite,
+                back.residual.slice_mut(0..t * d),
+                gradients.slice_mut(self.layout.final_norm.clone()),
+            );
+        }
+        for index in (0..layers).rev() {
+            self.feed_forward_backward(index, t, workspace, gradients);
+            self.attention_backward(index, batch, workspace, gradients);
+        }
+        let back = workspace.back.as_ref().expect("a workspace for training");
+        let table = gradients.slice_mut(self.layout.embedding.clone());
+        embedding::backward(&workspace.stream, d, batch.tokens(), back.residual.slice(0..t * d), table);
+    }
+
+    fn feed_forward_backward(&self, index: usize, t: usize, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
+        let (d, f) = (self.config.hidden_size, self.config.intermediate_size);
+        let layer: &LayerRanges = &self.layout.layers[index];
+        let (stream, memory) = (&workspace.stream, &workspace.layers[index]);
+        let back = workspace.back.as_mut().expect("a workspace for training");
+
+        let residual = back.residual.slice(0..t * d);
+        let mut activated = back.activated.slice_mut(0..t * f);
+        matmul(stream, Nn, t, f, d, residual, self.weight(&layer.down), Overwrite, activated.reborrow());
+        matmul(
+            stream,
+            Tn,
+            d,
+            f,
+            t,
+            residual,
+            memory.activated.slice(0..t * f),
+            Accumulate,
+            gradients.slice_mut(layer.down.clone()),
+        );
+        let mut gate_up = back.gate_up.slice_mut(0..t * 2 * f);
+        swiglu::backward(stream, t, f, memory.gate_up.slice(0..t * 2 * f), activated.view(), gate_up.reborrow());
+        let mut normed = back.normed.slice_mut(0..t * d);
+        matmul(stream, Nn, t, d, 2 * f, gate_up.view(), self.weight(&layer.gate_up), Overwrite, normed.reborrow());
+        let input = memory.feed_forward_normed.slice(0..t * d);
+        matmul(stream, Tn, 2 * f, d, t, gate_up.view(), input, Accumulate, gradients.slice_mut(layer.gate_up.clone()));
+        norm::backward(
+            stream,
+            t,
+            d,
+            memory.middle.slice(0..t * d),
+            self.weight(&layer.feed_forward_norm),
+            memory.feed_forward_scale.slice(0..t),
+            normed.view(),
+            Accumulate,
+            back.residual.slice_mut(0..t * d),
+            gradients.slice_mut(layer.feed_forward_norm.clone()),
+        );
+    }
+
+    fn attention_backward(&self, index: usize, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
+        let (t, d, width) = (batch.len(), self.config.hidden_size, self.config.qkv_size());
+        let layer: &LayerRanges = &self.layout.layers[index];
+        let (stream, memory) = (&workspace.stream, &workspace.layers[index]);
+        let back = workspace.back.as_mut().expect("a workspace for training");
+
+        let residual = back.residual.slice(0..t * d);
+        let mut attended = back.attended.slice_mut(0..t * d);
+        matmul(stream, Nn, t, d, d, residual, self.weight(&layer.out), Overwrite, attended.reborrow());
+        matmul(
+            stream,
+            Tn,
+            d,
+            d,
+            t,
+            residual,
+            memory.attended.slice(0..t * d),
+            Accumulate,
+            gradients.slice_mut(layer.out.clone()),
+        );
+        let mut qkv = back.qkv.slice_mut(0..t * width);
+        attention::backward(
+            stream,
+            self.heads(),
+            &batch.segments,
+            memory.qkv.slice(0..t * width),
+            memory.attended.slice(0..t * d),
+            memory.log_sum.slice(0..t * self.config.num_attention_heads),
+            attended.view(),
+            qkv.reborrow(),
+        );
+        rope::backward(stream, self.heads(), batch.positions(), self.tables.view(), qkv.reborrow());
+        bias::backward(stream, t, width, qkv.view(), gradients.slice_mut(layer.qkv_bias.clone()));
+        let mut normed = back.normed.slice_mut(0..t * d);
+        matmul(stream, Nn, t, d, width, qkv.view(), self.weight(&layer.qkv), Overwrite, normed.reborrow());
+        let input = memory.attention_normed.slice(0..t * d);
+        matmul(stream, Tn, width, d, t, qkv.view(), input, Accumulate, gradients.slice_mut(layer.qkv.clone()));
+        norm::backward(
+            stream,
+            t,
+            d,
+            workspace.residuals[index].slice(0..t * d),
+            self.weight(&layer.attention_norm),
+            memory.attention_scale.slice(0..t),
+            normed.view(),
+            Accumulate,
+            back.residual.slice_mut(0..t * d),
+            gradients.slice_mut(layer.attention_norm.clone()),
+        );
+    }
+}
+
+/// One buffer to read and another to write.
+fn two(buffers: &mut [Buffer<f32>], read: usize, write: usize) -> (&Buffer<f32>, &mut Buffer<f32>) {
+    let [read, write] = buffers.get_disjoint_mut([read, write]).expect("a layer reads and writes different rows");
+    (read, write)
+}

@@ -1,0 +1,149 @@
+//! What is read off a decoder's chosen rows: log-probabilities of targets, values, and their way back.
+
+use super::Decoder;
+use super::batch::Batch;
+use super::workspace::Workspace;
+use kernels::Layout::{Nn, Nt, Tn};
+use kernels::Write::{Accumulate, Overwrite};
+use kernels::logprob::Head;
+use kernels::ppo::PolicyLoss;
+use kernels::{Buffer, View, bias, logprob, matmul, ppo, rows};
+
+/// log p of each target under softmax(logits / temperature), and the entropy there. Logits are never stored.
+pub fn log_probabilities(decoder: &Decoder, batch: &Batch, temperature: f32, workspace: &mut Workspace) {
+    gather(decoder, batch, workspace);
+    let (n, d, stream, heads) = (batch.chosen(), decoder.config().hidden_size, &workspace.stream, &mut workspace.heads);
+    logprob::forward(
+        stream,
+        head(decoder, temperature),
+        heads.hidden.slice(0..n * d),
+        decoder.weight(&decoder.layout().head),
+        batch.targets(),
+        heads.logp.slice_mut(0..n),
+        heads.log_sum.slice_mut(0..n),
+        Some(heads.entropy.slice_mut(0..n)),
+    );
+}
+
+/// From the gradient of the log-probabilities to that of the last norm's output; the head's own is added to `gradients`.
+pub fn log_probabilities_backward(
+    decoder: &Decoder,
+    batch: &Batch,
+    temperature: f32,
+    workspace: &mut Workspace,
+    gradients: &mut Buffer<f32>,
+) {
+    let (n, d) = (batch.chosen(), decoder.config().hidden_size);
+    let Workspace { stream, heads, back, .. } = &mut *workspace;
+    let back = back.as_mut().expect("a workspace for training");
+    logprob::backward(
+        stream,
+        head(decoder, temperature),
+        heads.hidden.slice(0..n * d),
+        decoder.weight(&decoder.layout().head),
+        batch.targets(),
+        heads.log_sum.slice(0..n),
+        heads.gradient.slice(0..n),
+        None,
+        back.hidden.slice_mut(0..n * d),
+        gradients.slice_mut(decoder.layout().head.clone()),
+    );
+    scatter(decoder, batch, workspace);
+}
+
+/// V of each chosen row.
+pub fn values(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
+    gather(decoder, batch, workspace);
+    let (n, d, stream, heads) = (batch.chosen(), decoder.config().hidden_size, &workspace.stream, &mut workspace.heads);
+    let (weight, constant) = decoder.layout().value.as_ref().expect("a decoder with a value head");
+    let mut values = heads.values.slice_mut(0..n);
+    let hidden = heads.hidden.slice(0..n * d);
+    matmul(stream, Nt, n, 1, d, hidden, decoder.weight(weight), Overwrite, values.reborrow());
+    bias::add(stream, n, 1, decoder.weight(constant), values);
+}
+
+/// From the gradient of the values to that of the last norm's output; the head's own is added to `gradients`.
+pub fn values_backward(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
+    let (n, d) = (batch.chosen(), decoder.config().hidden_size);
+    let (weight, constant) = decoder.layout().value.clone().expect("a decoder with a value head");
+    let Workspace { stream, heads, back, .. } = &mut *workspace;
+    let back = back.as_mut().expect("a workspace for training");
+    let gradient = heads.gradient.slice(0..n);
+    bias::backward(stream, n, 1, gradient, gradients.slice_mut(constant));
+    matmul(stream, Nn, n, d, 1, gradient, decoder.weight(&weight), Overwrite, back.hidden.slice_mut(0..n * d));
+    matmul(stream, Tn, 1, d, n, gradient, heads.hidden.slice(0..n * d), Accumulate, gradients.slice_mut(weight));
+    scatter(decoder, batch, workspace);
+}
+
+fn head(decoder: &Decoder, temperature: f32) -> Head {
+    Head { vocabulary: decoder.config().vocab_size, width: decoder.config().hidden_size, temperature }
+}
+
+fn gather(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
+    let (t, n, d) = (batch.len(), batch.chosen(), decoder.config().hidden_size);
+    let Workspace { stream, normed, heads, .. } = workspace;
+    rows::gather(stream, d, normed.slice(0..t * d), batch.rows(), heads.hidden.slice_mut(0..n * d));
+}
+
+fn scatter(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
+    let (t, n, d) = (batch.len(), batch.chosen(), decoder.config().hidden_size);
+    let Workspace { stream, back, .. } = workspace;
+    let back = back.as_mut().expect("a workspace for training");
+    stream.fill(back.normed.slice_mut(0..t * d), 0.0);
+    rows::scatter_add(stream, d, back.hidden.slice(0..n * d), batch.rows(), back.normed.slice_mut(0..t * d));
+}
+
+/// Losses over the chosen rows; each leaves its gradient where the head's backward pass finds it.
+impl Workspace {
+    /// `[N]` log-probabilities of the last [`log_probabilities`].
+    pub fn logp(&self, batch: &Batch) -> View<'_, f32> {
+        self.heads.logp.slice(0..batch.chosen())
+    }
+
+    pub fn download_logp(&self, batch: &Batch) -> Vec<f32> {
+        self.stream.download(self.logp(batch))
+    }
+
+    pub fn download_entropy(&self, batch: &Batch) -> Vec<f32> {
+        self.stream.download(self.heads.entropy.slice(0..batch.chosen()))
+    }
+
+    pub fn download_values(&self, batch: &Batch) -> Vec<f32> {
+        self.stream.download(self.heads.values.slice(0..batch.chosen()))
+    }
+
+    /// The gradient of a loss that weighs every log-probability alike.
+    pub fn fill_logp_gradient(&mut self, batch: &Batch, weight: f32) {
+        self.stream.fill(self.heads.gradient.slice_mut(0..batch.chosen()), weight);
+    }
+
+    /// Sums over tokens of −min(ρ Â, clip(ρ, 1 ± ε) Â) and its companions, each token weighing `weight`.
+    pub fn policy_loss(
+        &mut self,
+        batch: &Batch,
+        old: View<'_, f32>,
+        advantages: View<'_, f32>,
+        clip: f32,
+        weight: f32,
+    ) -> PolicyLoss {
+        let (n, stream, heads) = (batch.chosen(), &self.stream, &mut self.heads);
+        stream.fill(heads.weights.slice_mut(0..n), weight);
+        let (logp, weights) = (heads.logp.slice(0..n), heads.weights.slice(0..n));
+        ppo::policy_loss(stream, clip, logp, old, advantages, weights, heads.gradient.slice_mut(0..n))
+    }
+
+    /// The sum over tokens of ½ max((V − R)², (clip(V, V_old ± ε) − R)²), each token weighing `weight`.
+    pub fn value_loss(
+        &mut self,
+        batch: &Batch,
+        old: View<'_, f32>,
+        returns: View<'_, f32>,
+        clip: Option<f32>,
+        weight: f32,
+    ) -> f64 {
+        let (n, stream, heads) = (batch.chosen(), &self.stream, &mut self.heads);
+        stream.fill(heads.weights.slice_mut(0..n), weight);
+        let (values, weights) = (heads.values.slice(0..n), heads.weights.slice(0..n));
+        ppo::value_loss(stream, clip, values, old, returns, weights, heads.gradient.slice_mut(0..n)).loss
+    }
+}

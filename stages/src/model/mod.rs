@@ -1,0 +1,19 @@
+//! The decoder model: shape, named parameters, forward and backward pass, generation, tokenizer and the Hugging Face folder.
+
+pub mod batch;
+pub mod chat;
+pub mod config;
+pub mod decoder;
+pub mod folder;
+pub mod generate;
+pub mod heads;
+pub mod parameters;
+pub mod tensors;
+pub mod tokenizer;
+pub mod workspace;
+
+pub use chat::ChatTemplate;
+pub use config::DecoderConfig;
+pub use decoder::Decoder;
+pub use folder::ModelFolder;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,100 @@
+//! Work on a batch side by side: fixed lanes of documents, each with its own memory and gradients, summed in a fixed order.
+//!
+//! Lanes depend on the batch and the model's size alone, so the result is the same bits on one core and on sixteen.
+
+use super::batches::{packed, shards};
+use crate::model::Decoder;
+use crate::model::workspace::{Purpose, Workspace};
+use kernels::{Buffer, Device};
+use rayon::prelude::*;
+
+/// A lane of a small model holds about this many tokens: enough for efficient products, few enough for two lanes a step.
+const SMALL_LANE_TOKENS: usize = 192;
+/// More lanes than this would cost more in summing gradients than they gain.
+const SMALL_LANES: usize = 8;
+/// From this many parameters on one operation fills all cores, and further copies of the gradients cost too much.
+const LARGE_PARAMETERS: usize = 8_000_000;
+/// Tokens that a large model works on at once.
+const LARGE_CHUNK_TOKENS: usize = 2_048;
+
+/// One lane's memory.
+pub struct Lane {
+    pub workspace: Workspace,
+    /// Flat, in the model's layout; empty where nothing is learnt.
+    pub gradients: Buffer<f32>,
+}
+
+/// All lanes of one model.
+pub struct Lanes {
+    device: Device,
+    purpose: Purpose,
+    parameters: usize,
+    lanes: Vec<Lane>,
+}
+
+impl Lanes {
+    pub fn new(decoder: &Decoder, purpose: Purpose) -> Lanes {
+        let parameters = decoder.layout().len;
+        Lanes { device: decoder.device().clone(), purpose, parameters, lanes: Vec::new() }
+    }
+
+    /// Calls `work` with chunks of the batch that fit one pass, lanes side by side, and returns its results in a fixed order.
+    /// Training leaves the sum of all gradients in [`Lanes::gradients`].
+    pub fn run<R: Send>(
+        &mut self,
+        batch: &[usize],
+        length: impl Fn(usize) -> usize,
+        work: impl Fn(&[usize], &mut Lane) -> R + Sync,
+    ) -> Vec<R> {
+        let plan = self.plan(batch, length);
+        self.open(plan.len());
+        let (lanes, device, training) =
+            (&mut self.lanes[..plan.len()], &self.device, self.purpose == Purpose::Training);
+        let results = device.install(|| {
+            let one = |(lane, chunks): (&mut Lane, &Vec<Vec<usize>>)| -> Vec<R> {
+                if training {
+                    lane.workspace.stream.fill(lane.gradients.view_mut(), 0.0);
+                }
+                chunks.iter().map(|chunk| work(chunk, lane)).collect()
+            };
+            lanes.par_iter_mut().zip(&plan).with_max_len(1).map(one).collect::<Vec<_>>()
+        });
+        if training {
+            self.sum_gradients(plan.len());
+        }
+        results.into_iter().flatten().collect()
+    }
+
+    /// The sum over all lanes of the last run.
+    pub fn gradients(&mut self) -> &mut Buffer<f32> {
+        &mut self.lanes[0].gradients
+    }
+
+    /// Lanes, each a list of chunks.
+    fn plan(&self, batch: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<Vec<usize>>> {
+        if self.parameters > LARGE_PARAMETERS {
+            return vec![packed(batch, length, LARGE_CHUNK_TOKENS)];
+        }
+        let total: usize = batch.iter().map(|&example| length(example)).sum();
+        let lane_tokens = SMALL_LANE_TOKENS.max(total.div_ceil(SMALL_LANES));
+        let lanes = shards(batch, &length, lane_tokens);
+        lanes.into_iter().map(|lane| packed(&lane, &length, SMALL_LANE_TOKENS * 4 / 3)).collect()
+    }
+
+    fn open(&mut self, count: usize) {
+        let parameters = if self.purpose == Purpose::Training { self.parameters } else { 0 };
+        while self.lanes.len() < count {
+            let stream = self.device.stream();
+            let gradients = stream.zeros(parameters);
+            self.lanes.push(Lane { workspace: Workspace::new(stream, self.purpose), gradients });
+        }
+    }
+
+    fn sum_gradients(&mut self, count: usize) {
+        let stream = self.device.stream();
+        let (first, others) = self.lanes[..count].split_first_mut().expect("a batch has a lane");
+        for other in others {
+            kernels::elementwise::add(&stream, other.gradients.view(), first.gradients.view_mut());
+        }
+    }
+}

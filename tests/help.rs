@@ -1,0 +1,37 @@
+//! The whole help, as a user reads it: a change of the command line is seen in review.
+
+use std::process::Command;
+
+fn help(arguments: &[&str]) -> String {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_decoct")).args(arguments).env_remove("DECOCT_CACHE").output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("help is text")
+}
+
+#[test]
+fn the_help_of_every_command() {
+    let overview = help(&["--help"]);
+    let commands = overview.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.contains(&"run") && names.contains(&"plan"), "{overview}");
+    let pages = names.iter().filter(|name| **name != "help").map(|name| help(&[name, "--help"]));
+    let whole: Vec<String> = std::iter::once(overview.clone()).chain(pages).collect();
+    insta::assert_snapshot!("help", whole.join("\n────────\n\n"));
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_says_what_would_be_right() {
+    for (arguments, expected) in [
+        (vec!["rnu"], "'run'"),
+        (vec!["run"], "<RECIPE>"),
+        (vec!["run", "x.yaml", "--budget-usd", "-3"], "--budget-usd"),
+        (vec!["run", "x.yaml", "--device", "gpu"], "cuda:N"),
+        (vec!["show", "x.yaml", "node", "--rows", "3", "--row", "1"], "--row"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_decoct")).args(&arguments).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        assert!(told.contains(expected), "{arguments:?}: {told}");
+    }
+}
