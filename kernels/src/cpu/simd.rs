@@ -60,18 +60,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding and subtracting it rounds to the nearest integer
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x < -87.3 {
-        -87.3
-    } else if x > 88.0 {
-        88.0
-    } else {
-        x
-    };
+    let clamped = x.clamp(-87.3, 88.0);
     let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
     let power = rounded - ROUND;
     let rest = (clamped - power * LN2_HIGH) - power * LN2_LOW;
     // Minimax polynomial of (eʳ - 1 - r) / r² on [-ln 2 / 2, ln 2 / 2].
-    let mut tail = 1.987_569_2e-4;
+    let mut tail = 1.987_569_1e-4;
     tail = tail * rest + 1.398_199_9e-3;
     tail = tail * rest + 8.333_452e-3;
     tail = tail * rest + 4.166_579_6e-2;

@@ -121,7 +121,6 @@ mod x86 {
     pub(crate) struct Avx512(__m512);
 
     // SAFETY: the caller vouches for AVX-512F and for every pointer.
-    #[allow(clippy::missing_safety_doc)]
     unsafe impl Vector for Avx512 {
         const LANES: usize = 16;
         const ROWS: usize = 12;
