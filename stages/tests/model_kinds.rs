@@ -304,3 +304,40 @@ fn an_expression_sees_the_columns() {
     let message = failure.unwrap_err().to_string();
     assert!(message.contains("the columns are `question`"), "{message}");
 }
+
+/// A fingerprint of a kind's main output. When one changes, the rows of everybody's cache change with it: raise the kind's `version`
+/// (or the rehearsal's `VERSION`, if that is what changed), then write the new value here.
+fn fingerprint(rows: &Rows) -> String {
+    let cells: Vec<(&str, &Vec<Value>)> = rows.rows.iter().map(|row| (row.id.as_str(), &row.cells)).collect();
+    blake3::hash(json!(cells).to_string().as_bytes()).to_hex()[..16].to_string()
+}
+
+#[test]
+fn outputs_change_only_with_a_version() {
+    let context = rehearsing(RehearsalSettings::default());
+    let exam = exam(300);
+    let hard =
+        kept(json!({"kind": "filter", "input": "x", "drop_if_all_solve": ["a", "b", "c"]}), exam.clone(), &context);
+    let clear = kept(json!({"kind": "filter", "input": "x", "model": "m"}), hard.clone(), &context);
+    let problems = kept(json!({"kind": "reformat", "input": "x", "model": "m"}), clear.clone(), &context);
+    let chains = kept(json!({"kind": "cot", "input": "x", "model": "m"}), problems.clone(), &context);
+    let verdicts = kept(json!({"kind": "verify", "input": "x", "model": "m"}), chains.clone(), &context);
+    let solved = kept(search(), verdicts.clone(), &context);
+    let stories = kept(json!({"kind": "rewrite", "input": "x", "model": "m"}), solved.clone(), &context);
+    let paths =
+        kept(json!({"kind": "rewrite", "input": "x", "model": "m", "style": "simple"}), solved.clone(), &context);
+    let tables = [&exam, &hard, &clear, &problems, &chains, &verdicts, &solved, &stories, &paths];
+    let found = tables.map(fingerprint);
+    let expected = [
+        "c2c94ed565cbf5f3",
+        "83d356dbc6e0d66a",
+        "ae479b5e67a0ff44",
+        "2534099d6b8c13ae",
+        "4725fa6560978c68",
+        "f08bd68281cb1c0c",
+        "316bebe5b49b02d1",
+        "948c1ed176a6bfdf",
+        "3a0dfee9a94d0f1e",
+    ];
+    assert_eq!(found, expected);
+}
