@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
 use stages::registry;
 use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_hint};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,23 +77,31 @@ fn nearest_file(path: &Path) -> Option<String> {
     nearest_hint(wanted, names.iter().map(String::as_str))
 }
 
-/// One environment variable at a time that one of the called models needs and that is not set.
+/// One mistake for each environment variable that called models need and that is not set.
 pub fn missing_variables(
     models: &IndexMap<String, ModelEntry>,
     called: impl Iterator<Item = String>,
 ) -> Vec<Diagnostic> {
-    let called: std::collections::HashSet<String> = called.collect();
-    let missing = models.values().filter(|model| called.contains(&model.name)).filter_map(|model| {
-        let variable = model.spec.required_env()?;
-        let unset = std::env::var_os(variable).is_none_or(|value| value.is_empty());
-        unset.then(|| {
-            let message =
-                format!("the model `{}` needs the environment variable `{variable}`, which is not set", model.name);
-            let hint = format!("`export {variable}=…`, or choose a profile whose models need no key");
-            Diagnostic::error("missing-environment", Place::At(model.variable_span), message).with_hint(Some(hint))
-        })
-    });
-    missing.collect()
+    let called: BTreeSet<String> = called.collect();
+    let mut missing: IndexMap<&str, Vec<&ModelEntry>> = IndexMap::new();
+    for model in models.values().filter(|model| called.contains(&model.name)) {
+        let unset = |variable: &&str| std::env::var_os(variable).is_none_or(|value| value.is_empty());
+        if let Some(variable) = model.spec.required_env().filter(unset) {
+            missing.entry(variable).or_default().push(model);
+        }
+    }
+    missing.into_iter().map(|(variable, models)| missing_variable(variable, &models)).collect()
+}
+
+fn missing_variable(variable: &str, models: &[&ModelEntry]) -> Diagnostic {
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    let plural = if names.len() == 1 { "" } else { "s" };
+    let message = format!(
+        "the environment variable `{variable}` is not set; needed by the model{plural} `{}`",
+        names.join("`, `")
+    );
+    let hint = format!("`export {variable}=…`, or choose a profile whose models need no key");
+    Diagnostic::error("missing-environment", Place::At(models[0].variable_span), message).with_hint(Some(hint))
 }
 
 struct Loading<'a> {

@@ -146,7 +146,7 @@ fn a_key_that_is_not_in_the_environment_is_named_for_nodes_that_call() {
     let missing = recipe.missing_environment(["exam", "clear"]);
     assert_eq!(missing.list.len(), 1);
     let message = &missing.list[0].message;
-    assert!(message.contains("`DECOCT_TEST_NO_SUCH_KEY`"), "{message}");
+    assert!(message.contains("`DECOCT_TEST_NO_SUCH_KEY`") && message.ends_with("model `api`"), "{message}");
     assert_eq!(recipe.sources.slice(missing.list[0].span()), "DECOCT_TEST_NO_SUCH_KEY");
     check(&format!("{yaml}  more: 3\n"), &["missing-environment 3 DECOCT_TEST_NO_SUCH_KEY", "wrong-type 7 3"]);
 }
