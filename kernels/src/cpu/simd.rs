@@ -70,7 +70,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     tail = tail * rest + 8.333_452e-3;
     tail = tail * rest + 4.166_579_6e-2;
     tail = tail * rest + 1.666_666_5e-1;
-    tail = tail * rest + 5.000_000_1e-1;
+    tail = tail * rest + 0.5;
     let mantissa = (tail * rest) * rest + rest + 1.0;
     // The low bits of `rounded` are the power itself: 2^power without a conversion.
     let scale = f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
