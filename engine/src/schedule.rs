@@ -127,12 +127,14 @@ impl<'a> Desk<'a> {
     }
 
     fn cannot_run(&self, node: usize, worker: &impl Worker) -> Option<Fate> {
-        let failed = self.upstream[node].iter().find_map(|&from| match self.states[from] {
+        if worker.is_stopping() {
+            return Some(Fate::Skipped(None));
+        }
+        self.upstream[node].iter().find_map(|&from| match self.states[from] {
             State::Over(Fate::Failed) => Some(Fate::Skipped(Some(from))),
             State::Over(skipped @ Fate::Skipped(_)) => Some(skipped),
             _ => None,
-        });
-        failed.or_else(|| worker.is_stopping().then_some(Fate::Skipped(None)))
+        })
     }
 
     fn start(&mut self, node: usize, on_device: bool) -> usize {

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod export;
+pub mod generate;
 pub mod plan;
 pub mod run;
 pub mod schema;

@@ -13,6 +13,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// A node that gave up reading its inputs tells nothing itself.
+const BROKEN_DISK: &str = "an input was damaged each time it was made again; the disk may be failing";
+
 pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let started = Instant::now();
     let reporter = reporter(arguments.format);
@@ -86,20 +89,23 @@ fn summaries_in_order(
     reporter: &dyn Reporter,
 ) -> Vec<NodeSummary> {
     let summary = |(place, &node): (usize, &NodeIndex)| {
-        let skipped = |why| {
-            let summary = executor::summary(planner.entry(node), None, State::Skipped, why, None, 0.0);
+        let missing = |state, why| {
+            let summary = executor::summary(planner.entry(node), None, state, why, None, 0.0);
             reporter.tell(&Event::Settled(&summary));
             summary
         };
-        match fates[place] {
-            Fate::Skipped(Some(failed)) => skipped(format!("`{}` failed", planner.graph.name(planner.nodes[failed]))),
-            Fate::Skipped(None) => skipped("stopped before it started".to_string()),
-            Fate::Finished | Fate::Failed => summaries.remove(&place).expect("a node that was looked at has a summary"),
+        match (fates[place], summaries.remove(&place)) {
+            (Fate::Finished | Fate::Failed, Some(summary)) => summary,
+            (Fate::Skipped(Some(failed)), _) => {
+                missing(State::Skipped, format!("`{}` failed", planner.graph.name(planner.nodes[failed])))
+            }
+            (Fate::Skipped(None), _) => missing(State::Skipped, "stopped before it started".to_string()),
+            (Fate::Finished | Fate::Failed, None) => missing(State::Failed, BROKEN_DISK.to_string()),
         }
     };
     planner.nodes.iter().enumerate().map(summary).collect()
 }
 
 fn exit_of(stop: &Stop, first_failure: Option<Exit>) -> Exit {
-    if stop.is_asked() { Exit::Interrupted } else { first_failure.unwrap_or(Exit::NodeFailed) }
+    if stop.is_asked() { Exit::Interrupted } else { first_failure.unwrap_or(Exit::Cache) }
 }

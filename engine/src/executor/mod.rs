@@ -327,6 +327,11 @@ impl<'a> Executor<'a> {
                 let from = self.planner.nodes.iter().position(|&index| self.planner.graph.name(index) == node);
                 Ending::Rebuild(from.expect("inputs of a wanted node are wanted"))
             }
+            Err(Trouble::Stage(Failure::Cancelled)) => {
+                let why = "interrupted; what it has done is kept for the next run".to_string();
+                self.settle(index, summary(self.node(index), None, State::Skipped, why, Some(meter), seconds));
+                Ending::Failed
+            }
             Err(trouble) => {
                 self.fail(index, trouble.to_string(), exit_for(&trouble), meter, seconds);
                 Ending::Failed

@@ -10,8 +10,9 @@ use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Between two lines of progress of one node.
-const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// Between two lines of progress of one node: a tenth of the time it has taken so far, within these bounds.
+const PROGRESS_AT_LEAST: Duration = Duration::from_secs(2);
+const PROGRESS_AT_MOST: Duration = Duration::from_secs(30);
 
 pub struct PlainReporter {
     colour: bool,
@@ -48,12 +49,13 @@ impl PlainReporter {
         say(&format!("{word}  {}  {text}", self.name(node)));
     }
 
-    fn is_due(&self, node: &str) -> bool {
+    fn is_due(&self, node: &str, seconds: f64) -> bool {
         let mut layout = self.layout();
         let now = Instant::now();
         // The first line comes after a pause too: short nodes need none.
         let last = layout.last_progress.entry(node.to_string()).or_insert(now);
-        let due = now.duration_since(*last) >= PROGRESS_EVERY;
+        let pause = Duration::from_secs_f64(seconds / 10.0).clamp(PROGRESS_AT_LEAST, PROGRESS_AT_MOST);
+        let due = now.duration_since(*last) >= pause;
         if due {
             *last = now;
         }
@@ -87,7 +89,7 @@ impl Reporter for PlainReporter {
             }
             Event::Started { node, why, .. } => self.line("run", "36", node, why),
             Event::Progressed { node, progress, meter, seconds } => {
-                if self.is_due(node) {
+                if self.is_due(node, *seconds) {
                     self.line("", "2", node, &describe_progress(progress, meter, *seconds));
                 }
             }

@@ -105,7 +105,8 @@ impl Decoder {
         &mut self.parameters
     }
 
-    pub(super) fn weight(&self, range: &Range<usize>) -> View<'_, f32> {
+    /// The weights at a range of [`Layout`].
+    pub fn weight(&self, range: &Range<usize>) -> View<'_, f32> {
         self.parameters.slice(range.clone())
     }
 

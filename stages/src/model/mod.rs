@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod chat;
+pub mod complete;
 pub mod config;
 pub mod decoder;
 pub mod folder;
