@@ -78,11 +78,30 @@ fn programs_get_the_same_as_json() {
     let text = String::from_utf8(output.stdout).unwrap();
     let events: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let (last, diagnostics) = events.split_last().unwrap();
+    let json_of = |command: &str| decoct(folder.path(), &[command, "recipe.yaml", "--format", "json"]).stdout;
+    assert_eq!(String::from_utf8(json_of("run")).unwrap(), text);
     assert_eq!((last["event"].as_str(), last["ok"].as_bool()), (Some("finished"), Some(false)));
     let places: Vec<(u64, u64)> =
         diagnostics.iter().map(|one| (one["line"].as_u64().unwrap(), one["column"].as_u64().unwrap())).collect();
     assert_eq!(places, [(4, 24), (6, 46), (7, 34), (8, 58), (9, 48)]);
     assert!(diagnostics.iter().all(|one| one["file"] == "recipe.yaml" && one["hint"].is_string()), "{text}");
+}
+
+#[test]
+fn a_key_that_is_missing_is_named_before_anything_runs() {
+    let folder = folder();
+    let recipe = "version: 1\nmodels:\n  api: { provider: openai, base_url: http://127.0.0.1:9/v1, model: m, \
+                  api_key_env: DECOCT_TEST_NO_SUCH_KEY }\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n  \
+                  clear: { kind: filter, input: exam, model: api, keep: [pass] }\n";
+    std::fs::write(folder.path().join("recipe.yaml"), recipe).unwrap();
+    for command in ["check", "run"] {
+        let output = decoct(folder.path(), &[command, "recipe.yaml"]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command}: {told}");
+        assert!(told.contains("`DECOCT_TEST_NO_SUCH_KEY`") && !told.contains("exam"), "{command}: {told}");
+    }
+    let output = decoct(folder.path(), &["run", "recipe.yaml", "--until", "exam"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

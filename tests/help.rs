@@ -23,9 +23,9 @@ fn the_help_of_every_command() {
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_would_be_right() {
     for (arguments, expected) in [
-        (vec!["rnu"], "'run'"),
+        (vec!["chek"], "'check'"),
         (vec!["run"], "<RECIPE>"),
-        (vec!["run", "x.yaml", "--budget-usd", "-3"], "--budget-usd"),
+        (vec!["run", "x.yaml", "--budget-usd=-3"], "--budget-usd"),
         (vec!["run", "x.yaml", "--device", "gpu"], "cuda:N"),
         (vec!["show", "x.yaml", "node", "--rows", "3", "--row", "1"], "--row"),
     ] {

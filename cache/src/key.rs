@@ -1,6 +1,6 @@
 //! What goes into a key: an ordered, nested record of named ingredients that is hashed, stored beside the key and read by `explain`.
 //!
-//! One walk, two visitors: [`KeyVisitor`] hashes what the walk shows it, [`LeafVisitor`] lists it. So the explanation is the key.
+//! One walk, two visitors: `KeyVisitor` hashes what the walk shows it, `LeafVisitor` lists it. So the explanation is the key.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};

@@ -1,8 +1,10 @@
 //! A store under damage, under a race and on a bad disk: never wrong rows, never half a result.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
@@ -274,4 +276,51 @@ fn a_folder_that_cannot_be_written_says_where_and_what_next() {
     fs::write(&file, "").unwrap();
     let error = Store::open(&file.join("cache")).unwrap_err().to_string();
     assert!(error.contains("file/cache") && error.contains("hint:"), "{error}");
+}
+
+/// Not a test of its own: what a spawned process does until it is killed.
+#[test]
+fn child_process() {
+    let Ok(folder) = std::env::var("CACHE_TEST_FOLDER") else { return };
+    let store = Store::open(Path::new(&folder)).unwrap();
+    for number in 0.. {
+        let name = number.to_string();
+        let _lock = store.lock(&preimage(&name).action_key()).unwrap();
+        publish(&store, &name, &[number]);
+        println!("\npublished {number}");
+    }
+}
+
+/// Each round kills a writer somewhere between two of its durable steps; the next one goes over the same keys.
+#[test]
+fn kill_9_while_publishing_leaves_whole_results_only() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..6_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_process", "--nocapture"])
+            .env("CACHE_TEST_FOLDER", folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut published = Vec::new();
+        for number in lines.filter_map(|line| line.strip_prefix("published ")?.parse::<i64>().ok()) {
+            published.push(number);
+            if published.len() as u64 == round + 1 {
+                std::thread::sleep(std::time::Duration::from_micros(900 * round));
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert!(store.verify().unwrap().is_empty(), "round {round}");
+        assert!(published.len() as u64 > round);
+        for number in published {
+            let key = preimage(&number.to_string()).action_key();
+            assert!(store.try_lock(&key).unwrap().is_some(), "a lock survived its process");
+            let manifest = store.lookup(&key).unwrap().intact().expect("published before the kill");
+            let rows = store.open_rows(&manifest, "rows").unwrap().intact().expect("blobs come before manifests");
+            assert_eq!(rows.concat().unwrap(), table(&[number]).concat().unwrap());
+        }
+    }
 }

@@ -17,15 +17,29 @@ Exit codes:
 
 /// Boils a strong model's searched reasoning down into a small one: a recipe in, a trained model out.
 #[derive(Debug, Parser)]
-#[command(name = "decoct", version, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "decoct", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
 
+impl Cli {
+    /// Whether a program reads what happens, so that failures are events too.
+    pub fn wants_events(&self) -> bool {
+        let format = match &self.command {
+            Command::Run(arguments) => arguments.format,
+            Command::Plan(arguments) => arguments.format,
+            Command::Check(arguments) => arguments.format,
+            Command::Show(_) | Command::Generate(_) | Command::Schema => EventFormat::Plain,
+        };
+        format == EventFormat::Json
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Bring every node of a recipe up to date
+    #[command(after_help = EXIT_CODES)]
     Run(RunArgs),
     /// Say what `run` would do, and why; runs nothing
     Plan(PlanArgs),
@@ -134,10 +148,8 @@ pub struct ScopeArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EventFormat {
-    /// Lines for people: talk to stderr, results to stdout
     #[default]
     Plain,
-    /// One JSON object a line on stdout
     Json,
 }
 
@@ -154,6 +166,7 @@ pub struct RunArgs {
     pub store: StoreArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Lines for people, or one JSON object a line on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }
@@ -166,6 +179,7 @@ pub struct PlanArgs {
     pub scope: ScopeArgs,
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Lines for people, or one JSON object a line on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }
@@ -174,6 +188,9 @@ pub struct PlanArgs {
 pub struct CheckArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Lines for people, or one JSON object a line on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }
@@ -182,7 +199,6 @@ pub struct CheckArgs {
 pub enum RowFormat {
     #[default]
     Table,
-    /// One JSON object a row
     Json,
     Csv,
     Parquet,
@@ -200,6 +216,7 @@ pub struct ShowArgs {
     /// Show one row whole: its number from 0, or its id
     #[arg(long, value_name = "K", conflicts_with = "rows")]
     pub row: Option<String>,
+    /// How rows are written (json: one object a line) [default: table]
     #[arg(long, value_enum)]
     pub format: Option<RowFormat>,
     /// Write to a file; its ending chooses the format where none is given

@@ -1,6 +1,7 @@
 //! Why a command did not succeed, sorted by whose fault it is: each kind has its exit code.
 
 use crate::spec::Diagnostics;
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 /// What the exit code says. The numbers are a promise to scripts.
@@ -67,6 +68,21 @@ impl Failure {
             }
         }
     }
+
+    /// The same for programs: one JSON object an event, the last one `finished`.
+    pub fn events(&self) -> Vec<Value> {
+        let mut events = match self {
+            Failure::Mistakes(diagnostics) => diagnostics.to_json(),
+            Failure::Plain { message, hint, .. } => vec![json!({"event": "error", "message": message, "hint": hint})],
+        };
+        events.push(finished(false));
+        events
+    }
+}
+
+/// The last event of a command that came to no node.
+pub fn finished(ok: bool) -> Value {
+    json!({"event": "finished", "ok": ok, "nodes": []})
 }
 
 impl From<Diagnostics> for Failure {

@@ -66,12 +66,6 @@ impl Graph {
         std::iter::from_fn(|| walk.next(reversed)).map(NodeIndex).collect()
     }
 
-    /// The node and everything that needs it, directly or not.
-    pub fn descendants(&self, node: NodeIndex) -> BTreeSet<NodeIndex> {
-        let mut walk = Dfs::new(&self.graph, node.0);
-        std::iter::from_fn(|| walk.next(&self.graph)).map(NodeIndex).collect()
-    }
-
     fn neighbours(&self, node: NodeIndex, direction: Direction) -> Vec<NodeIndex> {
         let unique: BTreeSet<NodeIndex> = self.graph.neighbors_directed(node.0, direction).map(NodeIndex).collect();
         unique.into_iter().collect()
@@ -174,7 +168,6 @@ mod tests {
         assert_eq!(names(&graph, graph.upstream(b)), "a");
         assert_eq!(names(&graph, graph.downstream(b)), "c d");
         assert_eq!(names(&graph, graph.ancestors(graph.index("d").unwrap())), "a b d e");
-        assert_eq!(names(&graph, graph.descendants(b)), "b c d");
         assert_eq!(graph.index("x"), None);
     }
 

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let ended = std::panic::catch_unwind(|| dispatch(&cli));
     match ended {
         Ok(Ok(exit)) => exit.into(),
-        Ok(Err(failure)) => tell(&failure),
+        Ok(Err(failure)) => tell(&failure, cli.wants_events()),
         // The hook has told what happened.
         Err(_) => Exit::Ourselves.into(),
     }
@@ -52,7 +52,10 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { Exit::Recipe.into() } else { Exit::Done.into() }
 }
 
-fn tell(failure: &Failure) -> ExitCode {
+fn tell(failure: &Failure, as_events: bool) -> ExitCode {
+    if as_events {
+        failure.events().iter().for_each(|event| println!("{event}"));
+    }
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     eprint!("{}", failure.render(colour));
     failure.exit().into()

@@ -63,6 +63,9 @@ fn main() {
 }
 
 fn products(bench: &Bench) {
+    bench.product(Layout::Nn, 512, 512, 512);
+    bench.product(Layout::Nn, 192, 256, 1024);
+    bench.product(Layout::Nt, 192, 256, 1024);
     bench.product(Layout::Nn, 1024, 1024, 1024);
     for m in [192, 384] {
         for (n, k) in [(192, 96), (96, 96), (512, 96), (96, 256)] {

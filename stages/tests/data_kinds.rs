@@ -128,6 +128,58 @@ fn foreign_arrow_types_become_ours() {
 }
 
 #[test]
+fn parquet_as_pandas_writes_it_is_read() {
+    use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties};
+    let batch = problems(3).to_batch().unwrap();
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    assert_eq!(source("t.parquet", &bytes, json!({})).unwrap(), problems(3));
+}
+
+/// A kind's version rises whenever this hash of its output changes: what was computed before must not be taken for the new result.
+#[test]
+fn outputs_change_only_with_their_kinds_version() {
+    let stem = |n: usize| {
+        format!("Which of the {} wards has room for {} more patients until the end of the week?", n % 7, n % 113)
+    };
+    let questions = texts("question", &(0..300).map(stem).collect::<Vec<_>>());
+    let benchmark = texts("question", &[stem(5), stem(250)]);
+    let identity = |kind: &str, settings: Value, inputs: &[(&str, &Rows)]| {
+        let stage = read(kind, settings, Path::new(".")).ok().unwrap();
+        let outputs = run_stage(&*stage, inputs, &PlainContext::new(7));
+        let mut hasher = blake3::Hasher::new();
+        for (name, _) in &outputs.artifacts {
+            let rows = output(&outputs, name);
+            hasher.update(format!("{name} {:?} {:?}\n", rows.columns, rows.rows).as_bytes());
+        }
+        format!("{kind} {}: {}", stage.version(), &hasher.finalize().to_hex()[..16])
+    };
+    let input: &[(&str, &Rows)] = &[("input", &questions)];
+    let found = [
+        identity("source", json!({"generate": "tablets", "rows": 400, "limit": 300}), &[]),
+        identity("dedup", json!({"input": "x", "near": {"similarity": 0.8}}), input),
+        identity("split", json!({"input": "x", "parts": {"a": 100, "b": 0.3}}), input),
+        identity("decontaminate", json!({"input": "x", "against": ["y"]}), &[input[0], ("against.0", &benchmark)]),
+        identity(
+            "mix",
+            json!({"inputs": ["a", "b"], "take": {"a": 0.5}}),
+            &[("inputs.a", &questions), ("inputs.b", &benchmark)],
+        ),
+    ];
+    let expected = [
+        "source 1: 36bed79c428e3463",
+        "dedup 1: 31f517be1921937f",
+        "split 1: 6a3c2640ffc31733",
+        "decontaminate 1: 60668c60b68849a7",
+        "mix 1: 8fdfca5f723fc77c",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn columns_are_renamed_copied_and_swapped() {
     let check = |columns: Value, expected: Value| {
         let rows = source("t.csv", b"a,b\nx,y\n", json!({ "columns": columns })).unwrap();

@@ -1,51 +1,65 @@
-"""Makes the small PyTorch references that stages/tests/decoder.rs compares with.
+"""Writes what Hugging Face transformers makes of two tiny random Qwen2 models: logits and gradients, in float32.
 
-    python tests/reference/make_decoder_reference.py OUTPUT_FOLDER
+    python3 tests/reference/make_decoder_reference.py          # needs torch and transformers (written with 2.15 and 5.23)
 
-Needs torch and transformers from PyPI. For each configuration: a Qwen2 model with random weights in Hugging Face layout, two packed
-documents, their logits, the mean loss on the target positions, and the gradient of every parameter (all float32, a few hundred kB).
+For each model a folder: config.json and model.safetensors as transformers saves them, documents.json (tokens, and how many of
+them are the prompt), expected.safetensors (`logits.I` of document I, all rows but the last; `gradient.NAME` of the mean
+−log p of all targets of all documents). `stages/tests/decoder.rs` compares.
 """
-import json, sys
-from pathlib import Path
+
+import json
+import pathlib
+import shutil
+
 import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-CASES = {
-    "tied": dict(vocab_size=53, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                 intermediate_size=80, tie_word_embeddings=True, rope_theta=10000.0, rms_norm_eps=1e-6),
-    "untied": dict(vocab_size=61, hidden_size=56, num_hidden_layers=2, num_attention_heads=7, num_key_value_heads=1,
-                   intermediate_size=72, tie_word_embeddings=False, rope_theta=1000000.0, rms_norm_eps=1e-5),
+HERE = pathlib.Path(__file__).parent
+COMMON = dict(attn_implementation="eager", max_position_embeddings=64, use_sliding_window=False)
+MODELS = {
+    "tied": dict(vocab_size=37, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                 intermediate_size=40, rms_norm_eps=1e-6, rope_theta=1e4, tie_word_embeddings=True),
+    "untied": dict(vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=1,
+                   intermediate_size=48, rms_norm_eps=1e-5, rope_theta=1e6, tie_word_embeddings=False),
 }
-# (prompt length, target length) of each document; the loss counts the targets only.
-DOCUMENTS = [(5, 9), (3, 1), (8, 20)]
+# (length, prompt): the shortest possible, an odd one, one longer than any tile of 24 rows.
+DOCUMENTS = [(2, 1), (9, 4), (31, 12)]
 
 
-def make(name: str, settings: dict, folder: Path) -> None:
-    torch.manual_seed(sum(map(ord, name)))
-    model = Qwen2ForCausalLM(Qwen2Config(**settings, max_position_embeddings=128, attn_implementation="eager")).float()
-    with torch.no_grad():  # weights of a size that makes every term count
-        for key, parameter in model.named_parameters():
-            scale = 0.5 if "norm" in key or "bias" in key else 1.5 / parameter.shape[-1] ** 0.5
-            parameter.copy_(torch.randn_like(parameter) * scale + (1.0 if "norm" in key else 0.0))
-    model.save_pretrained(folder)
-    documents, logits, losses = [], [], []
-    for prompt, target in DOCUMENTS:
-        tokens = torch.randint(0, settings["vocab_size"], (prompt + target,))
-        out = model(tokens[None]).logits[0]
-        losses.append(torch.nn.functional.cross_entropy(out[prompt - 1:-1], tokens[prompt:], reduction="sum"))
+def randomise(model, generator):
+    """Weights large enough that every path matters; norms and biases away from 1 and 0."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("norm.weight"):
+            parameter.data = 1 + 0.2 * noise
+        elif name.endswith("bias"):
+            parameter.data = 0.3 * noise
+        else:
+            parameter.data = 1.5 * noise / parameter.shape[1] ** 0.5
+
+
+def reference(name, sizes):
+    generator = torch.Generator().manual_seed(len(name))
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **COMMON)).float().eval()
+    randomise(model, generator)
+    model.tie_weights()
+    documents, expected, losses = [], {}, []
+    for index, (length, prompt) in enumerate(DOCUMENTS):
+        tokens = torch.randint(sizes["vocab_size"], (length,), generator=generator)
         documents.append(dict(tokens=tokens.tolist(), prompt=prompt))
-        logits.append(out)
-    loss = torch.stack(losses).sum() / sum(target for _, target in DOCUMENTS)
-    loss.backward()
-    expected = {f"grad.{key}": p.grad.contiguous() for key, p in model.named_parameters()}
-    expected["logits"] = torch.cat(logits).detach().contiguous()
+        logits = model(tokens[None, :-1]).logits[0]
+        expected[f"logits.{index}"] = logits.detach().contiguous()
+        losses.append(torch.nn.functional.cross_entropy(logits[prompt - 1:], tokens[prompt:], reduction="none"))
+    torch.cat(losses).mean().backward()
+    expected |= {f"gradient.{name}": parameter.grad.contiguous() for name, parameter in model.named_parameters()}
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / "documents.json").write_text(json.dumps(documents) + "\n")
     save_file(expected, folder / "expected.safetensors")
-    (folder / "documents.json").write_text(json.dumps(dict(documents=documents, loss=loss.item()), indent=1) + "\n")
 
 
-for name, settings in CASES.items():
-    folder = Path(sys.argv[1]) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    make(name, settings, folder)
-    print(name, sum(f.stat().st_size for f in folder.iterdir()), "bytes")
+for name, sizes in MODELS.items():
+    reference(name, sizes)

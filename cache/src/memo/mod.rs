@@ -35,6 +35,8 @@ pub struct Replies(Arc<Shared>);
 
 struct Shared {
     folder: PathBuf,
+    /// What the names of our own logs begin with: they are not read back.
+    own: String,
     state: RwLock<State>,
     writer: Mutex<Writer>,
     claims: Claims,
@@ -76,10 +78,12 @@ impl Replies {
         for path in [folder, claims] {
             fs::create_dir_all(path).at("create", path)?;
         }
+        let writer = Writer::new(folder);
         let shared = Shared {
             folder: folder.to_owned(),
+            own: writer.name().to_owned(),
             state: RwLock::default(),
-            writer: Mutex::new(Writer::new(folder)),
+            writer: Mutex::new(writer),
             claims: Claims::new(claims),
             damaged: AtomicU64::new(0),
             lost_bytes: AtomicU64::new(0),
@@ -172,7 +176,7 @@ impl Shared {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut lost_bytes = state.read_live()?;
         if let Some(stamp) = changed {
-            lost_bytes += state.load_new(&self.folder)?;
+            lost_bytes += state.load_new(&self.folder, &self.own)?;
             state.listed = stamp.elapsed().is_ok_and(|age| age > LISTING_TICK).then_some(stamp);
         }
         self.lost_bytes.fetch_add(lost_bytes, Ordering::Relaxed);
@@ -211,9 +215,12 @@ impl State {
         number
     }
 
-    fn load_new(&mut self, folder: &Path) -> Result<u64> {
+    fn load_new(&mut self, folder: &Path, own: &str) -> Result<u64> {
         let mut lost_bytes = 0;
-        for path in logs_in(folder)?.into_iter().filter(|path| !self.known.contains_key(path)).collect::<Vec<_>>() {
+        for path in logs_in(folder, own)? {
+            if self.known.contains_key(&path) {
+                continue;
+            }
             let contents = Segment::new(path.clone()).load()?;
             let number = self.add(path);
             self.live.extend(contents.live_from.map(|offset| (number, offset)));
@@ -253,17 +260,18 @@ impl State {
     }
 }
 
-/// Newest first: of two replies to one request, the one whose writer began later is found by everyone who opens the folder.
-fn logs_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
+/// Logs of other writers, newest first: of two replies to one request, everyone who opens the folder finds the one whose writer
+/// began later.
+fn logs_in(folder: &Path, own: &str) -> Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(folder).at("list", folder)? {
-        let path = entry.at("list", folder)?.path();
-        if path.extension().is_some_and(|extension| extension == "log") {
-            paths.push(path);
+        let name = entry.at("list", folder)?.file_name().into_string().unwrap_or_default();
+        if name.ends_with(".log") && !name.starts_with(own) {
+            names.push(name);
         }
     }
-    paths.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(paths)
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// Addresses are hashes already: their first eight bytes will do.

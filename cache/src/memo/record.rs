@@ -4,22 +4,25 @@
 //! segment  ┌──────────────────┬────────┬────────┬─ ⋯
 //!          │ header, 16 bytes │ record │ record │
 //!          └──────────────────┴────────┴────────┴─ ⋯
-//! record   ┌──────┬─────────┬────────────┬─────────────┬───────────┐
-//!          │ rpl1 │ n, u32  │ address    │ checksum    │ reply     │   integers little-endian
-//!          │ 4    │ 4 bytes │ 32 bytes   │ 16 bytes    │ n bytes   │
-//!          └──────┴─────────┴────────────┴─────────────┴───────────┘
+//! record   ┌──────┬──────────┬─────────┬──────────┬─────────┐
+//!          │ rpl1 │ checksum │ n, u32  │ address  │ reply   │   integers little-endian
+//!          │ 4    │ 8 bytes  │ 4 bytes │ 32 bytes │ n bytes │
+//!          └──────┴──────────┴─────────┴──────────┴─────────┘
 //! ```
-//! The checksum is the first half of a blake3 over length, address and reply.
+//! The checksum is XXH64 over all that follows it. It finds accidents, and blake3 would be most of the cost of a look-up; who
+//! shares segments signs a blake3 over the whole of each.
 
-use crate::hash::{Digest, Hasher, ReplyAddress};
+use twox_hash::XxHash64;
+
+use crate::hash::{Digest, ReplyAddress};
 
 /// First bytes of every segment; the digit is the version of the format.
 pub const SEGMENT_HEADER: [u8; 16] = *b"decoct replies 1";
 
-const RECORD_DOMAIN: &str = "decoct 1 reply record";
 /// Lets a scan find the next record behind one whose length was damaged.
 const MARK: [u8; 4] = *b"rpl1";
-const PREFIX_BYTES: usize = 56;
+const CHECKSUM_BYTES: usize = 8;
+const PREFIX_BYTES: usize = 48;
 
 /// Where a reply lies in its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,22 +42,23 @@ pub fn encode(address: &ReplyAddress, reply: &[u8]) -> Vec<u8> {
     let length = u32::try_from(reply.len() + PREFIX_BYTES).expect("a reply of less than 4 GB") - PREFIX_BYTES as u32;
     let mut record = Vec::with_capacity(PREFIX_BYTES + reply.len());
     record.extend_from_slice(&MARK);
+    record.extend_from_slice(&[0; CHECKSUM_BYTES]);
     record.extend_from_slice(&length.to_le_bytes());
     record.extend_from_slice(address.as_bytes());
-    record.extend_from_slice(&checksum(address, reply));
     record.extend_from_slice(reply);
+    let (head, checked) = record.split_at_mut(MARK.len() + CHECKSUM_BYTES);
+    head[MARK.len()..].copy_from_slice(&checksum(checked));
     record
 }
 
 /// Address and reply of the record that `bytes` begin with; `None` if there is no intact one.
 pub fn decode(bytes: &[u8]) -> Option<(ReplyAddress, &[u8])> {
-    let rest = bytes.strip_prefix(&MARK)?;
-    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (expected, checked) = bytes.strip_prefix(&MARK)?.split_first_chunk::<CHECKSUM_BYTES>()?;
+    let (length, rest) = checked.split_first_chunk::<4>()?;
     let (address, rest) = rest.split_first_chunk::<32>()?;
-    let (expected, rest) = rest.split_first_chunk::<16>()?;
     let reply = rest.get(..u32::from_le_bytes(*length) as usize)?;
-    let address = ReplyAddress(Digest::from_bytes(*address));
-    (checksum(&address, reply) == *expected).then_some((address, reply))
+    let checked = &checked[..checked.len() - rest.len() + reply.len()];
+    (checksum(checked) == *expected).then_some((ReplyAddress(Digest::from_bytes(*address)), reply))
 }
 
 /// What a scan found.
@@ -91,9 +95,8 @@ fn next_mark(bytes: &[u8], from: usize) -> usize {
     found.map_or(bytes.len(), |distance| from + distance)
 }
 
-fn checksum(address: &ReplyAddress, reply: &[u8]) -> [u8; 16] {
-    let digest = Hasher::new(RECORD_DOMAIN).raw(address.as_bytes()).bytes(reply).finish();
-    *digest.as_bytes().first_chunk().expect("16 of 32 bytes")
+fn checksum(checked: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    XxHash64::oneshot(0, checked).to_le_bytes()
 }
 
 #[cfg(test)]

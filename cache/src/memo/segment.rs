@@ -80,7 +80,10 @@ impl Segment {
         self.read_exact(&mut bytes, entry.offset).ok()?;
         let (address, reply) = decode(&bytes)?;
         let start = bytes.len() - reply.len();
-        (address == entry.address).then(|| bytes.split_off(start))
+        (address == entry.address).then(|| {
+            bytes.drain(..start);
+            bytes
+        })
     }
 
     /// Makes the next process read the log itself, because the index points at damage.
@@ -133,9 +136,9 @@ impl Drop for Segment {
     }
 }
 
-/// Starts a log of this process: locked before its header is written, so that no one takes it for a finished one.
-pub fn create(folder: &Path) -> Result<(PathBuf, File)> {
-    let path = folder.join(format!("{}.log", writer_name()));
+/// Starts log `number` of `writer`: locked before its header is written, so that no one takes it for a finished one.
+pub fn create(folder: &Path, writer: &str, number: u32) -> Result<(PathBuf, File)> {
+    let path = folder.join(format!("{writer}{number:04x}.log"));
     let mut file = File::options().create_new(true).append(true).open(&path).at("write", &path)?;
     match file.try_lock() {
         // Someone who looks at the still empty file: it will let go at once.
@@ -150,12 +153,12 @@ pub fn create(folder: &Path) -> Result<(PathBuf, File)> {
     Ok((path, file))
 }
 
-/// Names sort by the time their writers began; the rest keeps writers of one moment apart.
-fn writer_name() -> String {
+/// What the names of one writer's logs begin with: they sort by the time it began; the rest keeps writers of one moment apart.
+pub fn writer_name() -> String {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let (process, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    format!("{:016x}-{process:x}-{count:x}", now.as_micros())
+    format!("{:016x}-{process:x}-{count:x}-", now.as_micros())
 }
 
 /// Header, size of the log, number of entries, entries, hash of all that.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::record::{Entry, SEGMENT_HEADER};
-use super::segment::{Segment, create};
+use super::segment::{Segment, create, writer_name};
 use crate::error::{AtPath, Error, Result};
 use crate::hash::ReplyAddress;
 
@@ -21,6 +21,8 @@ const SEGMENT_BYTES: u64 = 256 << 20;
 /// Begins its log at the first reply: a run that only reads leaves nothing behind.
 pub struct Writer {
     folder: PathBuf,
+    name: String,
+    logs: u32,
     log: Option<Log>,
 }
 
@@ -34,7 +36,12 @@ struct Log {
 
 impl Writer {
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), log: None }
+        Self { folder: folder.to_owned(), name: writer_name(), logs: 0, log: None }
+    }
+
+    /// What the file names of its logs begin with.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Appends one record with one write; its log and its offset there.
@@ -44,12 +51,17 @@ impl Writer {
         }
         let mut log = match self.log.take() {
             Some(log) => log,
-            None => Log::create(&self.folder)?,
+            None => self.begin_log()?,
         };
         // A log that failed is not put back: what is torn then lies at its end, and the next reply begins another.
         let offset = log.append(address, record)?;
         let log = self.log.insert(log);
         Ok((&log.path, offset))
+    }
+
+    fn begin_log(&mut self) -> Result<Log> {
+        self.logs += 1;
+        Log::create(&self.folder, &self.name, self.logs)
     }
 
     pub fn sync(&mut self) -> Result<()> {
@@ -61,8 +73,8 @@ impl Writer {
 }
 
 impl Log {
-    fn create(folder: &Path) -> Result<Self> {
-        let (path, file) = create(folder)?;
+    fn create(folder: &Path, writer: &str, number: u32) -> Result<Self> {
+        let (path, file) = create(folder, writer, number)?;
         let file = Arc::new(file);
         let syncer = Syncer::start(file.clone());
         Ok(Self { path, file, entries: Vec::new(), bytes: SEGMENT_HEADER.len() as u64, syncer })

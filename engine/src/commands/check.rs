@@ -1,35 +1,35 @@
 //! `decoct check`: every mistake of a recipe, and nothing else.
 
 use crate::cli::{CheckArgs, EventFormat};
-use crate::failure::{Exit, Result};
-use crate::spec::{self, Diagnostics};
+use crate::failure::{Exit, Result, finished};
+use crate::plan::{Planner, Wishes};
+use crate::report::PlainReporter;
+use crate::report::words::counted;
+use crate::spec::Recipe;
+use crate::workplace::Workplace;
 
 pub fn run(arguments: &CheckArgs) -> Result<Exit> {
-    let recipe = match spec::load(&arguments.recipe.recipe, &arguments.recipe.overrides.overrides()) {
-        Ok(recipe) => recipe,
-        Err(diagnostics) if arguments.format == EventFormat::Json => return Ok(print_json(&diagnostics)),
-        Err(diagnostics) => return Err(diagnostics.into()),
-    };
+    let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
+    check_environment(arguments, &workplace)?;
     match arguments.format {
         EventFormat::Json => println!("{}", finished(true)),
-        EventFormat::Plain => {
-            let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-            let (nodes, models) = (count(recipe.nodes.len(), "node"), count(recipe.models.len(), "model"));
-            println!("`{}` is sound: {nodes}, {models}", recipe.path.display());
-        }
+        EventFormat::Plain => println!("{}", sound(&workplace.recipe)),
     }
     Ok(Exit::Done)
 }
 
-fn print_json(diagnostics: &Diagnostics) -> Exit {
-    for mut diagnostic in diagnostics.to_json() {
-        diagnostic["event"] = "diagnostic".into();
-        println!("{diagnostic}");
-    }
-    println!("{}", finished(false));
-    Exit::Recipe
+/// Only nodes whose results are not there yet will call, and need keys for it.
+fn check_environment(arguments: &CheckArgs, workplace: &Workplace) -> Result<()> {
+    let (reporter, wishes) = (PlainReporter::new(), Wishes::default());
+    let store = workplace.store_if_any()?;
+    let past = workplace.past(store.as_ref(), &reporter);
+    let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
+    let stat_cache = store.as_ref().filter(|_| !arguments.store.no_stat_cache).map(|store| store.stat_cache());
+    let mut known = workplace.known(&planner, stat_cache.as_ref())?;
+    workplace.check_environment(&planner.plan(&mut known, &wishes))
 }
 
-fn finished(ok: bool) -> serde_json::Value {
-    serde_json::json!({"event": "finished", "ok": ok, "nodes": []})
+fn sound(recipe: &Recipe) -> String {
+    let (nodes, models) = (counted(recipe.nodes.len() as u64, "node"), counted(recipe.models.len() as u64, "model"));
+    format!("`{}` is sound: {nodes}, {models}", recipe.path.display())
 }

@@ -83,11 +83,11 @@ impl Diagnostics {
         screen
     }
 
-    /// One JSON object a diagnostic: `{"code","message","hint","file","line","column"}`.
+    /// One JSON object a diagnostic: `{"event":"diagnostic","code","message","hint","file","line","column"}`.
     pub fn to_json(&self) -> Vec<serde_json::Value> {
         let object = |one: &Diagnostic| {
             let (file, line, column) = self.location(one);
-            serde_json::json!({"code": one.code, "message": one.message, "hint": one.hint,
+            serde_json::json!({"event": "diagnostic", "code": one.code, "message": one.message, "hint": one.hint,
                 "file": file, "line": line, "column": column})
         };
         self.list.iter().map(object).collect()

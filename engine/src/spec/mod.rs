@@ -1,6 +1,7 @@
 //! Recipe text to a checked recipe, or all its mistakes at once. The only reader of YAML.
 
 mod diagnostic;
+mod frame;
 mod overlay;
 mod params;
 mod references;
@@ -9,7 +10,7 @@ pub mod schema;
 mod source;
 mod tree;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Place};
+pub use diagnostic::Diagnostics;
 pub use resolve::load;
 pub use source::{Sources, Span};
 
@@ -85,8 +86,7 @@ impl Recipe {
     /// What `nodes`, which will call their models, need from the environment and do not find there: one mistake a variable.
     pub fn missing_environment<'a>(&self, nodes: impl IntoIterator<Item = &'a str>) -> Diagnostics {
         let called = nodes.into_iter().filter_map(|name| self.nodes.get(name)).flat_map(|node| node.stage.models());
-        let mut list = resolve::missing_variables(&self.models, called.map(|(_, model)| model));
-        list.dedup_by(|a, b| a.message == b.message);
+        let list = resolve::missing_variables(&self.models, called.map(|(_, model)| model));
         Diagnostics::new(list, self.sources.clone())
     }
 }

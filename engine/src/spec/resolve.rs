@@ -1,23 +1,18 @@
 //! The tree to typed nodes and models, collecting every mistake on the way; then the checks that need the whole recipe.
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
-use super::overlay::PROFILE_KEYS;
 use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
 use super::tree::{self, Tree, Value};
-use super::{ModelEntry, Node, Overrides, Recipe, overlay, params};
+use super::{ModelEntry, Node, Overrides, Recipe, frame, overlay, params};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
 use stages::registry;
 use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_hint};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The version of the recipe language that we read.
-const VERSION: u64 = 1;
-/// Words at the top of a recipe.
-const PARTS: &[&str] = &["version", "params", "models", "nodes", "profiles", "prompts", "salt"];
 
 /// Reads and checks a recipe. Source files and prompts are checked too; nothing is sent, nothing written.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
@@ -36,7 +31,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
         Err(mistake) => return Err(Diagnostics::new(vec![mistake], Arc::new(sources))),
     };
     if tree.as_map().is_none() {
-        return Err(Diagnostics::new(vec![no_mapping(tree.span)], Arc::new(sources)));
+        return Err(Diagnostics::new(vec![frame::no_mapping(tree.span)], Arc::new(sources)));
     }
     let tree = prepare(tree, overrides, &mut sources, &mut mistakes);
     let mut loading = Loading::new(path, &tree, mistakes);
@@ -52,16 +47,10 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
 
 /// Checks the frame, lays profiles and settings over it and puts the parameters in.
 fn prepare(mut tree: Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) -> Tree {
-    check_frame(&tree, mistakes);
+    frame::check(&tree, mistakes);
     overlay::apply(&mut tree, overrides, sources, mistakes);
     params::substitute(&mut tree, sources, mistakes);
     tree
-}
-
-fn no_mapping(span: Span) -> Diagnostic {
-    let message = "a recipe is a mapping with `version`, `nodes` and what they need";
-    let hint = Some("see `decoct schema`, or start from pipelines/medical.yaml".to_string());
-    Diagnostic::error("wrong-type", Place::At(span), message).with_hint(hint)
 }
 
 fn read_text(path: &Path) -> Result<String, Diagnostic> {
@@ -88,67 +77,31 @@ fn nearest_file(path: &Path) -> Option<String> {
     nearest_hint(wanted, names.iter().map(String::as_str))
 }
 
-fn check_frame(tree: &Tree, mistakes: &mut Vec<Diagnostic>) {
-    unknown_keys(tree, PARTS, mistakes);
-    match tree.get("version").map(|version| (version, version.to_json())) {
-        None => {
-            let hint = Some(format!("start the recipe with `version: {VERSION}`"));
-            let mistake = Diagnostic::error("missing-key", Place::At(tree.span), "`version` is missing");
-            mistakes.push(mistake.with_hint(hint));
-        }
-        Some((_, version)) if version == Json::from(VERSION) => {}
-        Some((at, version)) => {
-            let message = format!("this decoct reads version {VERSION} of the recipe language, not `{version}`");
-            mistakes.push(Diagnostic::error("unknown-version", Place::At(at.span), message));
-        }
-    }
-    for part in ["params", "models", "nodes", "profiles"] {
-        require_map(tree, &[part], mistakes);
-    }
-    for profile in tree.get("profiles").and_then(Tree::as_map).into_iter().flatten() {
-        require_map(tree, &["profiles", profile.0], mistakes);
-        unknown_keys(&profile.1.tree, PROFILE_KEYS, mistakes);
-        for part in PROFILE_KEYS {
-            require_map(tree, &["profiles", profile.0, part], mistakes);
-        }
-    }
-}
-
-fn unknown_keys(tree: &Tree, known: &[&str], mistakes: &mut Vec<Diagnostic>) {
-    for (key, entry) in tree.as_map().into_iter().flatten().filter(|(key, _)| !known.contains(&key.as_str())) {
-        let hint = nearest_hint(key, known.iter().copied());
-        let message = format!("unknown key `{key}`");
-        mistakes.push(Diagnostic::error("unknown-key", Place::At(entry.name), message).with_hint(hint));
-    }
-}
-
-/// What stands at `path`, if anything does, must be a mapping (or nothing).
-fn require_map(tree: &Tree, path: &[&str], mistakes: &mut Vec<Diagnostic>) {
-    let found = path.iter().try_fold(tree, |below, key| below.get(key));
-    if found.is_some_and(|found| found.as_map().is_none() && !found.is_null()) {
-        let steps: Vec<Step> = path.iter().map(|key| Step::Key(key.to_string())).collect();
-        let message = format!("`{}` must be a mapping", path.join("."));
-        mistakes.push(Diagnostic::error("wrong-type", Place::At(tree.place(&steps)), message));
-    }
-}
-
-/// One environment variable at a time that one of the called models needs and that is not set.
+/// One mistake for each environment variable that called models need and that is not set.
 pub fn missing_variables(
     models: &IndexMap<String, ModelEntry>,
     called: impl Iterator<Item = String>,
 ) -> Vec<Diagnostic> {
-    let called: std::collections::HashSet<String> = called.collect();
-    let missing = models.values().filter(|model| called.contains(&model.name)).filter_map(|model| {
-        let variable = model.spec.required_env()?;
-        let unset = std::env::var_os(variable).is_none_or(|value| value.is_empty());
-        unset.then(|| {
-            let message =
-                format!("the model `{}` needs the environment variable `{variable}`, which is not set", model.name);
-            let hint = format!("`export {variable}=…`, or choose a profile whose models need no key");
-            Diagnostic::error("missing-variable", Place::At(model.variable_span), message).with_hint(Some(hint))
-        })
-    });
-    missing.collect()
+    let called: BTreeSet<String> = called.collect();
+    let mut missing: IndexMap<&str, Vec<&ModelEntry>> = IndexMap::new();
+    for model in models.values().filter(|model| called.contains(&model.name)) {
+        let unset = |variable: &&str| std::env::var_os(variable).is_none_or(|value| value.is_empty());
+        if let Some(variable) = model.spec.required_env().filter(unset) {
+            missing.entry(variable).or_default().push(model);
+        }
+    }
+    missing.into_iter().map(|(variable, models)| missing_variable(variable, &models)).collect()
+}
+
+fn missing_variable(variable: &str, models: &[&ModelEntry]) -> Diagnostic {
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    let plural = if names.len() == 1 { "" } else { "s" };
+    let message = format!(
+        "the environment variable `{variable}` is not set; needed by the model{plural} `{}`",
+        names.join("`, `")
+    );
+    let hint = format!("`export {variable}=…`, or choose a profile whose models need no key");
+    Diagnostic::error("missing-environment", Place::At(models[0].variable_span), message).with_hint(Some(hint))
 }
 
 struct Loading<'a> {

@@ -1,5 +1,6 @@
 //! Whole recipes against the loader: every mistake with its code and place, and no input that it cannot bear.
 
+use super::diagnostic::Diagnostic;
 use super::*;
 use proptest::prelude::*;
 use std::path::Path;
@@ -138,13 +139,16 @@ fn a_sound_recipe_becomes_typed_nodes() {
 #[test]
 fn a_key_that_is_not_in_the_environment_is_named_for_nodes_that_call() {
     let yaml = "version: 1\nmodels:\n  api: { provider: openai, base_url: http://127.0.0.1:1/v1, model: m, \
-                api_key_env: DECOCT_TEST_NO_SUCH_KEY }\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n";
+                api_key_env: DECOCT_TEST_NO_SUCH_KEY }\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n  \
+                clear: { kind: filter, input: exam, model: api, keep: [pass] }\n";
     let recipe = load_text(yaml).unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)));
     assert!(recipe.missing_environment(["exam"]).list.is_empty(), "nothing calls");
-    let missing = resolve::missing_variables(&recipe.models, ["api".to_string()].into_iter());
-    assert_eq!(missing.len(), 1);
-    assert!(missing[0].message.contains("`DECOCT_TEST_NO_SUCH_KEY`"), "{}", missing[0].message);
-    assert_eq!(recipe.sources.slice(missing[0].span()), "DECOCT_TEST_NO_SUCH_KEY");
+    let missing = recipe.missing_environment(["exam", "clear"]);
+    assert_eq!(missing.list.len(), 1);
+    let message = &missing.list[0].message;
+    assert!(message.contains("`DECOCT_TEST_NO_SUCH_KEY`") && message.ends_with("model `api`"), "{message}");
+    assert_eq!(recipe.sources.slice(missing.list[0].span()), "DECOCT_TEST_NO_SUCH_KEY");
+    check(&format!("{yaml}  more: 3\n"), &["missing-environment 3 DECOCT_TEST_NO_SUCH_KEY", "wrong-type 7 3"]);
 }
 
 /// Pieces that recipes are made of, so that soup often gets past the parser.

@@ -6,7 +6,8 @@ use super::Cache;
 use crate::cpu::gemm::{Matrix, gemm};
 use crate::cpu::parallel::{Disjoint, for_each_rows, for_each_task};
 use crate::cpu::scratch;
-use crate::cpu::simd::{dot, exp, exp_sum_scaled, max, multiversion};
+use crate::cpu::simd::{LANES, dot, exp, exp_sum, max, multiversion};
+use crate::cpu::transpose::transpose;
 use crate::{Heads, Segments, Stream, Write};
 
 /// Query rows of a tile: two register tiles; more would compute more scores that causality throws away.
@@ -74,6 +75,9 @@ fn for_each_place(
     let squares: usize = (0..segments.len()).map(|document| segments.range(document).len().pow(2)).sum();
     for_each_task(stream, segments.len() * heads.key_value, passes * squares * heads.query_width(), |index| {
         let range = segments.range(index / heads.key_value);
+        if range.is_empty() {
+            return;
+        }
         task(Place { heads, first: range.start, rows: range.len(), key_value: index % heads.key_value });
     });
 }
@@ -91,36 +95,34 @@ pub(super) fn forward(
 }
 
 fn forward_place(place: Place, qkv: &[f32], out: Disjoint<'_, f32>, lse: Disjoint<'_, f32>) {
-    let (rows, width) = (place.rows, place.heads.width);
-    let packed = place.heads.packed_width();
-    scratch::with(rows * width + TILE_ROWS * rows, |memory| {
-        let (keys, scores) = memory.split_at_mut(rows * width);
-        transpose(&qkv[place.key(0)..], packed, rows, width, keys);
+    let (rows, width, packed) = (place.rows, place.heads.width, place.heads.packed_width());
+    let wide = padded(rows);
+    scratch::with((width + TILE_ROWS) * wide, |memory| {
+        let (keys, scores) = memory.split_at_mut(width * wide);
+        transpose(&qkv[place.key(0)..], packed, (rows, width), keys, wide);
         for first in (0..rows).step_by(TILE_ROWS) {
             let (tile, seen) = (TILE_ROWS.min(rows - first), rows.min(first + TILE_ROWS));
+            let (stride, keys) = (padded(seen), Matrix::rows(keys, wide));
             for head in place.queries() {
                 let queries = Matrix::rows(&qkv[place.query(first, head)..], packed);
                 let values = Matrix::rows(&qkv[place.value(0)..], packed);
-                let scores = &mut scores[..tile * seen];
+                let scores = &mut scores[..tile * stride];
                 // SAFETY: the parts lie inside qkv and scratch; this place alone writes its columns of out and lse.
                 unsafe {
-                    gemm(
-                        (tile, seen, width),
-                        queries,
-                        Matrix::rows(keys, rows),
-                        Write::Overwrite,
-                        scores.as_mut_ptr(),
-                        seen,
-                    );
-                    let sums = softmax(scores, seen, first + 1, place.scale());
+                    gemm((tile, seen, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), stride);
+                    let sums = softmax(scores, stride, first + 1, place.scale());
                     (0..tile).for_each(|row| *lse.address(place.lse(first + row, head)) = sums[row]);
-                    let target = out.address(place.out(first, head));
-                    let scores = Matrix::rows(scores, seen);
+                    let (target, scores) = (out.address(place.out(first, head)), Matrix::rows(scores, stride));
                     gemm((tile, width, seen), scores, values, Write::Overwrite, target, place.heads.query_width());
                 }
             }
         }
     });
+}
+
+/// Rows of scores hold whole chunks.
+fn padded(columns: usize) -> usize {
+    columns.next_multiple_of(LANES)
 }
 
 multiversion! {
@@ -129,24 +131,14 @@ multiversion! {
     fn softmax(scores: &mut [f32], stride: usize, visible: usize, scale: f32) -> [f32; TILE_ROWS] {
         let mut lse = [0.0; TILE_ROWS];
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
-            let (seen, hidden) = scores.split_at_mut((visible + row).min(stride));
-            let shift = max(seen) * scale;
-            let sum = exp_sum_scaled(seen, scale, shift);
+            scores[(visible + row).min(stride)..].fill(f32::NEG_INFINITY);
+            let shift = max(scores) * scale;
+            let sum = exp_sum(scores, scale, shift);
             let share = 1.0 / sum;
-            seen.iter_mut().for_each(|value| *value *= share);
-            hidden.fill(0.0);
+            scores.iter_mut().for_each(|value| *value *= share);
             lse[row] = shift + sum.ln();
         }
         lse
-    }
-}
-
-/// Columns become rows: target`[width, rows]` from `rows` rows of `width` that lie `stride` apart.
-fn transpose(source: &[f32], stride: usize, rows: usize, width: usize, target: &mut [f32]) {
-    for (row, source) in source.chunks(stride).take(rows).enumerate() {
-        for (column, &value) in source[..width].iter().enumerate() {
-            target[column * rows + row] = value;
-        }
     }
 }
 
@@ -170,13 +162,14 @@ fn backward_place(place: Place, saved: Saved<'_>, dout: &[f32], dqkv: Disjoint<'
         // SAFETY: as above.
         unsafe { dqkv.range(place.value(row)..place.value(row) + width).fill(0.0) };
     }
-    scratch::with(2 * rows * width + 2 * TILE_ROWS * rows, |memory| {
-        let (keys, memory) = memory.split_at_mut(rows * width);
-        let (values, memory) = memory.split_at_mut(rows * width);
-        let (shares, dscores) = memory.split_at_mut(TILE_ROWS * rows);
-        transpose(&saved.qkv[place.key(0)..], packed, rows, width, keys);
-        transpose(&saved.qkv[place.value(0)..], packed, rows, width, values);
-        let transposed = (Matrix::rows(keys, rows), Matrix::rows(values, rows));
+    let wide = padded(rows);
+    scratch::with(2 * (width + TILE_ROWS) * wide, |memory| {
+        let (keys, memory) = memory.split_at_mut(width * wide);
+        let (values, memory) = memory.split_at_mut(width * wide);
+        let (shares, dscores) = memory.split_at_mut(TILE_ROWS * wide);
+        transpose(&saved.qkv[place.key(0)..], packed, (rows, width), keys, wide);
+        transpose(&saved.qkv[place.value(0)..], packed, (rows, width), values, wide);
+        let transposed = (Matrix::rows(keys, wide), Matrix::rows(values, wide));
         for first in (0..rows).step_by(TILE_ROWS) {
             for head in place.queries() {
                 backward_tile(place, (first, head), saved, dout, transposed, (shares, dscores), dqkv);
@@ -321,15 +314,16 @@ fn decode_place(
     let values = Matrix::rows(&cache.values.view().host()[first..first + width * capacity], width);
     let queries = Matrix::rows(&qkv[row * heads.packed_width() + head * group * width..][..group * width], width);
     let scale = 1.0 / (width as f32).sqrt();
-    scratch::with(group * length, |scores| {
+    let stride = padded(length);
+    scratch::with(group * stride, |scores| {
         // SAFETY: the parts lie inside cache, qkv and scratch; each task writes heads of its own.
         unsafe {
-            gemm((group, length, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), length);
-            for scores in scores.chunks_exact_mut(length) {
-                softmax(scores, length, length, scale);
+            gemm((group, length, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), stride);
+            for scores in scores.chunks_exact_mut(stride) {
+                softmax(scores, stride, length, scale);
             }
             let target = out.address(row * heads.query_width() + head * group * width);
-            gemm((group, width, length), Matrix::rows(scores, length), values, Write::Overwrite, target, width);
+            gemm((group, width, length), Matrix::rows(scores, stride), values, Write::Overwrite, target, width);
         }
     });
 }

@@ -15,10 +15,7 @@ multiversion! {
 
 pub(super) fn add(stream: &Stream, bias: &[f32], target: &mut [f32]) {
     let width = bias.len();
-    if width == 0 {
-        return;
-    }
-    let rows = target.len() / width;
+    let rows = target.len().checked_div(width).unwrap_or(0);
     let target = Disjoint::new(target);
     for_each_rows(stream, rows, width, |range| {
         // SAFETY: ranges of tasks are disjoint.
@@ -28,10 +25,9 @@ pub(super) fn add(stream: &Stream, bias: &[f32], target: &mut [f32]) {
 
 pub(super) fn backward(stream: &Stream, dout: &[f32], dbias: &mut [f32]) {
     let width = dbias.len();
-    if width > 0 {
-        let term = |row: usize, sums: &mut [f32]| add_row(sums, &dout[row * width..(row + 1) * width]);
-        ColumnSums { rows: dout.len() / width, width }.add_to(stream, dbias, term);
-    }
+    let rows = dout.len().checked_div(width).unwrap_or(0);
+    let term = |row: usize, sums: &mut [f32]| add_row(sums, &dout[row * width..(row + 1) * width]);
+    ColumnSums { rows, width }.add_to(stream, dbias, term);
 }
 
 multiversion! {

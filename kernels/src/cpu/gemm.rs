@@ -5,13 +5,19 @@
 
 use super::scratch;
 use super::simd::{Level, level};
+use super::transpose::squares;
 use super::vector::{Portable, Vector};
 use crate::matmul::Write;
 
 /// Terms of a chain: a packed panel of this depth stays in the first-level cache.
 const DEPTH: usize = 256;
+/// Floats of a panel: at most 32 columns are taken at once.
+const PANEL: usize = DEPTH * 32;
 /// Fewer rows than this do not pay for copying B into a panel.
-const ROWS_WORTH_PACKING: usize = 16;
+const ROWS_WORTH_PACKING: usize = 48;
+
+/// m, n, k.
+type Shape = (usize, usize, usize);
 
 /// A matrix in memory: element (i, j) lies at `address + i · row + j · column`.
 #[derive(Clone, Copy)]
@@ -47,151 +53,102 @@ impl Matrix {
 ///
 /// # Safety
 /// The three matrices lie inside living memory, C overlaps neither A nor B, and nobody else touches C meanwhile.
-pub(crate) unsafe fn gemm(
-    shape: (usize, usize, usize),
-    a: Matrix,
-    b: Matrix,
-    write: Write,
-    c: *mut f32,
-    stride: usize,
-) {
+pub(crate) unsafe fn gemm(shape: Shape, a: Matrix, b: Matrix, write: Write, c: *mut f32, stride: usize) {
     debug_assert!(b.column == 1 || b.row == 1, "B is strided both ways");
-    #[cfg(target_arch = "x86_64")]
-    match level() {
-        // SAFETY: `level` found the instructions; the rest is the caller's promise.
-        Level::Avx512 => return unsafe { avx512(shape, a, b, write, c, stride) },
-        Level::Avx2 => return unsafe { avx2(shape, a, b, write, c, stride) },
-        Level::Baseline => {}
-    }
-    // SAFETY: the caller's promise.
-    unsafe { blocks::<Portable>(shape, a, b, write, c, stride) }
+    let direct = b.column == 1 && shape.0 < ROWS_WORTH_PACKING;
+    scratch::with(if direct { 0 } else { PANEL }, |panel| {
+        #[cfg(target_arch = "x86_64")]
+        match level() {
+            // SAFETY: `level` found the instructions; the rest is the caller's promise.
+            Level::Avx512 => return unsafe { avx512(shape, a, b, write, c, stride, panel) },
+            Level::Avx2 => return unsafe { avx2(shape, a, b, write, c, stride, panel) },
+            Level::Baseline => {}
+        }
+        // SAFETY: the caller's promise.
+        unsafe { blocks::<Portable>(shape, a, b, write, c, stride, panel) }
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn avx512(shape: (usize, usize, usize), a: Matrix, b: Matrix, write: Write, c: *mut f32, stride: usize) {
+unsafe fn avx512(shape: Shape, a: Matrix, b: Matrix, write: Write, c: *mut f32, stride: usize, panel: &mut [f32]) {
     // SAFETY: the caller's promise.
-    unsafe { blocks::<super::vector::Avx512>(shape, a, b, write, c, stride) }
+    unsafe { blocks::<super::vector::Avx512>(shape, a, b, write, c, stride, panel) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(shape: (usize, usize, usize), a: Matrix, b: Matrix, write: Write, c: *mut f32, stride: usize) {
+unsafe fn avx2(shape: Shape, a: Matrix, b: Matrix, write: Write, c: *mut f32, stride: usize, panel: &mut [f32]) {
     // SAFETY: the caller's promise.
-    unsafe { blocks::<super::vector::Avx2>(shape, a, b, write, c, stride) }
+    unsafe { blocks::<super::vector::Avx2>(shape, a, b, write, c, stride, panel) }
 }
 
-/// Walks depth, then panels of columns.
+/// Walks depth, then panels of columns. An empty panel: B is read where it lies.
+///
+/// No closure may stand between here and [`tile`]: a closure would not inherit the instruction set.
 #[inline(always)]
 unsafe fn blocks<V: Vector>(
-    (m, n, k): (usize, usize, usize),
+    (m, n, k): Shape,
     a: Matrix,
     b: Matrix,
     write: Write,
     c: *mut f32,
     stride: usize,
+    panel: &mut [f32],
 ) {
-    let width = 2 * V::LANES;
-    let direct = b.column == 1 && m < ROWS_WORTH_PACKING;
-    scratch::with(if direct { 0 } else { DEPTH * width }, |panel| {
-        let mut depth = 0;
-        // A product over nothing still writes its zeros.
-        while depth < k || depth == 0 {
-            let terms = DEPTH.min(k - depth);
-            let accumulate = depth > 0 || write == Write::Accumulate;
-            for column in (0..n).step_by(width) {
-                let columns = width.min(n - column);
-                let mut source = b.at(depth, column);
+    let (width, direct) = (2 * V::LANES, panel.is_empty());
+    let mut depth = 0;
+    // A product over nothing still writes its zeros.
+    while depth < k || depth == 0 {
+        let terms = DEPTH.min(k - depth);
+        let accumulate = depth > 0 || write == Write::Accumulate;
+        for column in (0..n).step_by(width) {
+            let columns = width.min(n - column);
+            let mut source = b.at(depth, column);
+            // SAFETY: all parts lie inside A, B and C by the bounds of the loops, and the panel holds DEPTH · width.
+            unsafe {
                 if !direct {
-                    // SAFETY: the part [terms, columns] lies inside B, and the panel holds DEPTH · width floats.
-                    unsafe { pack(source, terms, columns, width, panel) };
+                    pack::<V>(source, terms, columns, width, panel);
                     source = Matrix::rows(panel, width);
                 }
-                // SAFETY: inside A, B and C by the bounds of the loops.
-                unsafe {
-                    let target = c.add(column);
-                    let part = (m, columns, terms);
-                    match (columns == width, columns > V::LANES, direct) {
-                        (true, _, _) => {
-                            strip::<V, 2, true, true>(part, a.at(0, depth), source, accumulate, target, stride)
-                        }
-                        (_, true, false) => {
-                            strip::<V, 2, true, false>(part, a.at(0, depth), source, accumulate, target, stride)
-                        }
-                        (_, true, true) => {
-                            strip::<V, 2, false, false>(part, a.at(0, depth), source, accumulate, target, stride)
-                        }
-                        (_, false, false) => {
-                            strip::<V, 1, true, false>(part, a.at(0, depth), source, accumulate, target, stride)
-                        }
-                        (_, false, true) => {
-                            strip::<V, 1, false, false>(part, a.at(0, depth), source, accumulate, target, stride)
-                        }
-                    }
+                let (part, a, c) = ((m, columns, terms), a.at(0, depth), c.add(column));
+                match (columns == width, columns > V::LANES, direct) {
+                    (true, _, _) => strip::<V, 2, true, true>(part, a, source, accumulate, c, stride),
+                    (_, true, false) => strip::<V, 2, true, false>(part, a, source, accumulate, c, stride),
+                    (_, true, true) => strip::<V, 2, false, false>(part, a, source, accumulate, c, stride),
+                    (_, false, false) => strip::<V, 1, true, false>(part, a, source, accumulate, c, stride),
+                    (_, false, true) => strip::<V, 1, false, false>(part, a, source, accumulate, c, stride),
                 }
             }
-            depth += DEPTH;
         }
-    });
+        depth += DEPTH;
+    }
 }
 
-/// Copies B[terms, columns] into rows of `width` floats, zeros behind them.
+/// Copies B[terms, columns] into rows of `width` floats, zeros behind them as far as their last register goes.
 #[inline(always)]
-unsafe fn pack(b: Matrix, terms: usize, columns: usize, width: usize, panel: &mut [f32]) {
+unsafe fn pack<V: Vector>(b: Matrix, terms: usize, columns: usize, width: usize, panel: &mut [f32]) {
     if b.column == 1 {
-        for (term, row) in panel.chunks_exact_mut(width).take(terms).enumerate() {
-            // SAFETY: row `term` of B has `columns` floats.
-            let source = unsafe { std::slice::from_raw_parts(b.at(term, 0).address, columns) };
-            row[..columns].copy_from_slice(source);
-            row[columns..].fill(0.0);
+        for term in 0..terms {
+            for register in (0..columns).step_by(V::LANES) {
+                // SAFETY: row `term` of B has `columns` floats, and the panel's rows two whole registers.
+                unsafe {
+                    let (source, count) = (b.at(term, register).address, V::LANES.min(columns - register));
+                    let values = if count == V::LANES { V::load(source) } else { V::load_first(source, count) };
+                    values.store(panel.as_mut_ptr().add(term * width + register));
+                }
+            }
         }
         return;
     }
-    for column in (0..columns).step_by(BLOCK) {
-        for term in (0..terms).step_by(BLOCK) {
-            let part = (BLOCK.min(terms - term), BLOCK.min(columns - column));
-            // SAFETY: the part lies inside B and the panel.
-            unsafe { transpose(b.at(term, column), part, panel.as_mut_ptr().add(term * width + column), width) };
-        }
-    }
-    for row in panel.chunks_exact_mut(width).take(terms) {
-        row[columns..].fill(0.0);
-    }
-}
-
-/// Side of the square that [`transpose`] moves at once.
-const BLOCK: usize = 8;
-
-/// Copies up to [`BLOCK`] terms of up to [`BLOCK`] columns, each contiguous in B, into rows of the panel.
-#[inline(always)]
-unsafe fn transpose(b: Matrix, (terms, columns): (usize, usize), target: *mut f32, width: usize) {
-    let mut block = [[0.0f32; BLOCK]; BLOCK];
-    // SAFETY: inside B and the panel by the caller's promise.
-    unsafe {
-        if terms == BLOCK && columns == BLOCK {
-            for column in 0..BLOCK {
-                let source = b.at(0, column).address.cast::<[f32; BLOCK]>().read_unaligned();
-                for term in 0..BLOCK {
-                    block[term][column] = source[term];
-                }
-            }
-            for (term, row) in block.iter().enumerate() {
-                target.add(term * width).cast::<[f32; BLOCK]>().write_unaligned(*row);
-            }
-            return;
-        }
-        for column in 0..columns {
-            for term in 0..terms {
-                *target.add(term * width + column) = *b.at(term, column).address;
-            }
-        }
-    }
+    // SAFETY: B by the caller's promise; the panel's rows hold two whole registers.
+    unsafe { squares::<V>(b, (terms, columns), panel, width) };
 }
 
 /// All rows of one panel of columns, as many at a time as registers hold.
 #[inline(always)]
 unsafe fn strip<V: Vector, const WIDE: usize, const PADDED: bool, const WHOLE: bool>(
-    (m, columns, terms): (usize, usize, usize),
+    (m, columns, terms): Shape,
     a: Matrix,
     b: Matrix,
     accumulate: bool,
@@ -273,7 +230,7 @@ unsafe fn tile<V: Vector, const ROWS: usize, const WIDE: usize, const PADDED: bo
 mod tests {
     use super::*;
 
-    type Product = unsafe fn((usize, usize, usize), Matrix, Matrix, Write, *mut f32, usize);
+    type Product = unsafe fn(Shape, Matrix, Matrix, Write, *mut f32, usize, &mut [f32]);
 
     /// Every instruction set that this processor has.
     fn products() -> Vec<Product> {
@@ -294,16 +251,17 @@ mod tests {
         ((row * 31 + column * 17) % 23) as f32 / 7.0 - 1.5
     }
 
-    fn check(m: usize, n: usize, k: usize, b_transposed: bool) {
+    fn check(m: usize, n: usize, k: usize, b_transposed: bool, direct: bool) {
         let (a, stride) = ((0..m * k).map(|i| value(i / k, i % k)).collect::<Vec<_>>(), n + 3);
         let b = |p: usize, j: usize| value(p + 5, j);
         let b_values: Vec<f32> =
             (0..k * n).map(|i| if b_transposed { b(i % k, i / k) } else { b(i / n, i % n) }).collect();
         let b_matrix = if b_transposed { Matrix::rows(&b_values, k).transposed() } else { Matrix::rows(&b_values, n) };
         for product in products() {
-            let mut c = vec![f32::NAN; m * stride];
+            let (mut c, mut panel) = (vec![f32::NAN; m * stride], vec![f32::NAN; if direct { 0 } else { PANEL }]);
+            let a = Matrix::rows(&a, k);
             // SAFETY: the processor has the instructions, and all three matrices hold the shape.
-            unsafe { product((m, n, k), Matrix::rows(&a, k), b_matrix, Write::Overwrite, c.as_mut_ptr(), stride) };
+            unsafe { product((m, n, k), a, b_matrix, Write::Overwrite, c.as_mut_ptr(), stride, &mut panel) };
             for (index, &actual) in c.iter().enumerate() {
                 let (i, j) = (index / stride, index % stride);
                 let expected: f64 = (0..k).map(|p| f64::from(value(i, p)) * f64::from(b(p, j))).sum();
@@ -321,8 +279,9 @@ mod tests {
         for m in [1, 2, 3, 5, 6, 7, 11, 12, 13, 16, 23, 31] {
             for n in [1, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 70] {
                 for k in [1, 4, 8, 19, 257] {
-                    check(m, n, k, false);
-                    check(m, n, k, true);
+                    check(m, n, k, false, false);
+                    check(m, n, k, false, true);
+                    check(m, n, k, true, false);
                 }
             }
         }

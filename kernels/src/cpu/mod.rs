@@ -6,4 +6,5 @@ pub(crate) mod scratch;
 pub(crate) mod simd;
 pub(crate) mod softmax;
 pub(crate) mod sums;
+pub(crate) mod transpose;
 pub(crate) mod vector;

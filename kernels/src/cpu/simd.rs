@@ -60,23 +60,17 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding and subtracting it rounds to the nearest integer
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x < -87.3 {
-        -87.3
-    } else if x > 88.0 {
-        88.0
-    } else {
-        x
-    };
+    let clamped = x.clamp(-87.3, 88.0);
     let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
     let power = rounded - ROUND;
     let rest = (clamped - power * LN2_HIGH) - power * LN2_LOW;
     // Minimax polynomial of (eʳ - 1 - r) / r² on [-ln 2 / 2, ln 2 / 2].
-    let mut tail = 1.987_569_2e-4;
+    let mut tail = 1.987_569_1e-4;
     tail = tail * rest + 1.398_199_9e-3;
     tail = tail * rest + 8.333_452e-3;
     tail = tail * rest + 4.166_579_6e-2;
     tail = tail * rest + 1.666_666_5e-1;
-    tail = tail * rest + 5.000_000_1e-1;
+    tail = tail * rest + 0.5;
     let mantissa = (tail * rest) * rest + rest + 1.0;
     // The low bits of `rounded` are the power itself: 2^power without a conversion.
     let scale = f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
@@ -142,31 +136,44 @@ pub(crate) fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
 /// The largest value; -∞ for none. NaN is skipped.
 #[inline(always)]
 pub(crate) fn max(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut best = [f32::NEG_INFINITY; LANES];
     let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
+    let rest = padded(chunks.remainder());
+    for chunk in chunks.chain([&rest[..]]) {
         for lane in 0..LANES {
-            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
+            best[lane] = larger(best[lane], chunk[lane]);
         }
     }
-    best.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            best[lane] = larger(best[lane], best[lane + width]);
+        }
+        width /= 2;
+    }
+    best[0]
+}
+
+/// A whole chunk from the end of a row, -∞ behind it: no maximum sees it, and its exponential is 0.
+#[inline(always)]
+pub(crate) fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut chunk = [f32::NEG_INFINITY; LANES];
+    chunk[..rest.len()].copy_from_slice(rest);
+    chunk
 }
 
 /// Replaces each value by e^(scale·value - shift) and returns the sum of the results, in the order of [`dot`].
+/// The row holds whole chunks of [`LANES`].
 #[inline(always)]
-pub(crate) fn exp_sum_scaled(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+pub(crate) fn exp_sum(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+    debug_assert!(values.len().is_multiple_of(LANES));
     let mut sums = [0.0f32; LANES];
-    let mut chunks = values.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
+    for chunk in values.chunks_exact_mut(LANES) {
         for lane in 0..LANES {
             chunk[lane] = exp(scale * chunk[lane] - shift);
             sums[lane] += chunk[lane];
         }
-    }
-    for (lane, value) in chunks.into_remainder().iter_mut().enumerate() {
-        *value = exp(scale * *value - shift);
-        sums[lane] += *value;
     }
     fold_lanes(sums)
 }

@@ -1,6 +1,6 @@
 //! Softmax of a long row taken in pieces: the running maximum, sum and entropy.
 
-use super::simd::{LANES, exp, fold_lanes, max, multiversion};
+use super::simd::{LANES, exp, fold_lanes, max, multiversion, padded};
 
 /// Columns taken at once; the log-probabilities of training and of sampling add up in the same pieces.
 pub(crate) const PIECE: usize = 1024;
@@ -63,20 +63,15 @@ multiversion! {
     fn moments(values: &[f32], scale: f32, shift: f32) -> [f32; 2] {
         let (mut sums, mut weighted) = ([0.0f32; LANES], [0.0f32; LANES]);
         let chunks = values.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
+        let rest = padded(chunks.remainder());
+        for chunk in chunks.chain([&rest[..]]) {
             for lane in 0..LANES {
                 let x = scale * chunk[lane] - shift;
                 let power = exp(x);
                 sums[lane] += power;
-                weighted[lane] += if power > 0.0 { power * x } else { 0.0 };
+                // Where the power is 0 its logarithm may be infinite.
+                weighted[lane] += if power == 0.0 { 0.0 } else { power * x };
             }
-        }
-        for (lane, value) in rest.iter().enumerate() {
-            let x = scale * value - shift;
-            let power = exp(x);
-            sums[lane] += power;
-            weighted[lane] += if power > 0.0 { power * x } else { 0.0 };
         }
         [fold_lanes(sums), fold_lanes(weighted)]
     }

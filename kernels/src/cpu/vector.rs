@@ -20,6 +20,25 @@ pub(crate) unsafe trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// self · factor + addend.
     unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self;
+
+    /// Exchanges rows and columns of a square of registers; `square` holds [`Vector::LANES`] of them.
+    #[inline(always)]
+    unsafe fn transpose(square: &mut [Self]) {
+        let mut values = [0.0f32; 256];
+        for (row, register) in square.iter().enumerate() {
+            // SAFETY: 16² values hold every square.
+            unsafe { register.store(values.as_mut_ptr().add(row * Self::LANES)) };
+        }
+        for row in 0..Self::LANES {
+            for column in 0..row {
+                values.swap(row * Self::LANES + column, column * Self::LANES + row);
+            }
+        }
+        for (row, register) in square.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *register = unsafe { Self::load(values.as_ptr().add(row * Self::LANES)) };
+        }
+    }
 }
 
 /// Eight floats for any processor; the compiler picks the instructions.
@@ -102,7 +121,6 @@ mod x86 {
     pub(crate) struct Avx512(__m512);
 
     // SAFETY: the caller vouches for AVX-512F and for every pointer.
-    #[allow(clippy::missing_safety_doc)]
     unsafe impl Vector for Avx512 {
         const LANES: usize = 16;
         const ROWS: usize = 12;
@@ -147,6 +165,37 @@ mod x86 {
         unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
             // SAFETY: see the impl.
             Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(square: &mut [Self]) {
+            let square: &mut [Self; 16] = square.try_into().expect("sixteen registers");
+            // SAFETY: see the impl.
+            unsafe {
+                // Squares of 2, then of 4, inside each quarter of the registers; then the quarters themselves.
+                for row in (0..16).step_by(2) {
+                    let (a, b) = (square[row].0, square[row + 1].0);
+                    square[row].0 = _mm512_unpacklo_ps(a, b);
+                    square[row + 1].0 = _mm512_unpackhi_ps(a, b);
+                }
+                for row in (0..16).step_by(4) {
+                    let (a, b) = (_mm512_castps_pd(square[row].0), _mm512_castps_pd(square[row + 1].0));
+                    let (c, d) = (_mm512_castps_pd(square[row + 2].0), _mm512_castps_pd(square[row + 3].0));
+                    square[row].0 = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                    square[row + 1].0 = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                    square[row + 2].0 = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                    square[row + 3].0 = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+                }
+                for row in 0..4 {
+                    let (a, b, c, d) = (square[row].0, square[row + 4].0, square[row + 8].0, square[row + 12].0);
+                    let (even_top, odd_top) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                    let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                    square[row].0 = _mm512_shuffle_f32x4::<0x88>(even_top, even);
+                    square[row + 4].0 = _mm512_shuffle_f32x4::<0x88>(odd_top, odd);
+                    square[row + 8].0 = _mm512_shuffle_f32x4::<0xdd>(even_top, even);
+                    square[row + 12].0 = _mm512_shuffle_f32x4::<0xdd>(odd_top, odd);
+                }
+            }
         }
     }
 

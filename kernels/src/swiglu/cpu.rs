@@ -8,7 +8,7 @@ use crate::cpu::simd::{multiversion, sigmoid};
 const WORK: usize = 24;
 
 pub(super) fn forward(stream: &Stream, width: usize, gate_up: &[f32], out: &mut [f32]) {
-    let rows = if width == 0 { 0 } else { out.len() / width };
+    let rows = out.len().checked_div(width).unwrap_or(0);
     let out = Disjoint::new(out);
     for_each_rows(stream, rows, WORK * width, |range| {
         // SAFETY: ranges of tasks are disjoint.
@@ -29,7 +29,7 @@ multiversion! {
 }
 
 pub(super) fn backward(stream: &Stream, width: usize, gate_up: &[f32], dout: &[f32], dgate_up: &mut [f32]) {
-    let rows = if width == 0 { 0 } else { dout.len() / width };
+    let rows = dout.len().checked_div(width).unwrap_or(0);
     let dgate_up = Disjoint::new(dgate_up);
     for_each_rows(stream, rows, 2 * WORK * width, |range| {
         let (first, last) = (range.start * width, range.end * width);

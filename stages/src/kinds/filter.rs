@@ -2,7 +2,7 @@
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
 use super::prompts::{FILTER, SOLVE, prompt_of};
-use super::solved::is_solved;
+use crate::answers::{End, Rule as Match, chosen_option, matches_truth};
 use crate::chain::read_json;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -230,6 +230,23 @@ impl Filter {
     }
 }
 
+/// Whether a reply holds the right answer. One that only resembles an option is no answer here: a weak model that rambles knows nothing.
+fn is_solved(reply: &str, row: &Map<String, Value>) -> bool {
+    let text = |column: &str| row.get(column).and_then(Value::as_str).unwrap_or_default();
+    let options = row.get("options").and_then(Value::as_object).into_iter().flatten();
+    let options: Vec<(&str, &str)> =
+        options.filter_map(|(letter, text)| Some((letter.as_str(), text.as_str()?))).collect();
+    if options.is_empty() {
+        return matches_truth(reply, text("answer"));
+    }
+    let (chosen, found_by) = chosen_option(reply, &options, End::Last);
+    let right = |letter: &str| {
+        letter == text("answer_idx")
+            || options.iter().any(|(option, said)| *option == letter && matches_truth(said, text("answer")))
+    };
+    found_by != Match::Similar && chosen.is_some_and(right)
+}
+
 #[derive(Deserialize)]
 struct Labelled {
     label: String,
@@ -244,6 +261,29 @@ fn parse_label(text: &str) -> Result<Label, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_is_solved_by_the_right_option_only() {
+        let row = json!({"answer": "Aortic stenosis", "answer_idx": "C",
+            "options": {"A": "Mitral stenosis", "B": "Tetralogy", "C": "Aortic stenosis", "D": "Stenosis"}});
+        for (reply, expected) in [
+            ("The answer is C.", true),
+            ("The answer is A, no, the answer is (C)", true),
+            ("The answer is aortic stenosis.", true),
+            ("C. Aortic stenosis", true),
+            ("It must be aortic stenosis, I think", true),
+            ("The answer is B.", false),
+            ("Mitral stenosis", false),
+            ("I am not sure about this one.", false),
+            ("", false),
+        ] {
+            assert_eq!(is_solved(reply, row.as_object().unwrap()), expected, "{reply}");
+        }
+        let open = json!({"answer": "1/2/1"});
+        for (reply, expected) in [("The answer is 1/2/1.", true), ("1/2/2", false), ("", false)] {
+            assert_eq!(is_solved(reply, open.as_object().unwrap()), expected, "{reply}");
+        }
+    }
 
     #[test]
     fn labels_are_read_in_any_spelling_but_no_other_word_is() {

@@ -13,7 +13,6 @@ mod reformat;
 mod rewrite;
 mod search;
 mod sft;
-mod solved;
 mod source;
 mod split;
 mod student;

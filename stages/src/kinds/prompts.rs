@@ -151,4 +151,42 @@ mod tests {
         let variables = SOLVE.variables(row.as_object().unwrap());
         assert_eq!(Value::Object(variables), json!({"question": "q", "options": "A. x\nB. 7"}));
     }
+
+    #[test]
+    fn instructions_stand_first_so_that_servers_can_reuse_them() {
+        let row = |word: &str| {
+            let names = ["question", "answer", "answer_idx", "problem", "truth", "conclusion", "thought"];
+            names.iter().map(|name| (name.to_string(), json!(word))).collect::<Map<_, _>>()
+        };
+        for form in ALL {
+            let prompt = form.read(form.embedded, &mut Reader::default()).unwrap();
+            let render = |word: &str| {
+                let mut variables = form.variables(&row(word));
+                variables.insert("strategy".to_string(), json!("verify"));
+                prompt.render(&variables).unwrap()
+            };
+            let (left, right) = (render("left"), render("right"));
+            let shared = left.bytes().zip(right.bytes()).take_while(|(left, right)| left == right).count();
+            assert!(shared > 200, "{}: only {shared} bytes come before the row", form.name);
+            assert!(left[shared..].lines().count() < 20, "{}: instructions follow the row", form.name);
+        }
+    }
+
+    #[test]
+    fn each_strategy_has_its_own_instruction() {
+        let prompt = SEARCH.read(SEARCH.embedded, &mut Reader::default()).unwrap();
+        let render = |strategy: &str| {
+            let row = json!({"problem": "p", "conclusion": "c", "strategy": strategy});
+            let rendered = prompt.render(&SEARCH.variables(row.as_object().unwrap())).unwrap();
+            rendered.split("Strategy:\n").nth(1).unwrap().to_string()
+        };
+        for (strategy, expected) in [
+            ("explore", "Explore a new path."),
+            ("backtrack", "Backtrack."),
+            ("verify", "Verify."),
+            ("correct", "Correct."),
+        ] {
+            assert!(render(strategy).starts_with(expected), "{strategy}: {}", render(strategy));
+        }
+    }
 }

@@ -1,12 +1,25 @@
-//! A model folder or another node's trained model, answering through our own decoder.
+//! A model folder or another node's trained model, answering through our own decoder: requests that wait are generated together.
 
 use super::{Fault, LanguageModel, Reply, Request, Usage};
 use crate::failure::{Failure, Result};
+use crate::model::generate::{self, Finish, Generation, Sampling, generate};
+use crate::model::{ChatTemplate, Decoder, ModelFolder, Tokenizer, chat};
 use crate::settings::{Reader, Settings, Step};
 use crate::stage::{NodeRef, Unkeyed};
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// The first of a batch waits so long for company: far below what a generation takes.
+const GATHER_MS: u64 = 2;
+/// What decides a model's words beside its weights.
+const COUNTED: [&str; 5] =
+    ["chat_template.jinja", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
 
 crate::settings! {
     /// A model in Hugging Face layout, run on this machine.
@@ -20,6 +33,8 @@ crate::settings! {
         /// 0 is greedy.
         pub temperature: f64 = 0.0,
         pub top_p: f64 = 1.0,
+        /// Only the k most likely tokens; 0 takes all.
+        pub top_k: u32 = 0,
         /// Generated tokens at most.
         pub max_tokens: u32 = 1024,
         pub seed: u64 = 0,
@@ -57,34 +72,170 @@ impl LocalSettings {
     }
 }
 
-/// An opened local model.
+/// An opened local model. Its decoder lives on a thread of its own, which ends when the model is dropped.
 pub struct Local {
     settings: LocalSettings,
+    identity: Value,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    positions_max: usize,
+    jobs: mpsc::Sender<Job>,
+}
+
+/// One answer that is wanted, and who waits for it.
+struct Job {
+    prompt: Vec<u32>,
+    seed: u64,
+    answer: oneshot::Sender<std::result::Result<Generation, String>>,
+}
+
+/// A reply as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    text: String,
+    finish: Finish,
+    tokens_in: u64,
+    tokens_out: u64,
 }
 
 impl Local {
-    pub fn open(_settings: LocalSettings, _device: kernels::Device, folder: &Path) -> Result<Local> {
-        Err(Failure::Machine(format!("cannot open `{}`: the decoder has not landed on this branch", folder.display())))
+    pub fn open(settings: LocalSettings, device: kernels::Device, folder: &Path) -> Result<Local> {
+        let model = ModelFolder::load(folder)?;
+        let identity = json!({"provider": "local", "settings": settings, "weights": weights_hash(folder)?});
+        let positions_max = model.config.max_position_embeddings;
+        let decoder = Decoder::new(&device, &model.config, &model.weights);
+        let sampling = sampling(&settings);
+        let batch_max = settings.concurrency.0.max(1);
+        let (jobs, waiting) = mpsc::channel();
+        std::thread::spawn(move || answer_all(&decoder, &sampling, batch_max, &waiting));
+        let (tokenizer, template) = (model.tokenizer, model.template);
+        Ok(Local { settings, identity, tokenizer, template, positions_max, jobs })
+    }
+
+    async fn answer(&self, request: &Request) -> Result<Envelope> {
+        let prompt = self.tokenizer.encode(&self.prompt_text(request)?)?;
+        let tokens_in = prompt.len() as u64;
+        if prompt.is_empty() || prompt.len() >= self.positions_max {
+            // A complete answer, though an empty one: one row that does not fit is no reason to stop the others.
+            return Ok(Envelope { text: String::new(), finish: Finish::Length, tokens_in, tokens_out: 0 });
+        }
+        let (answer, answered) = oneshot::channel();
+        let stopped = || Failure::Ourselves("the thread of a local model stopped".to_string());
+        self.jobs.send(Job { prompt, seed: self.seed(request), answer }).map_err(|_| stopped())?;
+        let generation = answered.await.map_err(|_| stopped())?.map_err(Failure::Machine)?;
+        let text = self.tokenizer.decode(&generation.tokens, false)?;
+        Ok(Envelope { text, finish: generation.finish, tokens_in, tokens_out: generation.tokens.len() as u64 })
+    }
+
+    fn prompt_text(&self, request: &Request) -> Result<String> {
+        let system = self.settings.system.iter().map(|system| ("system", system));
+        let asked = request.messages.iter().map(|message| (message.role.as_str(), &message.content));
+        let messages = system
+            .chain(asked)
+            .map(|(role, content)| chat::Message { role: role.to_string(), content: content.clone() });
+        let messages: Vec<chat::Message> = messages.collect();
+        match &self.template {
+            Some(template) => template.render(&messages, true),
+            None => Ok(messages.into_iter().map(|message| message.content + "\n").collect()),
+        }
+    }
+
+    /// From the request's address, so that no answer depends on what was asked before.
+    fn seed(&self, request: &Request) -> u64 {
+        let address = request.address(&json!(self.settings.seed), false);
+        u64::from_le_bytes(address[..8].try_into().expect("an address has 32 bytes"))
     }
 }
 
 impl LanguageModel for Local {
     fn identity(&self) -> Value {
-        serde_json::json!({"provider": "local", "settings": self.settings})
+        self.identity.clone()
     }
-    fn complete<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, std::result::Result<Vec<u8>, Fault>> {
-        unreachable!("it cannot be opened yet")
+
+    fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, std::result::Result<Vec<u8>, Fault>> {
+        async move {
+            let envelope = self.answer(request).await.map_err(|failure| Fault::Lasting(failure.to_string()))?;
+            Ok(serde_json::to_vec(&envelope).expect("an envelope is plain data"))
+        }
+        .boxed()
     }
-    fn parse(&self, _: &[u8]) -> std::result::Result<Reply, Fault> {
-        unreachable!("it cannot be opened yet")
+
+    fn parse(&self, raw: &[u8]) -> std::result::Result<Reply, Fault> {
+        let envelope: Envelope = serde_json::from_slice(raw).map_err(|error| Fault::Passing {
+            message: format!("a kept reply of a local model cannot be read: {error}"),
+            retry_after_ms: None,
+        })?;
+        let finish_reason = if envelope.finish == Finish::Stop { "stop" } else { "length" };
+        Ok(Reply {
+            text: envelope.text,
+            reasoning: None,
+            finish_reason: finish_reason.to_string(),
+            usage: Usage { tokens_in: envelope.tokens_in, tokens_cached: 0, tokens_out: envelope.tokens_out },
+            served_by: "local".to_string(),
+        })
     }
+
     fn concurrency(&self) -> usize {
         self.settings.concurrency.0
     }
+
     fn cost_usd(&self, _: &Usage) -> Option<f64> {
         Some(0.0)
     }
+
     fn worst_case_usd(&self, _: &Request) -> Option<f64> {
         Some(0.0)
     }
+}
+
+/// Serves jobs until the last sender is gone, as many at once as wait.
+fn answer_all(decoder: &Decoder, sampling: &Sampling, batch_max: usize, waiting: &mpsc::Receiver<Job>) {
+    while let Ok(first) = waiting.recv() {
+        let mut jobs = vec![first];
+        while jobs.len() < batch_max
+            && let Ok(job) = waiting.recv_timeout(Duration::from_millis(GATHER_MS))
+        {
+            jobs.push(job);
+        }
+        answer_batch(decoder, sampling, jobs);
+    }
+}
+
+fn answer_batch(decoder: &Decoder, sampling: &Sampling, jobs: Vec<Job>) {
+    let requests: Vec<generate::Request> =
+        jobs.iter().map(|job| generate::Request { prompt: &job.prompt, seed: job.seed }).collect();
+    let generations = generate(decoder, &requests, sampling).map_err(|failure| failure.to_string());
+    let mut generations = generations.map(Vec::into_iter);
+    for job in jobs {
+        let answer = generations.as_mut().map_err(|message| message.clone());
+        // Whoever no longer waits was cancelled.
+        _ = job.answer.send(answer.map(|all| all.next().expect("one generation a request")));
+    }
+}
+
+fn sampling(settings: &LocalSettings) -> Sampling {
+    Sampling {
+        temperature: settings.temperature as f32,
+        top_k: settings.top_k as usize,
+        top_p: settings.top_p as f32,
+        min_p: 0.0,
+        tokens_max: settings.max_tokens as usize,
+    }
+}
+
+/// Hash over the names and bytes of all files that decide what the model says, wherever the folder lies.
+fn weights_hash(folder: &Path) -> Result<String> {
+    let entries = std::fs::read_dir(folder).map_err(|error| Failure::io("read", folder, error))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let counts = |name: &String| name.ends_with(".safetensors") || COUNTED.contains(&name.as_str());
+    let mut names: Vec<String> = names.filter(counts).collect();
+    names.sort();
+    let mut hasher = blake3::Hasher::new_derive_key("decoct local model 1");
+    for name in names {
+        let path = folder.join(&name);
+        let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, error))?;
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        hasher.update(blake3::hash(&bytes).as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -138,3 +138,76 @@ pub struct Usage {
     pub tokens_cached: u64,
     pub tokens_out: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn request() -> Request {
+        let row = json!({"question": "Why?", "n": 1.5}).as_object().unwrap().clone();
+        Request::new("Why?".to_string(), ReplyFormat::Json, Task { name: "solve", row_id: "r1".into(), row })
+    }
+
+    fn address(request: &Request, reads_task: bool) -> [u8; 32] {
+        request.address(&json!({"provider": "p", "model": "m"}), reads_task)
+    }
+
+    #[test]
+    fn everything_that_can_change_an_answer_changes_the_address() {
+        let changes: [fn(&mut Request); 6] = [
+            |request| request.sample = 1,
+            |request| request.ask = 1,
+            |request| request.format = ReplyFormat::Text,
+            |request| request.messages[0].content.push('!'),
+            |request| request.messages[0].role = "system".to_string(),
+            |request| request.messages.push(Message::assistant("")),
+        ];
+        let mut addresses = vec![address(&request(), false), request().address(&json!({"provider": "p"}), false)];
+        for change in changes {
+            let mut changed = request();
+            change(&mut changed);
+            addresses.push(address(&changed, false));
+        }
+        let count = addresses.len();
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), count);
+    }
+
+    #[test]
+    fn a_task_counts_only_for_a_model_that_reads_it() {
+        let mut other = request();
+        other.task.as_mut().unwrap().row_id = "r2".to_string();
+        assert_eq!(address(&other, false), address(&request(), false));
+        assert_ne!(address(&other, true), address(&request(), true));
+        assert_ne!(address(&request(), true), address(&request(), false));
+    }
+
+    #[test]
+    fn the_order_of_keys_is_no_difference_and_the_place_of_text_is_one() {
+        let written = |value: Value| {
+            let mut out = Vec::new();
+            write_canonical(&value, &mut out);
+            out
+        };
+        assert_eq!(written(json!({"a": 1, "b": [2]})), written(json!({"b": [2], "a": 1})));
+        for (one, other) in [
+            (json!(["ab", "c"]), json!(["a", "bc"])),
+            (json!({"a": "b"}), json!(["a", "b"])),
+            (json!("1"), json!(1)),
+            (json!([[], []]), json!([[[]]])),
+            (json!(null), json!(false)),
+        ] {
+            assert_ne!(written(one.clone()), written(other.clone()), "{one} {other}");
+        }
+    }
+
+    /// Replies are paid for: an address that moves loses all of them. Change this only together with the domain's number.
+    #[test]
+    fn addresses_stay_where_they_are() {
+        let hex = |address: [u8; 32]| blake3::Hash::from_bytes(address).to_hex().to_string();
+        assert_eq!(hex(address(&request(), false)), "c83168097702e4f8d5dc6748771deb1023b416affc823b3e3dc1637d31913871");
+        assert_eq!(hex(address(&request(), true)), "d99e2f5a6dda01c1a1cb362f0465fdeaf61d82f66c23c863497b628832715b1a");
+    }
+}

@@ -93,8 +93,13 @@ fn scatter(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
     rows::scatter_add(stream, d, back.hidden.slice(0..n * d), batch.rows(), back.normed.slice_mut(0..t * d));
 }
 
-/// Losses over the chosen rows; each leaves its gradient where the head's backward pass finds it.
+/// What the passes left, and losses over the chosen rows, which leave their gradient where the head's backward pass finds it.
 impl Workspace {
+    /// `[T, d]` what the last forward pass made of the batch, after the last norm.
+    pub fn normed(&self, batch: &Batch) -> View<'_, f32> {
+        self.normed.slice(0..batch.len() * (self.normed.len() / self.scale.len()))
+    }
+
     /// `[N]` log-probabilities of the last [`log_probabilities`].
     pub fn logp(&self, batch: &Batch) -> View<'_, f32> {
         self.heads.logp.slice(0..batch.chosen())

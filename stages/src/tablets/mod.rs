@@ -49,11 +49,15 @@ impl Problem {
 
     /// Whether the counts give the dose and stay within the number of tablets.
     pub fn is_solved_by(&self, counts: &Counts) -> bool {
-        self.dose_of(counts) == self.dose_mg && counts.iter().sum::<u32>() <= self.tablets_max
+        let given: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        self.dose_of(counts) == u64::from(self.dose_mg) && given <= u64::from(self.tablets_max)
     }
 
-    pub fn dose_of(&self, counts: &Counts) -> u32 {
-        counts.iter().zip(&self.strengths_mg).map(|(count, strength)| count * strength).sum()
+    /// In mg. Counts come from anybody's text, so they may be of any size.
+    pub fn dose_of(&self, counts: &Counts) -> u64 {
+        let doses =
+            counts.iter().zip(self.strengths_mg).map(|(&count, strength)| u64::from(count) * u64::from(strength));
+        doses.fold(0, u64::saturating_add)
     }
 
     /// Every attempt in depth-first order: as many of a large strength as fit, then one fewer, and so on down.
@@ -90,8 +94,8 @@ impl Problem {
         let tablets_max = 3 + draw.of("tablets").below(4) as u32;
         let counts = ["a", "b", "c"].map(|which| draw.of(which).below(4) as u32);
         let given: u32 = counts.iter().sum();
-        let blank = Problem { dose_mg: 0, strengths_mg, tablets_max };
-        (2..=tablets_max).contains(&given).then(|| Problem { dose_mg: blank.dose_of(&counts), ..blank })
+        let dose_mg = counts.iter().zip(strengths_mg).map(|(count, strength)| count * strength).sum();
+        (2..=tablets_max).contains(&given).then_some(Problem { dose_mg, strengths_mg, tablets_max })
     }
 }
 

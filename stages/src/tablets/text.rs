@@ -45,7 +45,7 @@ pub fn read_problem(text: &str) -> Option<Problem> {
     };
     let falling = strengths_mg[0] > strengths_mg[1] && strengths_mg[1] > strengths_mg[2] && strengths_mg[2] > 0;
     // Bounds of what may be searched, far beyond the family: text comes from anywhere.
-    let bounded = dose_mg <= 10_000 && tablets_max <= 50;
+    let bounded = dose_mg <= 10_000 && tablets_max <= 30;
     (falling && bounded).then_some(Problem { dose_mg, strengths_mg, tablets_max })
 }
 

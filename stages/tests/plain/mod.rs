@@ -1,4 +1,6 @@
-//! What tests of kinds share: a context without a model or a device, and short ways to read, run and compare.
+//! What tests of kinds share: a context without language models, and short ways to read, run and compare.
+
+#![allow(dead_code)]
 
 use serde_json::{Map, Value};
 use stages::context::{Context, Progress};
@@ -9,15 +11,26 @@ use stages::settings::{Mistake, Reader};
 use stages::stage::{Artifact, Inputs, Outputs, Stage};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub struct PlainContext {
     pub seed: u64,
     pub warnings: Mutex<Vec<String>>,
+    /// For kinds that train.
+    pub workplace: Option<(kernels::Device, tempfile::TempDir)>,
+    /// Progress calls until this context says that it is cancelled.
+    pub patience: AtomicU64,
 }
 
 impl PlainContext {
     pub fn new(seed: u64) -> PlainContext {
-        PlainContext { seed, warnings: Mutex::default() }
+        PlainContext { seed, warnings: Mutex::default(), workplace: None, patience: AtomicU64::new(u64::MAX) }
+    }
+
+    /// With a CPU of so many threads and a scratch folder.
+    pub fn with_device(seed: u64, threads: usize) -> PlainContext {
+        let workplace = Some((kernels::Device::cpu(Some(threads)), tempfile::tempdir().expect("a temporary folder")));
+        PlainContext { workplace, ..PlainContext::new(seed) }
     }
 }
 
@@ -32,15 +45,17 @@ impl Context for PlainContext {
         panic!("a data kind asked for a runtime")
     }
     fn device(&self) -> kernels::Device {
-        panic!("a data kind asked for a device")
+        self.workplace.as_ref().expect("a data kind asked for a device").0.clone()
     }
     fn scratch(&self) -> &Path {
-        panic!("a data kind asked for a scratch folder")
+        self.workplace.as_ref().expect("a data kind asked for a scratch folder").1.path()
     }
     fn cancelled(&self) -> bool {
-        false
+        self.patience.load(Ordering::Relaxed) == 0
     }
-    fn progress(&self, _: Progress) {}
+    fn progress(&self, _: Progress) {
+        let _ = self.patience.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    }
     fn warn(&self, message: &str) {
         self.warnings.lock().unwrap().push(message.to_string());
     }

@@ -34,9 +34,9 @@ pub fn ending(case: &Case, problem: &Problem, counts: &Counts) -> [Step; 2] {
 pub fn check(problem: &Problem, counts: &Counts) -> Step {
     let Problem { dose_mg, strengths_mg: [a, b, c], .. } = problem;
     let ([x, y, z], sum_mg) = (counts, problem.dose_of(counts));
-    let verdict = match sum_mg == *dose_mg {
+    let verdict = match sum_mg == u64::from(*dose_mg) {
         true => "the dose is met".to_string(),
-        false => format!("the dose is {dose_mg}, so {} are missing", dose_mg.saturating_sub(sum_mg)),
+        false => format!("the dose is {dose_mg}, so {} are missing", u64::from(*dose_mg).saturating_sub(sum_mg)),
     };
     Step::verification(format!("{a}*{x} + {b}*{y} + {c}*{z} = {sum_mg}: {verdict}."))
 }

@@ -1,0 +1,206 @@
+//! The decoder against transformers (`tests/reference/`), and generation against the training pass.
+
+use kernels::{Device, logits};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use stages::model::batch::Batch;
+use stages::model::generate::{Finish, Generation, Request, Sampling, generate};
+use stages::model::parameters::Layout;
+use stages::model::workspace::{Purpose, Workspace};
+use stages::model::{Decoder, DecoderConfig, heads, tensors};
+use stages::train::batches::Example;
+use std::path::PathBuf;
+
+fn reference(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(name)
+}
+
+struct Reference {
+    decoder: Decoder,
+    documents: Vec<Example>,
+    expected: Vec<u8>,
+}
+
+impl Reference {
+    fn load(name: &str) -> Reference {
+        let folder = reference(name);
+        let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+        let config = DecoderConfig::from_json(&read("config.json"), "config.json").unwrap();
+        let weights = tensors::read(&folder, &config, &Layout::new(&config, false)).unwrap();
+        let documents: Vec<Value> = serde_json::from_str(&read("documents.json")).unwrap();
+        let documents = documents.into_iter().map(|document| serde_json::from_value(document).unwrap()).collect();
+        let decoder = Decoder::new(&Device::cpu(Some(2)).unwrap(), &config, &weights);
+        Reference { decoder, documents, expected: std::fs::read(folder.join("expected.safetensors")).unwrap() }
+    }
+
+    fn expected(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.expected).unwrap();
+        let bytes = file.tensor(name).unwrap().data().to_vec();
+        bytes.as_chunks::<4>().0.iter().map(|&four| f32::from_le_bytes(four)).collect()
+    }
+
+    fn check(&self, name: &str, found: &[f32]) {
+        let expected = self.expected(name);
+        assert_eq!(found.len(), expected.len(), "{name}");
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        let difference = norm(&mut found.iter().zip(&expected).map(|(a, b)| (a - b) as f64));
+        let error = difference / norm(&mut expected.iter().map(|&value| value as f64));
+        assert!(error <= 1e-4, "{name}: relative error {error:.2e}");
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for name in ["tied", "untied"] {
+        let reference = Reference::load(name);
+        let (decoder, config) = (&reference.decoder, reference.decoder.config());
+        let mut workspace = Workspace::new(decoder.device().stream(), Purpose::Inference);
+        let batch = Batch::of_examples(&workspace.stream, reference.documents.iter());
+        decoder.forward(&batch, &mut workspace);
+        let (t, v, d, stream) = (batch.len(), config.vocab_size, config.hidden_size, &workspace.stream);
+        let mut scores = stream.uninit(t * v);
+        let head = decoder.weight(&decoder.layout().head);
+        logits::forward(stream, t, v, d, workspace.normed(&batch), head, scores.view_mut());
+        for document in 0..batch.segments.len() {
+            let rows = batch.segments.range(document);
+            let found = stream.download(scores.slice(rows.start * v..rows.end * v));
+            reference.check(&format!("logits.{document}"), &found);
+        }
+    }
+}
+
+#[test]
+fn gradients_are_those_of_transformers() {
+    for name in ["tied", "untied"] {
+        let reference = Reference::load(name);
+        let decoder = &reference.decoder;
+        let mut workspace = Workspace::new(decoder.device().stream(), Purpose::Training);
+        let mut gradients = workspace.stream.zeros(decoder.layout().len);
+        let batch = Batch::of_examples(&workspace.stream, reference.documents.iter());
+        decoder.forward(&batch, &mut workspace);
+        heads::log_probabilities(decoder, &batch, 1.0, &mut workspace);
+        workspace.fill_logp_gradient(&batch, -1.0 / batch.chosen() as f32);
+        heads::log_probabilities_backward(decoder, &batch, 1.0, &mut workspace, &mut gradients);
+        decoder.backward(&batch, &mut workspace, &mut gradients);
+        let tensors = decoder.layout().tensors(decoder.config());
+        for tensor in &tensors {
+            let found = workspace.stream.download(gradients.slice(tensor.range.clone()));
+            reference.check(&format!("gradient.{}", tensor.name), &found);
+        }
+        let compared = SafeTensors::deserialize(&reference.expected).unwrap().len();
+        assert_eq!(tensors.len() + reference.documents.len(), compared, "every tensor of the reference is compared");
+    }
+}
+
+/// A random model whose texts end now and then.
+fn random(threads: usize) -> Decoder {
+    let config = json!({
+        "model_type": "qwen2", "vocab_size": 19, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 40, "eos_token_id": [3, 4], "tie_word_embeddings": false,
+        "max_position_embeddings": 96,
+    });
+    let config = DecoderConfig::from_json(&config.to_string(), "random").unwrap();
+    Decoder::fresh(&Device::cpu(Some(threads)).unwrap(), &config, 5)
+}
+
+fn prompts(count: usize) -> Vec<Vec<u32>> {
+    (0..count as u32).map(|index| (0..1 + index % 37).map(|place| (index * 7 + place * 5) % 19).collect()).collect()
+}
+
+fn answers(decoder: &Decoder, prompts: &[Vec<u32>], sampling: &Sampling) -> Vec<Generation> {
+    let request = |(index, prompt): (usize, &'_ Vec<u32>)| Request { prompt: &prompt[..], seed: index as u64 };
+    let requests: Vec<Request> = prompts.iter().enumerate().map(|(index, prompt)| request((index, prompt))).collect();
+    generate(decoder, &requests, sampling).unwrap()
+}
+
+fn sampled() -> Sampling {
+    Sampling { tokens_max: 30, ..Sampling::default() }
+}
+
+#[test]
+fn an_answer_depends_on_its_prompt_and_seed_alone() {
+    let prompts = prompts(150);
+    let together = answers(&random(2), &prompts, &sampled());
+    for threads in [1, 3] {
+        assert!(answers(&random(threads), &prompts, &sampled()) == together, "{threads} threads");
+    }
+    assert!(answers(&random(2), &prompts[..40], &sampled()) == together[..40], "fewer neighbours");
+    for index in [0, 17, 149] {
+        let alone = Request { prompt: &prompts[index], seed: index as u64 };
+        assert!(generate(&random(1), &[alone], &sampled()).unwrap() == together[index..=index], "answer {index} alone");
+    }
+}
+
+#[test]
+fn log_probabilities_are_bit_for_bit_those_of_training() {
+    let decoder = random(2);
+    let prompts = prompts(60);
+    for temperature in [1.0, 0.6] {
+        let generations = answers(&decoder, &prompts, &Sampling { temperature, ..sampled() });
+        let mut workspace = Workspace::new(decoder.device().stream(), Purpose::Inference);
+        let examples: Vec<Example> =
+            prompts.iter().zip(&generations).map(|(prompt, answer)| Example::new(prompt, &answer.tokens)).collect();
+        let batch = Batch::of_examples(&workspace.stream, examples.iter());
+        decoder.forward(&batch, &mut workspace);
+        heads::log_probabilities(&decoder, &batch, temperature, &mut workspace);
+        let when_sampled: Vec<f32> = generations.iter().flat_map(|answer| answer.logprobs.clone()).collect();
+        assert_eq!(workspace.download_logp(&batch), when_sampled, "temperature {temperature}");
+    }
+}
+
+#[test]
+fn greedy_takes_the_likeliest_token_and_seeds_do_not_matter() {
+    let decoder = random(2);
+    let greedy = Sampling { temperature: 0.0, ..sampled() };
+    let (first, again) = ([1, 2].map(|seed| Request { prompt: &[7, 8], seed })).into();
+    let generations = generate(&decoder, &[first, again], &greedy).unwrap();
+    assert_eq!(generations[0], generations[1]);
+    for end in 0..generations[0].tokens.len() {
+        let text = [&[7, 8], &generations[0].tokens[..end]].concat();
+        let mut best = (f32::NEG_INFINITY, 0);
+        for token in 0..19 {
+            let mut workspace = Workspace::new(decoder.device().stream(), Purpose::Inference);
+            let batch = Batch::of_examples(&workspace.stream, [Example::new(&text, &[token])].iter());
+            decoder.forward(&batch, &mut workspace);
+            heads::log_probabilities(&decoder, &batch, 1.0, &mut workspace);
+            let logp = workspace.download_logp(&batch)[0];
+            best = if logp > best.0 { (logp, token) } else { best };
+        }
+        assert_eq!(best.1, generations[0].tokens[end], "token {end}");
+    }
+}
+
+#[test]
+fn an_answer_ends_where_it_should() {
+    let decoder = random(1);
+    let generations = answers(&decoder, &prompts(150), &sampled());
+    let stopped = generations.iter().filter(|answer| answer.finish == Finish::Stop).count();
+    assert!(stopped > 20 && stopped < 150, "{stopped} of 150 stopped");
+    for answer in &generations {
+        let ends = |token: &u32| [3, 4].contains(token);
+        let inside = answer.tokens.len() - 1;
+        assert!(!answer.tokens[..inside].iter().any(ends), "{answer:?}");
+        match answer.finish {
+            Finish::Stop => assert!(ends(&answer.tokens[inside])),
+            Finish::Length => assert!(!ends(&answer.tokens[inside]) && answer.tokens.len() == 30),
+        }
+        assert_eq!(answer.logprobs.len(), answer.tokens.len());
+    }
+}
+
+#[test]
+fn the_models_own_length_is_the_last_limit() {
+    let decoder = random(1);
+    let prompt = vec![1; 90];
+    let endless = Sampling { temperature: 0.0, tokens_max: 500, ..Sampling::default() };
+    let answer = generate(&decoder, &[Request { prompt: &prompt, seed: 0 }], &endless).unwrap().remove(0);
+    assert!(answer.tokens.len() <= 7 && (answer.finish == Finish::Stop || answer.tokens.len() == 7), "{answer:?}");
+    let check = |length: usize, expected: &str| {
+        let prompt = vec![1; length];
+        let message = generate(&decoder, &[Request { prompt: &prompt, seed: 0 }], &endless).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    check(97, "`97` tokens exceeds the model's `96`");
+    check(0, "empty prompt");
+    assert!(generate(&decoder, &[], &endless).unwrap().is_empty());
+}

@@ -1,0 +1,246 @@
+//! Training learns, gives the same bits on any number of threads, and goes on after a stop as if there had been none.
+
+use kernels::Device;
+use stages::draw::Draw;
+use stages::failure::{Failure, Result};
+use stages::model::{Decoder, DecoderConfig};
+use stages::train::batches::{Example, Keep};
+use stages::train::optimizer::AdamW;
+use stages::train::ppo::{Answer, Judgement, PpoSettings, PpoTask};
+use stages::train::schedule::{Schedule, Shape};
+use stages::train::sft::{BatchSize, Duration, SftSettings};
+use stages::train::{Host, Metrics, Quiet, ppo, sft};
+use std::cell::Cell;
+use std::path::Path;
+
+const END: u32 = 1;
+
+fn config() -> DecoderConfig {
+    DecoderConfig {
+        vocab_size: 12,
+        hidden_size: 16,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        intermediate_size: 24,
+        rms_norm_eps: 1e-6,
+        rope_theta: 1e4,
+        tie_word_embeddings: true,
+        max_position_embeddings: 64,
+        bos_token_id: None,
+        eos_token_ids: vec![END],
+    }
+}
+
+fn fresh(threads: usize) -> Decoder {
+    Decoder::fresh(&Device::cpu(Some(threads)).unwrap(), &config(), 3)
+}
+
+/// Stops after so many questions whether to; keeps checkpoints in a folder.
+struct Stopping<'a> {
+    folder: &'a Path,
+    every: u64,
+    left: Cell<u64>,
+}
+
+impl Host for Stopping<'_> {
+    fn checkpoint_folder(&self) -> Option<&Path> {
+        Some(self.folder)
+    }
+
+    fn checkpoint_every(&self) -> u64 {
+        self.every
+    }
+
+    fn cancelled(&self) -> bool {
+        self.left.set(self.left.get().saturating_sub(1));
+        self.left.get() == 0
+    }
+
+    fn report(&mut self, _: &Metrics, _: u64) {}
+}
+
+/// Stops again and again, each time a little later, and lastly lets it end.
+fn with_stops<T>(stops: &[u64], every: u64, mut train: impl FnMut(&mut dyn Host) -> Result<T>) -> T {
+    let folder = tempfile::tempdir().unwrap();
+    for &stop in stops {
+        let mut host = Stopping { folder: folder.path(), every, left: Cell::new(stop) };
+        assert!(matches!(train(&mut host), Err(Failure::Cancelled)), "stopped after {stop} more steps");
+    }
+    train(&mut Stopping { folder: folder.path(), every, left: Cell::new(u64::MAX) }).unwrap()
+}
+
+fn bits(decoder: &Decoder) -> Vec<u32> {
+    decoder.weights().iter().map(|weight| weight.to_bits()).collect()
+}
+
+/// Repeat the prompt, then end.
+fn examples() -> Vec<Example> {
+    let letters = |index: u32| (0..2 + index % 5).map(move |place| 2 + (index * 3 + place * place) % 10);
+    (0..90)
+        .map(|index| letters(index).collect::<Vec<_>>())
+        .map(|it| Example::new(&[&it[..], &[0]].concat(), &[&it[..], &[END]].concat()))
+        .collect()
+}
+
+fn sft_settings() -> SftSettings {
+    SftSettings {
+        duration: Duration::Epochs(2.0),
+        batch: BatchSize::Tokens(400),
+        schedule: Schedule { shape: Shape::Cosine, peak: 1e-2, warmup: 0.1, floor: 0.0 },
+        optimizer: AdamW::default(),
+        length_max: 40,
+        keep: Keep::Tail,
+    }
+}
+
+fn supervise(threads: usize, settings: &SftSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
+    sft::train(fresh(threads), &examples(), settings, &Draw::new(7, "sft"), host)
+}
+
+#[test]
+fn sft_learns_to_repeat() {
+    let settings = SftSettings { duration: Duration::Epochs(60.0), ..sft_settings() };
+    let (_, rows) = supervise(2, &settings, &mut Quiet).unwrap();
+    let (first, last) = (rows[0].get("loss"), rows.last().unwrap().get("loss"));
+    assert!(first > 2.0 && last < 0.3, "loss {first} → {last}");
+}
+
+#[test]
+fn sft_gives_the_same_bits_on_any_number_of_threads() {
+    let (one, rows) = supervise(1, &sft_settings(), &mut Quiet).unwrap();
+    for threads in [2, 3] {
+        let (other, other_rows) = supervise(threads, &sft_settings(), &mut Quiet).unwrap();
+        assert!(bits(&one) == bits(&other) && rows == other_rows, "{threads} threads");
+    }
+}
+
+#[test]
+fn sft_goes_on_after_a_stop_as_if_there_had_been_none() {
+    let (whole, rows) = supervise(2, &sft_settings(), &mut Quiet).unwrap();
+    for stops in [&[1][..], &[2, 1, 3], &[4, 2]] {
+        let (resumed, resumed_rows) = with_stops(stops, 1000, |host| supervise(1, &sft_settings(), host));
+        assert!(bits(&whole) == bits(&resumed) && rows == resumed_rows, "stops after {stops:?}");
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
+    let (whole, rows) = supervise(2, &sft_settings(), &mut Quiet).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = Stopping { folder: folder.path(), every: 2, left: Cell::new(6) };
+    assert!(supervise(2, &sft_settings(), &mut host).is_err());
+    // What a kill leaves: no last checkpoint, and another half-written.
+    std::fs::remove_file(folder.path().join("step-000000000005.checkpoint")).unwrap();
+    std::fs::write(folder.path().join("step-000000000007.checkpoint"), [7; 99]).unwrap();
+    let mut host = Stopping { folder: folder.path(), every: 2, left: Cell::new(u64::MAX) };
+    let (resumed, resumed_rows) = supervise(2, &sft_settings(), &mut host).unwrap();
+    assert!(bits(&whole) == bits(&resumed) && rows == resumed_rows);
+}
+
+#[test]
+fn a_batch_of_rows_and_a_budget_of_tokens_are_kept() {
+    let settings = SftSettings { batch: BatchSize::Rows(8), duration: Duration::Tokens(700), ..sft_settings() };
+    let (_, rows) = supervise(1, &settings, &mut Quiet).unwrap();
+    let tokens = rows.last().unwrap().get("tokens");
+    assert!((700.0..800.0).contains(&tokens), "{tokens} tokens");
+}
+
+#[test]
+fn divergence_stops_with_the_step() {
+    let settings = SftSettings {
+        schedule: Schedule { shape: Shape::Constant, peak: 1e30, warmup: 0.0, floor: 0.0 },
+        ..sft_settings()
+    };
+    let message = supervise(1, &settings, &mut Quiet).err().unwrap().to_string();
+    assert!(message.contains("diverged at step `2`") && message.contains("learning rate"), "{message}");
+}
+
+#[test]
+fn nothing_to_learn_is_said() {
+    let settings = SftSettings { length_max: 1, ..sft_settings() };
+    let message = supervise(1, &settings, &mut Quiet).err().unwrap().to_string();
+    assert!(message.contains("nothing to train on"), "{message}");
+}
+
+fn ppo_settings() -> PpoSettings {
+    PpoSettings {
+        iterations: 5,
+        rollouts: 24,
+        temperature: 1.0,
+        answer_tokens_max: 8,
+        minibatch: 10,
+        epochs: 2,
+        value_epochs: 2,
+        value_warmup: 1,
+        policy_schedule: Schedule { shape: Shape::Linear, peak: 5e-3, warmup: 0.1, floor: 0.1 },
+        value_rate: 5e-3,
+        policy_optimizer: AdamW { decay: 0.0, ..AdamW::default() },
+        value_optimizer: AdamW { decay: 0.0, ..AdamW::default() },
+        discount: 1.0,
+        trace: 0.95,
+        clip: 0.2,
+        value_clip: Some(0.2),
+        kl: 0.01,
+        whiten: true,
+        truncated_reward: None,
+    }
+}
+
+/// Rewards the share of sevens.
+fn sevens(answers: &[Answer]) -> Result<Vec<Judgement>> {
+    let share =
+        |answer: &Answer| answer.tokens.iter().filter(|&&token| token == 7).count() as f32 / answer.tokens.len() as f32;
+    Ok(answers
+        .iter()
+        .map(|answer| Judgement { reward: share(answer), right: share(answer) > 0.5, formatted: true })
+        .collect())
+}
+
+fn reinforce(threads: usize, settings: &PpoSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
+    let prompts: Vec<Vec<u32>> = (0..9).map(|index| vec![2 + index, 3, 4][..1 + index as usize % 3].to_vec()).collect();
+    let draw = Draw::new(7, "ppo");
+    let task = PpoTask { policy: fresh(threads), prompts: &prompts, settings, draw: &draw };
+    ppo::train(task, &mut sevens, host)
+}
+
+#[test]
+fn ppo_finds_what_is_rewarded() {
+    let settings = PpoSettings { iterations: 40, rollouts: 64, minibatch: 32, ..ppo_settings() };
+    let (_, rows) = reinforce(2, &settings, &mut Quiet).unwrap();
+    let (first, last) = (rows[0].get("reward"), rows.last().unwrap().get("reward"));
+    assert!(first < 0.25 && last > 0.6, "reward {first} → {last}");
+    let explained = rows.last().unwrap().get("explained_variance");
+    assert!(explained > 0.3, "the critic explains {explained}");
+}
+
+#[test]
+fn ratios_start_at_exactly_one_and_the_sampler_sees_what_training_sees() {
+    let (_, rows) = reinforce(2, &ppo_settings(), &mut Quiet).unwrap();
+    for row in &rows {
+        assert_eq!(row.get("sampler_gap"), 0.0, "iteration {}", row.step);
+        assert_eq!(row.get("first_ratio"), if row.step > 1 { 1.0 } else { 0.0 }, "iteration {}", row.step);
+    }
+    assert_eq!(rows[0].get("kl"), 0.0);
+}
+
+#[test]
+fn ppo_gives_the_same_bits_on_any_number_of_threads_and_after_stops() {
+    let (whole, rows) = reinforce(1, &ppo_settings(), &mut Quiet).unwrap();
+    for threads in [2, 3] {
+        let (other, other_rows) = reinforce(threads, &ppo_settings(), &mut Quiet).unwrap();
+        assert!(bits(&whole) == bits(&other) && rows == other_rows, "{threads} threads");
+    }
+    for (stops, every) in [(&[1, 2, 3][..], 1), (&[3], 1000)] {
+        let (resumed, resumed_rows) = with_stops(stops, every, |host| reinforce(2, &ppo_settings(), host));
+        assert!(bits(&whole) == bits(&resumed) && rows == resumed_rows, "stops after {stops:?}");
+    }
+}
+
+#[test]
+fn an_answer_cut_short_gets_what_the_recipe_says() {
+    let settings = PpoSettings { truncated_reward: Some(-3.0), answer_tokens_max: 1, iterations: 1, ..ppo_settings() };
+    let (_, rows) = reinforce(1, &settings, &mut Quiet).unwrap();
+    let (reward, truncated) = (rows[0].get("reward"), rows[0].get("truncated"));
+    assert!(truncated > 0.5 && (reward + 3.0 * truncated).abs() < 1e-9, "{reward}, {truncated}");
+}
