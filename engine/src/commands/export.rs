@@ -151,10 +151,7 @@ mod tests {
         assert_eq!(text(RowFormat::Json, false), format!("{object}\n{other}\n"));
         assert_eq!(text(RowFormat::Json, true), format!("[\n{object},\n{other}\n]\n"));
         assert_eq!(text(RowFormat::Csv, false), "row_id,text,steps\na,\"x, \"\"y\"\"\nz\",[1]\nb,,{}\n");
-        assert_eq!(
-            text(RowFormat::Table, false),
-            "text       steps\n─────────  ─────\nx, \"y\"…    [1]\n           {}\n"
-        );
+        assert_eq!(text(RowFormat::Table, false), "text     steps\n───────  ─────\nx, \"y\"…  [1]\n         {}\n");
     }
 
     #[test]

@@ -5,6 +5,9 @@ mod context;
 mod models;
 pub mod past;
 pub mod stop;
+mod telling;
+
+pub use telling::{report_of, summary};
 
 use crate::failure::{Exit, exit_of};
 use crate::manifest::Known;
@@ -13,15 +16,13 @@ use crate::report::{Event, NodeSummary, Reporter, State};
 use crate::schedule::{Ending, Look, Worker};
 use crate::spec::Node;
 use artifacts::Trouble;
-use cache::{KeyLock, Manifest, Preimage, Provenance, Store};
+use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, Store};
 use context::NodeContext;
 use models::Models;
-use serde_json::Value;
 use stages::context::Device;
 use stages::draw::Draw;
 use stages::failure::Failure;
 use stages::llm::{Budget, Caller, Meter};
-use stages::report::Report;
 use stages::stage::{Artifact, Inputs, Outputs};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,8 +33,6 @@ use stop::Stop;
 
 /// Between two looks at a node that another process works on.
 const LOCK_POLL: Duration = Duration::from_millis(100);
-/// Under which a stage's report is kept in its provenance.
-const REPORT: &str = "report";
 
 /// What the command line sets for a whole run.
 pub struct Settings {
@@ -144,8 +143,21 @@ impl<'a> Executor<'a> {
         let outputs = self.run_stage(node, inputs, callers, meter, &scratch, started)?;
         let mut publication = self.store.publish(preimage);
         artifacts::publish(&mut publication, &node.stage.outputs(), &outputs)?;
-        let provenance = self.provenance(node, &outputs, meter, labels, started);
+        let seconds = started.elapsed().as_secs_f64();
+        let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
+        let provenance = Provenance { device: self.device.name(), ..provenance };
         Ok(Made { manifest: publication.commit(provenance)?, adopted: false })
+    }
+
+    /// A process that was killed between publishing and clearing up has left its checkpoints; whoever works on the key still has
+    /// the lock. Best effort: they only take room.
+    fn clear_scratch(&self, key: &ActionKey) {
+        let scratch = self.store.layout().scratch(key);
+        if scratch.exists()
+            && let Ok(Some(_lock)) = self.store.try_lock(key)
+        {
+            let _ = std::fs::remove_dir_all(scratch);
+        }
     }
 
     fn lock(&self, node: &Node, preimage: &Preimage) -> Result<KeyLock, Trouble> {
@@ -243,36 +255,6 @@ impl<'a> Executor<'a> {
         inputs.flat_map(|from| state.manifests[&from.node].provenance.labels.clone()).collect()
     }
 
-    fn provenance(
-        &self,
-        node: &Node,
-        outputs: &Outputs,
-        meter: &Meter,
-        mut labels: Vec<String>,
-        started: Instant,
-    ) -> Provenance {
-        labels.sort();
-        labels.dedup();
-        let reading = meter.read();
-        let report = serde_json::to_value(&outputs.report).expect("a report is plain data");
-        Provenance {
-            made_by: concat!("decoct ", env!("CARGO_PKG_VERSION")).to_string(),
-            pipeline: self.planner.recipe.name.clone(),
-            node: node.name.clone(),
-            kind: node.kind.name.to_string(),
-            finished_at: cache::now_seconds(),
-            seconds: started.elapsed().as_secs_f64(),
-            calls: reading.calls,
-            calls_reused: reading.calls_reused,
-            tokens_in: reading.tokens_in,
-            tokens_out: reading.tokens_out,
-            cost_usd: reading.cost_usd,
-            labels,
-            device: self.device.name(),
-            facts: serde_json::Map::from_iter([(REPORT.to_string(), report)]),
-        }
-    }
-
     /// Notes a finished node, so that those after it can start.
     fn finish(&self, index: usize, manifest: Manifest, why: String, state: State, meter: Option<&Meter>, seconds: f64) {
         let node = self.node(index);
@@ -348,6 +330,7 @@ impl Worker for Executor<'_> {
         };
         match decision.expect("all inputs of a node that may start are known") {
             Decision::Hit(manifest) => {
+                self.clear_scratch(&manifest.key);
                 self.finish(index, *manifest, "nothing changed".to_string(), State::Hit, None, 0.0);
                 Look::Finished
             }
@@ -384,39 +367,4 @@ fn exit_for(trouble: &Trouble) -> Exit {
         Trouble::Stage(failure) => exit_of(failure),
         _ => Exit::Cache,
     }
-}
-
-/// What is told about a node: where it came from decides which of its figures are this run's.
-pub fn summary(
-    node: &Node,
-    manifest: Option<&Manifest>,
-    state: State,
-    why: String,
-    meter: Option<&Meter>,
-    seconds: f64,
-) -> NodeSummary {
-    let reading = meter.map(Meter::read).unwrap_or_default();
-    let output = node.output("").and_then(|first| manifest?.outputs.get(&first.name));
-    NodeSummary {
-        node: node.name.clone(),
-        kind: node.kind.name.to_string(),
-        state,
-        why,
-        rows: output.and_then(cache::Output::rows),
-        calls: reading.calls,
-        calls_reused: reading.calls_reused,
-        tokens_in: reading.tokens_in,
-        tokens_out: reading.tokens_out,
-        cost_usd: reading.cost_usd,
-        seconds,
-        output: output.map(|output| output.content().to_string()),
-        labels: manifest.map(|manifest| manifest.provenance.labels.clone()).unwrap_or_default(),
-        report: manifest.map(report_of).unwrap_or_default(),
-    }
-}
-
-/// What the stage told when it ran; empty where an older program kept it in another form.
-pub fn report_of(manifest: &Manifest) -> Report {
-    let report: Option<&Value> = manifest.provenance.facts.get(REPORT);
-    report.and_then(|report| serde_json::from_value(report.clone()).ok()).unwrap_or_default()
 }

@@ -1,0 +1,77 @@
+//! What is told about a node: kept with its output as provenance, and summed up for the reporters.
+
+use crate::report::{NodeSummary, State};
+use crate::spec::Node;
+use cache::{Manifest, Provenance};
+use serde_json::Value;
+use stages::llm::Meter;
+use stages::report::Report;
+
+/// Under which a stage's report is kept in its provenance.
+const REPORT: &str = "report";
+
+/// Who made an output, and what it took.
+pub fn provenance(
+    recipe: &str,
+    node: &Node,
+    report: &Report,
+    meter: &Meter,
+    mut labels: Vec<String>,
+    seconds: f64,
+) -> Provenance {
+    labels.sort();
+    labels.dedup();
+    let reading = meter.read();
+    let report = serde_json::to_value(report).expect("a report is plain data");
+    Provenance {
+        made_by: concat!("decoct ", env!("CARGO_PKG_VERSION")).to_string(),
+        pipeline: recipe.to_string(),
+        node: node.name.clone(),
+        kind: node.kind.name.to_string(),
+        finished_at: cache::now_seconds(),
+        seconds,
+        calls: reading.calls,
+        calls_reused: reading.calls_reused,
+        tokens_in: reading.tokens_in,
+        tokens_out: reading.tokens_out,
+        cost_usd: reading.cost_usd,
+        labels,
+        device: String::new(),
+        facts: serde_json::Map::from_iter([(REPORT.to_string(), report)]),
+    }
+}
+
+/// Of this run: a node that was found has no calls and took no time.
+pub fn summary(
+    node: &Node,
+    manifest: Option<&Manifest>,
+    state: State,
+    why: String,
+    meter: Option<&Meter>,
+    seconds: f64,
+) -> NodeSummary {
+    let reading = meter.map(Meter::read).unwrap_or_default();
+    let output = node.output("").and_then(|first| manifest?.outputs.get(&first.name));
+    NodeSummary {
+        node: node.name.clone(),
+        kind: node.kind.name.to_string(),
+        state,
+        why,
+        rows: output.and_then(cache::Output::rows),
+        calls: reading.calls,
+        calls_reused: reading.calls_reused,
+        tokens_in: reading.tokens_in,
+        tokens_out: reading.tokens_out,
+        cost_usd: reading.cost_usd,
+        seconds,
+        output: output.map(|output| output.content().to_string()),
+        labels: manifest.map(|manifest| manifest.provenance.labels.clone()).unwrap_or_default(),
+        report: manifest.map(report_of).unwrap_or_default(),
+    }
+}
+
+/// What the stage told when it ran; empty where an older program kept it in another form.
+pub fn report_of(manifest: &Manifest) -> Report {
+    let report: Option<&Value> = manifest.provenance.facts.get(REPORT);
+    report.and_then(|report| serde_json::from_value(report.clone()).ok()).unwrap_or_default()
+}
