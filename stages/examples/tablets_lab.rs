@@ -67,7 +67,7 @@ impl Lab {
         let size = option("vocabulary", 400.0) as usize;
         let tokenizer = Tokenizer::train(Training::Words, size, corpus.iter().map(String::as_str), &headings)?;
         let threads = options.get("threads").map(|&threads| threads as usize);
-        let device = Device::cpu(threads).expect("a CPU");
+        let device = Device::cpu(threads);
         let template = ChatTemplate::new(PLAIN, "", END_OF_TEXT);
         Ok(Lab { options, device, tokenizer, template, learnt, practised, held_out })
     }

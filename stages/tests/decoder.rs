@@ -29,7 +29,7 @@ impl Reference {
         let weights = tensors::read(&folder, &config, &Layout::new(&config, false)).unwrap();
         let documents: Vec<Value> = serde_json::from_str(&read("documents.json")).unwrap();
         let documents = documents.into_iter().map(|document| serde_json::from_value(document).unwrap()).collect();
-        let decoder = Decoder::new(&Device::cpu(Some(2)).unwrap(), &config, &weights);
+        let decoder = Decoder::new(&Device::cpu(Some(2)), &config, &weights);
         Reference { decoder, documents, expected: std::fs::read(folder.join("expected.safetensors")).unwrap() }
     }
 
@@ -100,7 +100,7 @@ fn random(threads: usize) -> Decoder {
         "max_position_embeddings": 96,
     });
     let config = DecoderConfig::from_json(&config.to_string(), "random").unwrap();
-    Decoder::fresh(&Device::cpu(Some(threads)).unwrap(), &config, 5)
+    Decoder::fresh(&Device::cpu(Some(threads)), &config, 5)
 }
 
 fn prompts(count: usize) -> Vec<Vec<u32>> {
@@ -108,8 +108,8 @@ fn prompts(count: usize) -> Vec<Vec<u32>> {
 }
 
 fn answers(decoder: &Decoder, prompts: &[Vec<u32>], sampling: &Sampling) -> Vec<Generation> {
-    let request = |(index, prompt): (usize, &'_ Vec<u32>)| Request { prompt: &prompt[..], seed: index as u64 };
-    let requests: Vec<Request> = prompts.iter().enumerate().map(|(index, prompt)| request((index, prompt))).collect();
+    let seeded = prompts.iter().enumerate();
+    let requests: Vec<Request> = seeded.map(|(index, prompt)| Request { prompt, seed: index as u64 }).collect();
     generate(decoder, &requests, sampling).unwrap()
 }
 

@@ -33,7 +33,7 @@ fn config() -> DecoderConfig {
 }
 
 fn fresh(threads: usize) -> Decoder {
-    Decoder::fresh(&Device::cpu(Some(threads)).unwrap(), &config(), 3)
+    Decoder::fresh(&Device::cpu(Some(threads)), &config(), 3)
 }
 
 /// Stops after so many questions whether to; keeps checkpoints in a folder.

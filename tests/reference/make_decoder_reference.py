@@ -1,8 +1,8 @@
 """Writes what Hugging Face transformers makes of two tiny random Qwen2 models: logits and gradients, in float32.
 
-    python3 tests/reference/make_decoder_reference.py          # needs torch and transformers (written with 2.15 and 5.23)
+    python3 tests/reference/make_decoder_reference.py [FOLDER]     # needs torch and transformers (made with 2.15 and 5.23)
 
-For each model a folder: config.json and model.safetensors as transformers saves them, documents.json (tokens, and how many of
+For each model a folder (in FOLDER, or beside this file): config.json and model.safetensors as transformers saves them, documents.json (tokens, and how many of
 them are the prompt), expected.safetensors (`logits.I` of document I, all rows but the last; `gradient.NAME` of the mean
 −log p of all targets of all documents). `stages/tests/decoder.rs` compares.
 """
@@ -10,12 +10,13 @@ them are the prompt), expected.safetensors (`logits.I` of document I, all rows b
 import json
 import pathlib
 import shutil
+import sys
 
 import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-HERE = pathlib.Path(__file__).parent
+TARGET = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else __file__ + "/..").resolve()
 COMMON = dict(attn_implementation="eager", max_position_embeddings=64, use_sliding_window=False)
 MODELS = {
     "tied": dict(vocab_size=37, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -53,7 +54,7 @@ def reference(name, sizes):
         losses.append(torch.nn.functional.cross_entropy(logits[prompt - 1:], tokens[prompt:], reduction="none"))
     torch.cat(losses).mean().backward()
     expected |= {f"gradient.{name}": parameter.grad.contiguous() for name, parameter in model.named_parameters()}
-    folder = HERE / name
+    folder = TARGET / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
