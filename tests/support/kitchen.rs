@@ -83,6 +83,16 @@ impl Kitchen {
     pub fn blobs(&self) -> Vec<PathBuf> {
         files_below(&self.store().join("cas"))
     }
+
+    /// Everything the program wrote.
+    pub fn files(&self) -> Vec<PathBuf> {
+        files_below(&self.store())
+    }
+
+    /// Files that nodes in progress have put aside for their next start.
+    pub fn scratch_files(&self) -> Vec<PathBuf> {
+        files_below(&self.store().join("scratch"))
+    }
 }
 
 impl Run {

@@ -4,7 +4,6 @@ use super::diagnostic::{Diagnostic, Place};
 use super::overlay::PROFILE_KEYS;
 use super::source::Span;
 use super::tree::Tree;
-use serde_json::Value as Json;
 use stages::settings::{Step, nearest_hint};
 
 /// The version of the recipe language that we read.
@@ -20,7 +19,7 @@ pub fn check(tree: &Tree, mistakes: &mut Vec<Diagnostic>) {
             let mistake = Diagnostic::error("missing-key", Place::At(tree.span), "`version` is missing");
             mistakes.push(mistake.with_hint(hint));
         }
-        Some((_, version)) if version == Json::from(VERSION) => {}
+        Some((_, version)) if version == VERSION => {}
         Some((at, version)) => {
             let message = format!("this decoct reads version {VERSION} of the recipe language, not `{version}`");
             mistakes.push(Diagnostic::error("unknown-version", Place::At(at.span), message));

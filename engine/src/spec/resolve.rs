@@ -174,7 +174,7 @@ impl<'a> Loading<'a> {
 
     fn nodes(&mut self) -> IndexMap<String, Node> {
         let entries: Vec<&String> = self.entries("nodes");
-        if entries.is_empty() && !self.tree.get("nodes").is_some_and(|nodes| nodes.as_map().is_none()) {
+        if entries.is_empty() && self.tree.get("nodes").is_none_or(|nodes| nodes.as_map().is_some()) {
             let hint =
                 Some("a first one: `nodes: { exam: { kind: source, generate: tablets, rows: 10 } }`".to_string());
             let place = Place::At(self.tree.place(&[Step::Key("nodes".to_string())]));
