@@ -84,7 +84,9 @@ fn python_method(
         ("rstrip", Some(characters)) => text.trim_end_matches(|c| characters.contains(c)).into(),
         ("startswith", Some(prefix)) => text.starts_with(prefix).into(),
         ("endswith", Some(suffix)) => text.ends_with(suffix).into(),
-        ("split", Some(separator)) if !separator.is_empty() => text.split(separator).map(String::from).collect::<Vec<_>>().into(),
+        ("split", Some(separator)) if !separator.is_empty() => {
+            text.split(separator).map(String::from).collect::<Vec<_>>().into()
+        }
         ("upper", None) => text.to_uppercase().into(),
         ("lower", None) => text.to_lowercase().into(),
         _ => return Err(unknown()),
@@ -108,7 +110,11 @@ mod tests {
         check(PLAIN, true, " Dose 455mg? \n");
         check(CHATML, true, "<|im_start|>user\nDose 455mg?<|im_end|>\n<|im_start|>assistant\n");
         check(CHATML, false, "<|im_start|>user\nDose 455mg?<|im_end|>\n");
-        check("{% if not tools %}{{ bos_token }}{{ messages[0].content|trim }}{% endif %}{{ eos_token }}", true, "<s>Dose 455mg?</s>");
+        check(
+            "{% if not tools %}{{ bos_token }}{{ messages[0].content|trim }}{% endif %}{{ eos_token }}",
+            true,
+            "<s>Dose 455mg?</s>",
+        );
     }
 
     #[test]

@@ -184,7 +184,9 @@ impl ConfigFile {
             return Err(format!("hidden_act `{act}` is not supported; supported is `silu`"));
         }
         if self.use_sliding_window == Some(true) {
-            return Err("use_sliding_window `true` is not supported; set it to `false` for texts within the window".into());
+            return Err(
+                "use_sliding_window `true` is not supported; set it to `false` for texts within the window".into()
+            );
         }
         let ropes = [&self.rope_parameters, &self.rope_scaling];
         let mut kinds = ropes.into_iter().flatten().filter_map(|rope| rope.rope_type.as_deref());

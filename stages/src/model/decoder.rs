@@ -152,7 +152,13 @@ impl Decoder {
         norm::forward(&workspace.stream, t, d, self.config.rms_norm_eps, last, weight, normed, scale);
     }
 
-    fn layer_forward(&self, index: usize, positions: View<'_, u32>, workspace: &mut Workspace, attend: &mut Attend<'_>) {
+    fn layer_forward(
+        &self,
+        index: usize,
+        positions: View<'_, u32>,
+        workspace: &mut Workspace,
+        attend: &mut Attend<'_>,
+    ) {
         let DecoderConfig { hidden_size: d, intermediate_size: f, rms_norm_eps: epsilon, .. } = *self.config;
         let (t, qkv_size) = (positions.len(), self.config.qkv_size());
         let layer = &self.layout.layers[index];
@@ -225,7 +231,17 @@ impl Decoder {
         let residual = back.residual.slice(0..t * d);
         let mut activated = back.activated.slice_mut(0..t * f);
         matmul(stream, Nn, t, f, d, residual, self.weight(&layer.down), Overwrite, activated.reborrow());
-        matmul(stream, Tn, d, f, t, residual, memory.activated.slice(0..t * f), Accumulate, gradients.slice_mut(layer.down.clone()));
+        matmul(
+            stream,
+            Tn,
+            d,
+            f,
+            t,
+            residual,
+            memory.activated.slice(0..t * f),
+            Accumulate,
+            gradients.slice_mut(layer.down.clone()),
+        );
         let mut gate_up = back.gate_up.slice_mut(0..t * 2 * f);
         swiglu::backward(stream, t, f, memory.gate_up.slice(0..t * 2 * f), activated.view(), gate_up.reborrow());
         let mut normed = back.normed.slice_mut(0..t * d);
@@ -255,7 +271,17 @@ impl Decoder {
         let residual = back.residual.slice(0..t * d);
         let mut attended = back.attended.slice_mut(0..t * d);
         matmul(stream, Nn, t, d, d, residual, self.weight(&layer.out), Overwrite, attended.reborrow());
-        matmul(stream, Tn, d, d, t, residual, memory.attended.slice(0..t * d), Accumulate, gradients.slice_mut(layer.out.clone()));
+        matmul(
+            stream,
+            Tn,
+            d,
+            d,
+            t,
+            residual,
+            memory.attended.slice(0..t * d),
+            Accumulate,
+            gradients.slice_mut(layer.out.clone()),
+        );
         let mut qkv = back.qkv.slice_mut(0..t * width);
         attention::backward(
             stream,

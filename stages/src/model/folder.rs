@@ -96,7 +96,8 @@ fn read_template(folder: &Path) -> Result<Option<ChatTemplate>> {
             .and_then(|template| template["template"].as_str().map(str::to_string)),
         _ => None,
     };
-    Ok(source.map(|source| ChatTemplate::new(source, token_text(&config["bos_token"]), token_text(&config["eos_token"]))))
+    Ok(source
+        .map(|source| ChatTemplate::new(source, token_text(&config["bos_token"]), token_text(&config["eos_token"]))))
 }
 
 /// A token is spelt as a string or as an object with its content.
@@ -217,7 +218,9 @@ mod tests {
 
     #[test]
     fn a_missing_or_broken_file_is_named() {
-        for (name, text) in [("tokenizer.json", None), ("model.safetensors", Some("{}")), ("tokenizer_config.json", Some("{"))] {
+        for (name, text) in
+            [("tokenizer.json", None), ("model.safetensors", Some("{}")), ("tokenizer_config.json", Some("{"))]
+        {
             let (folder, _) = saved();
             let path = folder.path().join(name);
             text.map_or_else(|| fs::remove_file(&path), |text| fs::write(&path, text)).unwrap();

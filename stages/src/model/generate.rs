@@ -93,7 +93,9 @@ fn check(decoder: &Decoder, requests: &[Request]) -> Result<()> {
     match requests.iter().map(|request| request.prompt.len()).find(|&length| length == 0 || length > room) {
         None => Ok(()),
         Some(0) => Err(Failure::recipe("an empty prompt gives a model nothing to go on from")),
-        Some(length) => Err(Failure::recipe(format!("a prompt of `{length}` tokens exceeds the model's `{room}` positions"))),
+        Some(length) => {
+            Err(Failure::recipe(format!("a prompt of `{length}` tokens exceeds the model's `{room}` positions")))
+        }
     }
 }
 
@@ -222,13 +224,15 @@ impl<'a> Worker<'a> {
     fn step(&mut self) {
         let Worker { decoder, requests, caches, workspace, memory, running, .. } = self;
         let (b, d) = (running.len(), decoder.config().hidden_size);
-        let position = |running: &Running| (requests[running.request].prompt.len() + running.generation.tokens.len() - 1) as u32;
+        let position =
+            |running: &Running| (requests[running.request].prompt.len() + running.generation.tokens.len() - 1) as u32;
         let last = |running: &Running| *running.generation.tokens.last().expect("a running sequence has a token");
         write(&workspace.stream, &mut memory.tokens, running, last);
         write(&workspace.stream, &mut memory.positions, running, position);
         write(&workspace.stream, &mut memory.lengths, running, |running| position(running) + 1);
         write(&workspace.stream, &mut memory.slots, running, |running| running.slot);
-        let (positions, slots, lengths) = (memory.positions.slice(0..b), memory.slots.slice(0..b), memory.lengths.slice(0..b));
+        let (positions, slots, lengths) =
+            (memory.positions.slice(0..b), memory.slots.slice(0..b), memory.lengths.slice(0..b));
         workspace.fit(decoder.config(), b, 0);
         decoder.run(memory.tokens.slice(0..b), positions, workspace, &mut |layer, stream, qkv, attended, _| {
             attention::append(stream, &mut caches[layer], qkv, slots, positions);
@@ -299,7 +303,12 @@ impl Memory {
 }
 
 /// One number of each running sequence, in their order.
-fn write<T: kernels::Element>(stream: &Stream, target: &mut Buffer<T>, running: &[Running], number: impl Fn(&Running) -> T) {
+fn write<T: kernels::Element>(
+    stream: &Stream,
+    target: &mut Buffer<T>,
+    running: &[Running],
+    number: impl Fn(&Running) -> T,
+) {
     let numbers: Vec<T> = running.iter().map(number).collect();
     stream.write(target.slice_mut(0..numbers.len()), &numbers);
 }

@@ -60,9 +60,8 @@ impl Layout {
         };
         let embedding = take(config.vocab_size * d);
         let head = if config.tie_word_embeddings { embedding.clone() } else { take(config.vocab_size * d) };
-        let matrices: Vec<_> = (0..config.num_hidden_layers)
-            .map(|_| (take(qkv * d), take(d * d), take(2 * f * d), take(d * f)))
-            .collect();
+        let matrices: Vec<_> =
+            (0..config.num_hidden_layers).map(|_| (take(qkv * d), take(d * d), take(2 * f * d), take(d * f))).collect();
         let value_weight = value_head.then(|| take(d));
         let matrices_end = take(0).end;
         let layers = matrices
@@ -160,7 +159,8 @@ pub fn initial(config: &DecoderConfig, layout: &Layout, seed: u64) -> Vec<f32> {
 fn fill_normal(weights: &mut [f32], range: &Range<usize>, deviation: f32, seed: u64) {
     for (pair, two) in weights[range.clone()].chunks_mut(2).enumerate() {
         let words = kernels::philox::words(seed, (range.start + 2 * pair) as u64);
-        let unit = |high: u32, low: u32| (((high as u64) << 21 ^ (low as u64) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        let unit =
+            |high: u32, low: u32| (((high as u64) << 21 ^ (low as u64) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let radius = (-2.0 * unit(words[0], words[1]).ln()).sqrt() * deviation as f64;
         let angle = std::f64::consts::TAU * unit(words[2], words[3]);
         two[0] = (radius * angle.cos()) as f32;

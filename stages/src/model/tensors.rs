@@ -53,7 +53,13 @@ pub fn read(folder: &Path, config: &DecoderConfig, layout: &Layout) -> Result<Ve
 }
 
 /// Writes one `model.safetensors` with a decoder's tensors under their Hugging Face names.
-pub fn write(path: &Path, config: &DecoderConfig, layout: &Layout, weights: &[f32], precision: Precision) -> Result<()> {
+pub fn write(
+    path: &Path,
+    config: &DecoderConfig,
+    layout: &Layout,
+    weights: &[f32],
+    precision: Precision,
+) -> Result<()> {
     let tensors = layout.tensors(config);
     let raw: Vec<Vec<u8>> = tensors.iter().map(|tensor| encoded(&weights[tensor.range.clone()], precision)).collect();
     let dtype = if precision == Precision::Bf16 { Dtype::BF16 } else { Dtype::F32 };

@@ -91,7 +91,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    fn with_words<'a>(&self, corpus: impl Iterator<Item = &'a str>, room: usize, headings: &[&str]) -> Result<Tokenizer> {
+    fn with_words<'a>(
+        &self,
+        corpus: impl Iterator<Item = &'a str>,
+        room: usize,
+        headings: &[&str],
+    ) -> Result<Tokenizer> {
         let mut counts: HashMap<String, u64> = HashMap::new();
         for text in corpus {
             for piece in self.pieces(text)? {
@@ -104,7 +109,12 @@ impl Tokenizer {
         Tokenizer::assemble(words, Value::Array(Vec::new()), headings)
     }
 
-    fn with_merges<'a>(&self, corpus: impl Iterator<Item = &'a str>, size: usize, headings: &[&str]) -> Result<Tokenizer> {
+    fn with_merges<'a>(
+        &self,
+        corpus: impl Iterator<Item = &'a str>,
+        size: usize,
+        headings: &[&str],
+    ) -> Result<Tokenizer> {
         let alphabet = byte_alphabet();
         let mut trainer = BpeTrainer::builder()
             .vocab_size(size)
@@ -136,7 +146,8 @@ impl Tokenizer {
     /// Ids: the 256 bytes, then `pieces`, then special tokens, then headings.
     fn assemble(pieces: Vec<String>, merges: Value, headings: &[&str]) -> Result<Tokenizer> {
         let bytes_and_pieces = byte_alphabet().into_iter().chain(pieces);
-        let vocabulary: serde_json::Map<_, _> = bytes_and_pieces.enumerate().map(|(id, piece)| (piece, json!(id))).collect();
+        let vocabulary: serde_json::Map<_, _> =
+            bytes_and_pieces.enumerate().map(|(id, piece)| (piece, json!(id))).collect();
         let added = SPECIAL.iter().map(|&token| (token, true)).chain(headings.iter().map(|&token| (token, false)));
         let added: Vec<Value> = added
             .enumerate()
@@ -178,7 +189,8 @@ fn added_token(id: usize, content: &str, special: bool) -> Value {
 fn byte_alphabet() -> Vec<String> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut others = (256u32..).filter_map(char::from_u32);
-    let character = |byte: u8| if printable(byte) { byte as char } else { others.next().expect("characters from U+0100 on") };
+    let character =
+        |byte: u8| if printable(byte) { byte as char } else { others.next().expect("characters from U+0100 on") };
     (0..=255u8).map(character).map(String::from).collect()
 }
 
@@ -209,7 +221,10 @@ mod tests {
         };
         check("Dose 455mg,", &["Dose", " ", "4", "5", "5", "mg", ","]);
         check("## Thinking\n\nHmm, wait\n", &["## Thinking\n\n", "Hmm", ",", " wait", "\n"]);
-        check("4\n\n## Final Response\n\n121<|endoftext|>", &["4", "\n\n## Final Response\n\n", "1", "2", "1", "<|endoftext|>"]);
+        check(
+            "4\n\n## Final Response\n\n121<|endoftext|>",
+            &["4", "\n\n## Final Response\n\n", "1", "2", "1", "<|endoftext|>"],
+        );
         check("zz", &["z", "z"]);
     }
 
@@ -241,7 +256,13 @@ mod tests {
     fn too_small_a_size_and_a_broken_file_are_refused() {
         let message = Tokenizer::train(Training::Words, 100, CORPUS.into_iter(), &[]).err().unwrap().to_string();
         assert!(message.contains("`100`") && message.contains("`259`"), "{message}");
-        assert!(Tokenizer::from_json("{}".into(), "m/tokenizer.json").err().unwrap().to_string().contains("m/tokenizer.json"));
+        assert!(
+            Tokenizer::from_json("{}".into(), "m/tokenizer.json")
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("m/tokenizer.json")
+        );
     }
 
     proptest! {

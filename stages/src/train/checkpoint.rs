@@ -76,7 +76,9 @@ fn to_bytes<S: Serialize>(checkpoint: &Checkpoint<S>) -> Result<Vec<u8>> {
     let raw: Vec<_> = arrays.iter().map(|(name, values)| (name, little_endian(values))).collect();
     let views: Result<Vec<_>, _> = raw
         .iter()
-        .map(|(name, bytes)| TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map(|view| (name.as_str(), view)))
+        .map(|(name, bytes)| {
+            TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map(|view| (name.as_str(), view))
+        })
         .collect();
     let metadata = HashMap::from([("checkpoint".to_string(), header)]);
     let body = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
@@ -110,7 +112,12 @@ mod tests {
 
     fn at(step: u64) -> Checkpoint<Vec<f64>> {
         let odd = vec![f32::NAN, -0.0, 1e-42, step as f32];
-        Checkpoint { step, task: "t".into(), state: vec![0.1, step as f64], arrays: BTreeMap::from([("m".into(), odd)]) }
+        Checkpoint {
+            step,
+            task: "t".into(),
+            state: vec![0.1, step as f64],
+            arrays: BTreeMap::from([("m".into(), odd)]),
+        }
     }
 
     fn bits(checkpoint: &Checkpoint<Vec<f64>>) -> Vec<u32> {

@@ -16,7 +16,9 @@ pub fn final_response(text: &str) -> Option<&str> {
     let (head, rest) = text.split_once(THINKING.trim_end())?;
     let (thought, response) = rest.split_once(FINAL_RESPONSE)?;
     let again = [THINKING.trim_end(), FINAL_RESPONSE.trim_end()];
-    let clean = again.iter().all(|heading| !head.contains(heading) && !thought.contains(heading) && !response.contains(heading));
+    let clean = again
+        .iter()
+        .all(|heading| !head.contains(heading) && !thought.contains(heading) && !response.contains(heading));
     clean.then_some(response.trim())
 }
 

@@ -81,8 +81,10 @@ impl Optimizer {
     /// The reverse of [`Optimizer::save`]; `updates` is how many steps it had taken. False where the arrays do not fit.
     pub fn restore<S>(&mut self, name: &str, decoder: &mut Decoder, checkpoint: &Checkpoint<S>, updates: u64) -> bool {
         let stream = decoder.device().stream();
-        let array = |part: &str| checkpoint.arrays.get(&format!("{name}.{part}")).filter(|it| it.len() == self.first.len());
-        let (Some(parameters), Some(first), Some(second)) = (array("parameters"), array("first"), array("second")) else {
+        let array =
+            |part: &str| checkpoint.arrays.get(&format!("{name}.{part}")).filter(|it| it.len() == self.first.len());
+        let (Some(parameters), Some(first), Some(second)) = (array("parameters"), array("first"), array("second"))
+        else {
             return false;
         };
         stream.write(decoder.parameters_mut().view_mut(), parameters);

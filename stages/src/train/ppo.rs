@@ -211,7 +211,10 @@ impl<'a> Run<'a> {
         let requests: Vec<Request> = problems
             .iter()
             .enumerate()
-            .map(|(place, &problem)| Request { prompt: &self.prompts[problem], seed: seeds.at(first + place as u64).bits() })
+            .map(|(place, &problem)| Request {
+                prompt: &self.prompts[problem],
+                seed: seeds.at(first + place as u64).bits(),
+            })
             .collect();
         let sampling = Sampling {
             temperature: self.settings.temperature,
@@ -283,7 +286,8 @@ impl<'a> Run<'a> {
             *rewards.last_mut().expect("an answer has a token") += judgement.reward;
         }
         let rewards = stream.upload(&rewards);
-        let values = stream.upload(&rollouts.iter().flat_map(|rollout| rollout.values.iter().copied()).collect::<Vec<_>>());
+        let values =
+            stream.upload(&rollouts.iter().flat_map(|rollout| rollout.values.iter().copied()).collect::<Vec<_>>());
         let (mut advantages, mut returns) = (stream.uninit(rewards.len()), stream.uninit(rewards.len()));
         let discounts = Discounts { gamma: self.settings.discount, lambda: self.settings.trace };
         gae::forward(
@@ -331,7 +335,8 @@ impl<'a> Run<'a> {
                 let pass = |chunk: &[usize], lane: &mut Lane| value_pass(decoder, rollouts, chunk, n, settings, lane);
                 let loss = self.critic.lanes.run(&minibatch, |index| rollouts[index].example.tokens.len(), pass);
                 let gradients = self.critic.lanes.gradients();
-                let grad_norm = self.critic.optimizer.step(&mut self.critic.decoder, gradients, self.settings.value_rate);
+                let grad_norm =
+                    self.critic.optimizer.step(&mut self.critic.decoder, gradients, self.settings.value_rate);
                 losses.push(if grad_norm.is_finite() { loss.into_iter().sum() } else { f64::NAN });
             }
         }
@@ -347,11 +352,18 @@ impl<'a> Run<'a> {
     /// The schedule runs over the iterations in which the policy learns.
     fn policy_rate(&self) -> f64 {
         let warm = self.settings.value_warmup;
-        let (done, total) = (self.state.iteration.saturating_sub(warm) + 1, self.settings.iterations.saturating_sub(warm));
+        let (done, total) =
+            (self.state.iteration.saturating_sub(warm) + 1, self.settings.iterations.saturating_sub(warm));
         self.settings.policy_schedule.rate(done as f64 / (total + 1) as f64)
     }
 
-    fn metrics(&self, rollouts: &[Rollout], judgements: &[Judgement], value_loss: f64, policy: &PolicyUpdates) -> Metrics {
+    fn metrics(
+        &self,
+        rollouts: &[Rollout],
+        judgements: &[Judgement],
+        value_loss: f64,
+        policy: &PolicyUpdates,
+    ) -> Metrics {
         let share = |said: &dyn Fn(&Judgement) -> f64| mean(judgements.iter().map(said));
         let of = |value: &dyn Fn(&Rollout) -> f64| mean(rollouts.iter().map(value));
         let values = [
@@ -379,7 +391,8 @@ impl<'a> Run<'a> {
         if value_loss.is_finite() && policy.loss.is_finite() && policy.grad_norm.is_finite() {
             return Ok(());
         }
-        let what = format!("value loss `{value_loss}`, policy loss `{}`, gradient norm `{}`", policy.loss, policy.grad_norm);
+        let what =
+            format!("value loss `{value_loss}`, policy loss `{}`, gradient norm `{}`", policy.loss, policy.grad_norm);
         Err(diverged("iteration", self.state.iteration + 1, &what, host))
     }
 
@@ -473,17 +486,19 @@ fn score(
 ) -> Vec<Vec<Vec<f32>>> {
     let all: Vec<usize> = (0..rollouts.len()).collect();
     let mut lanes = Lanes::new(decoder, Purpose::Inference);
-    let mut scored = lanes.run(
-        &all,
-        |index| rollouts[index].example.tokens.len(),
-        |chunk, lane| {
-            let batch = Batch::of_examples(&lane.workspace.stream, chunk.iter().map(|&index| &rollouts[index].example));
-            decoder.forward(&batch, &mut lane.workspace);
-            let columns = head(decoder, &batch, lane);
-            cut(chunk, rollouts, &columns)
-        },
-    )
-    .concat();
+    let mut scored = lanes
+        .run(
+            &all,
+            |index| rollouts[index].example.tokens.len(),
+            |chunk, lane| {
+                let batch =
+                    Batch::of_examples(&lane.workspace.stream, chunk.iter().map(|&index| &rollouts[index].example));
+                decoder.forward(&batch, &mut lane.workspace);
+                let columns = head(decoder, &batch, lane);
+                cut(chunk, rollouts, &columns)
+            },
+        )
+        .concat();
     scored.sort_by_key(|(index, _)| *index);
     scored.into_iter().map(|(_, scores)| scores).collect()
 }

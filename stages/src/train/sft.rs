@@ -117,7 +117,8 @@ impl<'a> Run<'a> {
         let lanes = Lanes::new(&decoder, Purpose::Training);
         let task = task_name("sft", settings, &[&decoder], draw, &examples);
         let (batches, state) = (Vec::new(), State::default());
-        let mut run = Run { decoder, optimizer, lanes, examples, settings, draw, total, per_epoch, batches, task, state };
+        let mut run =
+            Run { decoder, optimizer, lanes, examples, settings, draw, total, per_epoch, batches, task, state };
         run.open_epoch();
         run
     }
@@ -127,7 +128,8 @@ impl<'a> Run<'a> {
         let batch = &self.batches[self.state.batch];
         let n: usize = batch.iter().map(|&index| self.examples[index].targets()).sum();
         let (decoder, examples) = (&self.decoder, self.examples);
-        let pass = |chunk: &[usize], lane: &mut Lane| forward_backward(decoder, chunk.iter().map(|&i| &examples[i]), n, lane);
+        let pass =
+            |chunk: &[usize], lane: &mut Lane| forward_backward(decoder, chunk.iter().map(|&i| &examples[i]), n, lane);
         let length = |index: usize| examples[index].tokens.len();
         let loss = -self.lanes.run(batch, length, pass).into_iter().sum::<f64>() / n as f64;
         let tokens: usize = batch.iter().map(|&index| length(index)).sum();
@@ -161,7 +163,8 @@ impl<'a> Run<'a> {
     fn record(&mut self, loss: f64, rate: f64, grad_norm: f64, host: &mut dyn Host) {
         let tokens = self.state.tokens as f64;
         let epoch = tokens / self.per_epoch as f64;
-        let values = [("loss", loss), ("learning_rate", rate), ("grad_norm", grad_norm), ("tokens", tokens), ("epoch", epoch)];
+        let values =
+            [("loss", loss), ("learning_rate", rate), ("grad_norm", grad_norm), ("tokens", tokens), ("epoch", epoch)];
         let row = Metrics::new(self.state.updates, values);
         host.report(&row, self.state.updates + self.left());
         self.state.rows.push(row);
@@ -196,11 +199,15 @@ impl<'a> Run<'a> {
             self.open_epoch();
         }
     }
-
 }
 
 /// Adds the gradient of −Σ log p / n to the lane's and returns Σ log p.
-fn forward_backward<'a>(decoder: &Decoder, examples: impl Iterator<Item = &'a Example>, n: usize, lane: &mut Lane) -> f64 {
+fn forward_backward<'a>(
+    decoder: &Decoder,
+    examples: impl Iterator<Item = &'a Example>,
+    n: usize,
+    lane: &mut Lane,
+) -> f64 {
     let Lane { workspace, gradients } = lane;
     let batch = Batch::of_examples(&workspace.stream, examples);
     decoder.forward(&batch, workspace);

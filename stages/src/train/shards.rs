@@ -48,7 +48,8 @@ impl Lanes {
     ) -> Vec<R> {
         let plan = self.plan(batch, length);
         self.open(plan.len());
-        let (lanes, device, training) = (&mut self.lanes[..plan.len()], &self.device, self.purpose == Purpose::Training);
+        let (lanes, device, training) =
+            (&mut self.lanes[..plan.len()], &self.device, self.purpose == Purpose::Training);
         let results = device.install(|| {
             let one = |(lane, chunks): (&mut Lane, &Vec<Vec<usize>>)| -> Vec<R> {
                 if training {
