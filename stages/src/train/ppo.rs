@@ -15,7 +15,7 @@
 //! | `clip_fraction` | share of tokens, over all updates, whose ratio left 1 ± clip |
 //! | `policy_loss`, `value_loss` | mean over updates |
 //! | `explained_variance` | 1 − Var(R − V) / Var(R) over tokens, before the critic sees these answers |
-//! | `first_ratio` | largest π / π_old over the first minibatch; exactly 1, as old log-probabilities are rescored |
+//! | `first_ratio` | π / π_old farthest from 1 in the first minibatch; exactly 1, as old log-probabilities are rescored (0 while only the critic learns) |
 //! | `sampler_gap` | largest difference between a token's log-probability when sampled and when rescored; 0 on the CPU |
 //! | `grad_norm` | of the policy, before clipping, mean over updates |
 //! | `learning_rate` | of the policy |
