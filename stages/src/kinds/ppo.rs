@@ -39,10 +39,12 @@ crate::settings! {
         pub reward: Reward = Reward { right: 1.0, wrong: 0.1, no_format: 0.0, truncated: None },
         /// β: the weight of the KL divergence from the starting model in the reward, a token.
         pub kl: f64 = 0.03,
-        /// 60 when neither this nor `episodes` is given.
+        /// 60 when none of `iterations`, `episodes` and `passes` is given.
         pub iterations: Option<u64> = None,
         /// Answers in all, in place of `iterations`.
         pub episodes: Option<u64> = None,
+        /// Answers to each problem, in place of `iterations`; so the work follows the number of problems.
+        pub passes: Option<f64> = None,
         /// Answers an iteration.
         pub rollouts: usize = 256,
         /// Answers an update.
@@ -103,11 +105,15 @@ struct Ppo {
 }
 
 fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
-    let settings = PpoNode::read_fields(fields, reader)?;
+    let mut settings = PpoNode::read_fields(fields, reader)?;
     let prompt = settings.verifier.prompt(fields, reader)?;
     let before = reader.mistakes.len();
-    if settings.iterations.is_some() && settings.episodes.is_some() {
-        reader.mistake("both-given", "give `iterations` or `episodes`, not both", None);
+    let lengths = [settings.iterations.is_some(), settings.episodes.is_some(), settings.passes.is_some()];
+    if lengths.into_iter().filter(|&given| given).count() > 1 {
+        reader.mistake("both-given", "give one of `iterations`, `episodes` and `passes`", None);
+    }
+    if lengths == [false; 3] {
+        settings.iterations = Some(60);
     }
     for (key, value) in [
         ("lr", settings.lr),
@@ -116,6 +122,7 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
         ("rollouts", settings.rollouts as f64),
         ("minibatch", settings.minibatch as f64),
         ("epochs", settings.epochs as f64),
+        ("passes", settings.passes.unwrap_or(1.0)),
         ("max_new_tokens", settings.max_new_tokens as f64),
     ] {
         positive(key, value, reader);
@@ -163,7 +170,7 @@ impl Stage for Ppo {
         let prompts = problems.questions.iter().map(|text| student.prompt(text)).collect::<Result<Vec<_>>>()?;
         let note = |row: &Metrics| format!("reward {:.3}, accuracy {:.3}", row.get("reward"), row.get("accuracy"));
         let mut host = NodeHost::new(context, self.settings.checkpoint_every.0, "iterations", note)?;
-        let (settings, draw) = (self.training(), context.draw().of("training"));
+        let (settings, draw) = (self.training(prompts.len()), context.draw().of("training"));
         let tokenizer = student.tokenizer.clone();
         let mut judge = |answers: &[Answer]| {
             let texts =
@@ -220,9 +227,10 @@ impl Ppo {
         Ok(responses.iter().map(judgement).collect())
     }
 
-    fn training(&self) -> PpoSettings {
+    fn training(&self, problems: usize) -> PpoSettings {
         let settings = &self.settings;
-        let by_episodes = settings.episodes.map(|episodes| episodes.div_ceil(settings.rollouts as u64));
+        let by_passes = settings.passes.map(|passes| (passes * problems as f64).ceil() as u64);
+        let by_episodes = settings.episodes.or(by_passes).map(|episodes| episodes.div_ceil(settings.rollouts as u64));
         let optimizer = AdamW { decay: settings.weight_decay as f32, ..AdamW::default() };
         PpoSettings {
             iterations: settings.iterations.or(by_episodes).unwrap_or(60),

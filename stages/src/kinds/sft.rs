@@ -42,8 +42,8 @@ crate::settings! {
         pub epochs: Option<f64> = None,
         /// Tokens to read in all, in place of `epochs`.
         pub tokens: Option<u64> = None,
-        /// The highest learning rate.
-        pub lr: f64,
+        /// The highest learning rate; when left out, 3e-3 for a model that starts from nothing and 5e-6 for any other.
+        pub lr: Option<f64> = None,
         pub schedule: ScheduleShape = ScheduleShape::CoolDown,
         /// The last share of the run in which a `cool_down` schedule falls.
         pub cool_down: f64 = 0.5,
@@ -118,10 +118,30 @@ impl ScheduleShape {
     }
 }
 
+impl SftNode {
+    /// With the defaults that depend on other settings, so that writing one out changes no key.
+    fn filled_in(mut self) -> SftNode {
+        let fresh = matches!(self.base, Base::Fresh(_));
+        self.lr.get_or_insert(if fresh { 3e-3 } else { 5e-6 });
+        if self.tokens.is_none() {
+            self.epochs.get_or_insert(3.0);
+        }
+        if self.batch_rows.is_none() {
+            self.batch_tokens.get_or_insert(384);
+        }
+        self
+    }
+
+    /// The highest learning rate.
+    fn peak(&self) -> f64 {
+        self.lr.expect("defaults are filled in when settings are read")
+    }
+}
+
 struct Sft(SftNode);
 
 fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
-    let settings = SftNode::read_fields(fields, reader)?;
+    let settings = SftNode::read_fields(fields, reader)?.filled_in();
     let before = reader.mistakes.len();
     for (given, other, both) in [
         ("tokens", "epochs", settings.tokens.is_some() && settings.epochs.is_some()),
@@ -133,7 +153,9 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
             reader.within(Step::Name(given.into()), note);
         }
     }
-    for (key, value) in [("lr", settings.lr), ("clip", settings.clip), ("epochs", settings.epochs.unwrap_or(1.0))] {
+    for (key, value) in
+        [("lr", settings.lr.unwrap_or(1.0)), ("clip", settings.clip), ("epochs", settings.epochs.unwrap_or(1.0))]
+    {
         positive(key, value, reader);
     }
     (reader.mistakes.len() == before).then(|| Box::new(Sft(settings)) as Box<dyn Stage>)
@@ -193,7 +215,7 @@ impl Stage for Sft {
         let precision = self.0.precision.of_tensors();
         student.save(&base, precision)?;
         let mut host =
-            NodeHost::new(context, self.0.checkpoint_every.0, "tokens", |row| format!("loss {:.3}", row.get("loss")))?;
+            NodeHost::new(context, self.0.checkpoint_every.0, "steps", |row| format!("loss {:.3}", row.get("loss")))?;
         let settings = self.training(student.decoder.config().max_position_embeddings);
         let draw = context.draw().of("training");
         let (decoder, metrics) = train(student.decoder, &examples, &settings, &draw, &mut host)?;
@@ -242,7 +264,7 @@ impl Sft {
         SftSettings {
             duration: tokens.map_or(Duration::Epochs(epochs.unwrap_or(3.0)), Duration::Tokens),
             batch: batch_rows.map_or(BatchSize::Tokens(batch_tokens.unwrap_or(384)), BatchSize::Rows),
-            schedule: self.0.schedule.schedule(self.0.lr, self.0.warmup, self.0.floor, self.0.cool_down),
+            schedule: self.0.schedule.schedule(self.0.peak(), self.0.warmup, self.0.floor, self.0.cool_down),
             optimizer: AdamW { decay: self.0.weight_decay as f32, norm_max: self.0.clip as f32, ..AdamW::default() },
             length_max: self.0.max_length.min(positions),
             keep: match self.0.keep {
