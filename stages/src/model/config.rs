@@ -42,7 +42,8 @@ impl DecoderConfig {
     pub fn from_json(text: &str, place: &str) -> Result<DecoderConfig> {
         let wrong = |why: String| Failure::recipe(format!("`{place}`: {why}"));
         let mut reader = serde_json::Deserializer::from_str(text);
-        let file: ConfigFile = serde_path_to_error::deserialize(&mut reader).map_err(|error| wrong(error.to_string()))?;
+        let file: ConfigFile =
+            serde_path_to_error::deserialize(&mut reader).map_err(|error| wrong(error.to_string()))?;
         let config = file.into_config().map_err(wrong)?;
         config.check().map_err(wrong)?;
         Ok(config)

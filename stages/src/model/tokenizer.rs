@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::{OffsetReferential, OffsetType, PreTokenizer, Trainer};
 
@@ -14,8 +14,12 @@ pub const MESSAGE_START: &str = "<|im_start|>";
 pub const MESSAGE_END: &str = "<|im_end|>";
 const SPECIAL: [&str; 3] = [END_OF_TEXT, MESSAGE_START, MESSAGE_END];
 
-/// Whole words with the space or sign before them, single digits, runs of signs, line ends, other white space.
-const PIECES: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*\n|\s+";
+/// Qwen2's way of cutting, since transformers cuts for every Qwen2 model that way, whatever `tokenizer.json` says: whole words
+/// with the space or sign before them, single digits, runs of signs, line ends, other white space.
+const PIECES: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 
 /// How a new tokenizer finds its pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +27,7 @@ const PIECES: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*\n|\
 pub enum Training {
     /// Byte-pair merges (Sennrich 2016, on bytes).
     Bpe,
-    /// The most frequent whole pieces of the corpus; everything else is spelt in bytes.
+    /// The most frequent whole pieces of the corpus, and the merges that lead to them; hardly anything else is merged.
     Words,
 }
 
@@ -56,10 +60,10 @@ impl Tokenizer {
                 "a tokenizer of size `{size}` cannot spell every text: bytes and special tokens alone are `{least}`"
             )));
         }
-        let bare = Tokenizer::assemble(Vec::new(), Value::Array(Vec::new()), headings)?;
+        let bare = Tokenizer::assemble(Merges::default(), headings)?;
         match training {
             Training::Words => bare.with_words(corpus, size - least, headings),
-            Training::Bpe => bare.with_merges(corpus, size - SPECIAL.len() - headings.len(), headings),
+            Training::Bpe => bare.with_merges(corpus, size - least, headings),
         }
     }
 
@@ -105,32 +109,18 @@ impl Tokenizer {
         }
         let mut counts: Vec<_> = counts.into_iter().filter(|(piece, _)| piece.chars().nth(1).is_some()).collect();
         counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        let words = counts.into_iter().take(room).map(|(piece, _)| piece).collect();
-        Tokenizer::assemble(words, Value::Array(Vec::new()), headings)
+        let words: Vec<String> = counts.into_iter().take(room).map(|(piece, _)| piece).collect();
+        Tokenizer::assemble(most_words(&words, room)?, headings)
     }
 
     fn with_merges<'a>(
         &self,
         corpus: impl Iterator<Item = &'a str>,
-        size: usize,
+        room: usize,
         headings: &[&str],
     ) -> Result<Tokenizer> {
-        let alphabet = byte_alphabet();
-        let mut trainer = BpeTrainer::builder()
-            .vocab_size(size)
-            .min_frequency(2)
-            .show_progress(false)
-            .initial_alphabet(alphabet.iter().flat_map(|piece| piece.chars()).collect())
-            .build();
-        let mut model = BPE::default();
-        let texts: Vec<&str> = corpus.collect();
-        let failed = |error| refused("byte-pair training", error);
-        trainer.feed(texts.iter(), |text| Ok(self.pieces(text)?)).map_err(failed)?;
-        trainer.train(&mut model).map_err(failed)?;
-        let written = serde_json::to_value(&model).map_err(|error| refused("byte-pair training", error.into()))?;
-        let merged = |piece: &&String| !alphabet.contains(*piece);
-        let pieces = written["vocab"].as_object().map(|pieces| pieces.keys().filter(merged).cloned().collect());
-        Tokenizer::assemble(pieces.unwrap_or_default(), written["merges"].clone(), headings)
+        let pieces: Result<Vec<Vec<String>>> = corpus.map(|text| self.pieces(text)).collect();
+        Tokenizer::assemble(Merges::learn(&pieces?.concat(), room, 2)?, headings)
     }
 
     /// What lies between the added tokens, cut by the pre-tokenizer and spelt in the byte alphabet.
@@ -143,8 +133,9 @@ impl Tokenizer {
         Ok(splits.into_iter().filter(|(_, _, tokens)| tokens.is_none()).map(|(piece, ..)| piece.to_string()).collect())
     }
 
-    /// Ids: the 256 bytes, then `pieces`, then special tokens, then headings.
-    fn assemble(pieces: Vec<String>, merges: Value, headings: &[&str]) -> Result<Tokenizer> {
+    /// Ids: the 256 bytes, then what merges make, then special tokens, then headings.
+    fn assemble(merges: Merges, headings: &[&str]) -> Result<Tokenizer> {
+        let Merges { pieces, merges } = merges;
         let bytes_and_pieces = byte_alphabet().into_iter().chain(pieces);
         let vocabulary: serde_json::Map<_, _> =
             bytes_and_pieces.enumerate().map(|(id, piece)| (piece, json!(id))).collect();
@@ -167,15 +158,56 @@ impl Tokenizer {
             "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
             "model": {
                 "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                // A piece that is in the vocabulary is one token, whatever merges would make of it.
-                "ignore_merges": true,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
                 "vocab": vocabulary, "merges": merges,
             },
         });
         let json = serde_json::to_string_pretty(&file).map_err(|error| Failure::Ourselves(error.to_string()))?;
         Tokenizer::from_json(json, "a trained tokenizer")
     }
+}
+
+/// Byte-pair merges in their order, and the pieces they make.
+#[derive(Default)]
+struct Merges {
+    pieces: Vec<String>,
+    merges: Vec<Value>,
+}
+
+impl Merges {
+    /// Merges pairs that occur at least `count_min` times in `texts` (spelt in the byte alphabet) until there are `room` pieces.
+    fn learn(texts: &[String], room: usize, count_min: u64) -> Result<Merges> {
+        let alphabet = byte_alphabet();
+        let mut trainer = BpeTrainer::builder()
+            .vocab_size(alphabet.len() + room)
+            .min_frequency(count_min)
+            .show_progress(false)
+            .initial_alphabet(alphabet.iter().flat_map(|piece| piece.chars()).collect())
+            .build();
+        let mut model = BPE::default();
+        let failed = |error| refused("byte-pair training", error);
+        trainer.feed(texts.iter(), |text| Ok(vec![text.to_string()])).map_err(failed)?;
+        trainer.train(&mut model).map_err(failed)?;
+        let written = serde_json::to_value(&model).map_err(|error| failed(error.into()))?;
+        let merges = written["merges"].as_array().cloned().unwrap_or_default();
+        let made = |merge: &Value| format!("{}{}", merge[0].as_str().unwrap_or(""), merge[1].as_str().unwrap_or(""));
+        let mut pieces: Vec<String> = merges.iter().map(made).collect();
+        let mut seen = HashSet::new();
+        pieces.retain(|piece| seen.insert(piece.clone()));
+        Ok(Merges { pieces, merges })
+    }
+}
+
+/// Merges for as many of `words` (most frequent first) as make at most `room` pieces, the steps on the way included.
+fn most_words(words: &[String], room: usize) -> Result<Merges> {
+    let (mut fits, mut excess) = (Merges::default(), words.len() + 1);
+    let mut known = 0;
+    while excess - known > 1 {
+        let middle = (known + excess) / 2;
+        let merges = Merges::learn(&words[..middle], room + 1, 1)?;
+        if merges.pieces.len() <= room { (known, fits) = (middle, merges) } else { excess = middle }
+    }
+    Ok(fits)
 }
 
 fn added_token(id: usize, content: &str, special: bool) -> Value {
