@@ -73,7 +73,9 @@ fn one_word_in_the_prompt_of_rewrite_reruns_rewrite_and_nothing_whose_content_st
     let planned = plan.lines().find(|line| line.contains("stories")).unwrap();
     assert!(planned.contains("run") && planned.contains("prompt"), "{planned}");
     let states = kitchen.plan(&look);
-    for (node, state) in [("solved", "hit"), ("paths", "hit"), ("stories", "run"), ("student", "waits"), ("score", "waits")] {
+    for (node, state) in
+        [("solved", "hit"), ("paths", "hit"), ("stories", "run"), ("student", "waits"), ("score", "waits")]
+    {
         assert!(states.split(' ').any(|said| said == format!("{node}:{state}")), "{node} should be {state}: {states}");
     }
     let run = kitchen.run(&look).expect_done();
@@ -198,7 +200,8 @@ fn killed_in_the_middle_of_training_it_ends_with_the_same_weights() {
     kitchen.run(&with(&small, &["--until", "stories"])).expect_done();
     for node in ["student", "graduate"] {
         for _ in 0..2 {
-            let mut process = kitchen.command(&with(&["run", "recipe.yaml"], &with(&small, &["--until", node]))).spawn().unwrap();
+            let mut process =
+                kitchen.command(&with(&["run", "recipe.yaml"], &with(&small, &["--until", node]))).spawn().unwrap();
             wait_until("a checkpoint was written", || has_checkpoint(&kitchen));
             process.kill().unwrap();
             process.wait().unwrap();
