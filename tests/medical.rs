@@ -14,10 +14,9 @@ use support::model_server::{Behaviour, ModelServer};
 const PIPELINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines");
 /// Sizes at which training takes a second and still does every kind of step.
 const SMALL: &[&str] = &[
-    "--set=nodes.student.tokens=20000",
-    "--set=nodes.student_simple.tokens=5000",
-    "--set=nodes.student_answer.tokens=5000",
-    "--set=nodes.graduate.iterations=4",
+    "--set=nodes.student.epochs=2",
+    "--set=nodes.student_simple.epochs=1",
+    "--set=nodes.student_answer.epochs=1",
     "--set=nodes.graduate.rollouts=32",
     "--set=nodes.graduate.minibatch=16",
     "--set=nodes.graduate.max_new_tokens=60",
@@ -165,21 +164,99 @@ fn a_missing_key_names_the_variable_and_spends_nothing() {
 
 #[test]
 fn killed_in_the_middle_of_the_search_it_sends_only_what_had_no_reply() {
-    let Some(questions) = real_questions() else { return };
     let habits = Habits { accepts: 0.3, ..Habits::default() };
-    let server = ModelServer::start(Behaviour { latency_ms: 15, habits, ..Behaviour::default() });
+    let server = ModelServer::start(Behaviour { latency_ms: 15, habits: habits.clone(), ..Behaviour::default() });
     let kitchen = medical();
-    let arguments = over_http(&server, &questions);
-    http_run(&kitchen, &arguments, &["--until", "verdicts"]).expect_done();
-    let before = server.calls();
-    let mut command = kitchen.command(&["run", "recipe.yaml", "--until", "solved"]);
-    let mut process = command.args(&arguments).env("DECOCT_TEST_KEY", "any").spawn().unwrap();
-    wait_until("some calls of the search were answered", || server.calls() > before + 60);
+    let arguments = over_http(&server, &foreign_questions(&kitchen));
+    let mut process = in_the_middle_of_the_search(&kitchen, &server, &arguments);
     process.kill().unwrap();
     process.wait().unwrap();
     let in_flight = server.in_flight_max();
     http_run(&kitchen, &arguments, &["--until", "solved"]).expect_done();
-    assert!(server.paid_twice() <= in_flight, "{} calls were paid twice", server.paid_twice());
+    let needed = calls_needed(&habits, "solved");
+    assert!((needed..=needed + in_flight).contains(&server.calls()), "{} of {needed} + {in_flight}", server.calls());
+}
+
+#[test]
+fn ctrl_c_keeps_every_finished_call_and_says_so_with_its_exit_code() {
+    let habits = Habits { accepts: 0.3, ..Habits::default() };
+    let server = ModelServer::start(Behaviour { latency_ms: 15, habits: habits.clone(), ..Behaviour::default() });
+    let kitchen = medical();
+    let arguments = over_http(&server, &foreign_questions(&kitchen));
+    let mut process = in_the_middle_of_the_search(&kitchen, &server, &arguments);
+    let interrupt = std::process::Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    assert_eq!(process.wait().unwrap().code(), Some(130));
+    http_run(&kitchen, &arguments, &["--until", "solved"]).expect_done();
+    assert_eq!(server.calls(), calls_needed(&habits, "solved"));
+}
+
+#[test]
+fn a_budget_stops_before_it_is_passed_and_the_rest_is_paid_once() {
+    let server = ModelServer::start(Behaviour::default());
+    let kitchen = medical();
+    let arguments = over_http(&server, &foreign_questions(&kitchen));
+    let run = http_run(&kitchen, &arguments, &["--until", "stories", "--budget-usd", "0.20"]);
+    assert_eq!(run.exit, 3, "{}", run.told);
+    let spent: f64 = run.nodes.iter().map(|node| node["cost_usd"].as_f64().unwrap()).sum();
+    assert!(0.0 < spent && spent <= 0.20, "{spent}");
+    http_run(&kitchen, &arguments, &["--until", "stories"]).expect_done();
+    assert_eq!(server.calls(), calls_needed(&Habits::default(), "stories"));
+}
+
+#[test]
+fn a_reply_that_never_parses_marks_its_row_and_can_be_asked_for_again() {
+    let habits = Habits { unparsable: 0.2, ..Habits::default() };
+    let server = ModelServer::start(Behaviour { habits, ..Behaviour::default() });
+    let kitchen = medical();
+    let mut arguments = over_http(&server, &foreign_questions(&kitchen));
+    arguments.push("--set=nodes.chains.asks=1".to_string());
+    http_run(&kitchen, &arguments, &["--until", "chains"]).expect_done();
+    let marked = |kitchen: &Kitchen| {
+        let counts = counts(kitchen, &arguments, "chains");
+        counts.iter().filter(|(what, _)| what.contains("marked")).map(|(_, rows)| rows).sum::<u64>()
+    };
+    let before = marked(&kitchen);
+    assert!(before > 0, "{:?}", counts(&kitchen, &arguments, "chains"));
+    assert_eq!(http_run(&kitchen, &arguments, &["--until", "chains"]).expect_done().total("calls"), 0);
+    let retried = http_run(&kitchen, &arguments, &["--until", "chains", "--retry-marked", "chains"]).expect_done();
+    assert_eq!(retried.total("calls"), before, "only what was marked is asked for again");
+    assert_eq!(marked(&kitchen), 0);
+}
+
+/// 98 exam questions that are no tablet problems, as a file in the kitchen.
+fn foreign_questions(kitchen: &Kitchen) -> PathBuf {
+    let line = |row: usize| {
+        let options = format!(r#"{{"A": "agent {row}", "B": "agent {}", "C": "rest", "D": "surgery"}}"#, row + 200);
+        format!(
+            "{{\"question\": \"A patient of {} years shows sign {row} after treatment {}. Which agent is given first?\", \
+             \"options\": {options}, \"answer_idx\": \"A\", \"answer\": \"agent {row}\"}}\n",
+            20 + row % 60,
+            row * 7 + 3
+        )
+    };
+    kitchen.write("questions.jsonl", &(0..98).map(line).collect::<String>());
+    kitchen.path("questions.jsonl")
+}
+
+/// How many calls an undisturbed run sends to a server with these habits.
+fn calls_needed(habits: &Habits, until: &str) -> u64 {
+    let server = ModelServer::start(Behaviour { habits: habits.clone(), ..Behaviour::default() });
+    let kitchen = medical();
+    let arguments = over_http(&server, &foreign_questions(&kitchen));
+    http_run(&kitchen, &arguments, &["--until", until]).expect_done();
+    server.calls()
+}
+
+/// A run that was started and has had some, not all, of the replies of its search.
+fn in_the_middle_of_the_search(kitchen: &Kitchen, server: &ModelServer, arguments: &[String]) -> std::process::Child {
+    http_run(kitchen, arguments, &["--until", "verdicts"]).expect_done();
+    let before = server.calls();
+    let mut command = kitchen.command(&["run", "recipe.yaml", "--until", "solved"]);
+    command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let process = command.args(arguments).env("DECOCT_TEST_KEY", "any").spawn().unwrap();
+    wait_until("some calls of the search were answered", || server.calls() > before + 60);
+    process
 }
 
 #[test]
@@ -187,9 +264,9 @@ fn killed_in_the_middle_of_training_it_ends_with_the_same_weights() {
     let kitchen = medical();
     let small = [
         "--limit=300",
-        "--set=nodes.student.tokens=150000",
+        "--set=nodes.student.epochs=20",
         "--set=nodes.student.checkpoint_every=10",
-        "--set=nodes.graduate.iterations=12",
+        "--set=nodes.graduate.passes=6",
         "--set=nodes.graduate.rollouts=64",
         "--set=nodes.graduate.minibatch=32",
         "--set=nodes.graduate.max_new_tokens=80",
