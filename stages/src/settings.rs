@@ -102,7 +102,7 @@ fn describe(value: &Value) -> String {
 pub fn nearest_hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     let near = known.iter().map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate)).min()?;
-    Some(match near.0 <= 1 + name.len() / 3 {
+    Some(match near.0 <= (name.len() / 3).max(1) {
         true => format!("did you mean `{}`?", near.1),
         false => format!("known here: `{}`", known.join("`, `")),
     })

@@ -49,8 +49,24 @@ fn indented(text: &str) -> String {
 
 fn table_lines(rows: &Rows) -> Vec<String> {
     let columns: Vec<String> = rows.columns.iter().map(|column| column.name.clone()).collect();
-    let cells = |row: &Row| row.cells.iter().map(|cell| shortened(&plain(cell), CELL_WIDTH)).collect();
+    let cells = |row: &Row| row.cells.iter().map(|cell| shortened(&readable(cell), CELL_WIDTH)).collect();
     table::lines(&columns, &rows.rows.iter().map(cells).collect::<Vec<Vec<String>>>())
+}
+
+/// A fraction with four significant digits, which is what an eye compares; everything else plainly.
+fn readable(cell: &Value) -> String {
+    match cell {
+        Value::Number(number) if number.is_f64() => four_digits(number.as_f64().expect("it is a float")),
+        other => plain(other),
+    }
+}
+
+fn four_digits(value: f64) -> String {
+    let rounded: f64 = format!("{value:.3e}").parse().expect("what was just written as a number");
+    match rounded.abs() {
+        size if size != 0.0 && !(1e-4..1e9).contains(&size) => format!("{rounded:e}"),
+        _ => rounded.to_string(),
+    }
 }
 
 /// Text as it is, nothing for null, everything else as JSON.
@@ -161,6 +177,15 @@ mod tests {
         std::fs::write(&path, bytes(&rows(), RowFormat::Parquet, false).unwrap()).unwrap();
         let table = cache::read_table(std::fs::File::open(&path).unwrap()).unwrap();
         assert_eq!(rows_of(table).unwrap(), rows());
+    }
+
+    #[test]
+    fn fractions_in_a_table_are_short() {
+        for (value, expected) in
+            [(0.0, "0"), (0.7328125003259629, "0.7328"), (1.0, "1"), (-12345.678, "-12350"), (1.1538e-5, "1.154e-5")]
+        {
+            assert_eq!(four_digits(value), expected);
+        }
     }
 
     #[test]
