@@ -116,7 +116,7 @@ pub trait Setting: Sized {
     fn schema() -> Value;
 }
 
-/// A mapping with declared keys: what [`settings!`] generates.
+/// A mapping with declared keys: what [`settings!`](crate::settings!) generates.
 pub trait Settings: Setting {
     fn read_fields(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Self>;
 }

@@ -1,6 +1,6 @@
 //! The bundled problem family: a dose made up from stocked tablets. Checking an answer is easy, finding it takes search.
 //!
-//! Arithmetic, not clinical advice. What stands here knows the family only; who poses the questions is in [`exam`],
+//! Arithmetic, not clinical advice. What stands here knows the family only; who poses the questions is in [`mod@exam`],
 //! who answers them in [`crate::llm::rehearsal`].
 
 pub mod exam;

@@ -1,6 +1,6 @@
 //! An embedded stand-in for a strong model: no key, no cost, deterministic, imperfect on purpose, labelled in everything it made.
 //!
-//! It answers the typed [`Task`] beside the messages and never reads the messages, so that a cosmetic edit of a prompt gives the
+//! It answers the typed [`Task`](crate::llm::Task) beside the messages and never reads the messages, so that a cosmetic edit of a prompt gives the
 //! same answers. On tablet problems it really works from the problem's text; on any other it answers from the row's ground truth
 //! at stated error rates. One file a task.
 
