@@ -46,6 +46,21 @@ fn nodes_in(run: &Run, state: &str) -> Vec<String> {
 }
 
 #[test]
+fn every_profile_is_sound_and_the_editors_schema_is_the_programs() {
+    let kitchen = medical();
+    for profile in ["openai", "local-server"] {
+        let mut command = kitchen.command(&["check", "recipe.yaml", "--profile", profile]);
+        let output = command.env("OPENAI_API_KEY", "any").output().unwrap();
+        assert!(output.status.success(), "{profile}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let paper = kitchen.decoct(&["check", "recipe.yaml", "--profile", "paper"]);
+    let told = String::from_utf8(paper.stderr).unwrap();
+    assert!(told.contains("Qwen2.5-7B-Instruct") && told.contains("1 mistake "), "only the folder is missing: {told}");
+    let schema = std::fs::read_to_string(Path::new(PIPELINES).join("recipe.schema.json")).unwrap();
+    assert!(kitchen.says(&["schema"]) == schema, "run `decoct schema > pipelines/recipe.schema.json`");
+}
+
+#[test]
 fn a_first_look_goes_from_exam_questions_to_a_score_and_a_second_one_sends_nothing() {
     let kitchen = medical();
     let look = with(SMALL, &["--limit", "200"]);

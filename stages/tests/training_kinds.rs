@@ -138,7 +138,8 @@ fn impossible_settings_are_found_before_anything_runs() {
         json!({"input": "x", "base": fresh, "lr": 0.0, "epochs": 1, "tokens": 9}),
         &["both-given", "out-of-range"],
     );
-    check("sft", json!({"input": "x", "base": fresh}), &["missing-key"]);
+    check("sft", json!({"input": "x", "base": fresh}), &[]);
+    check("sft", json!({"input": "x"}), &["missing-key"]);
     let ppo = |extra: Value| {
         let mut settings = json!({"policy": "x", "problems": "y", "verifier": "rules"});
         settings.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -150,6 +151,19 @@ fn impossible_settings_are_found_before_anything_runs() {
     check("ppo", ppo(json!({"reward": {"rigth": 1}})), &["unknown-key"]);
     check("eval", json!({"input": "x", "models": {}}), &["nothing-given"]);
     check("eval", json!({"input": "x", "models": {"a": "b"}, "modes": ["greedily"]}), &["unknown-word"]);
+}
+
+#[test]
+fn a_default_that_is_written_out_changes_no_identity() {
+    let identity = |kind: &str, settings: Value| read(kind, settings, Path::new(".")).ok().unwrap().settings();
+    let fresh = json!({"architecture": "qwen2"});
+    let short = json!({"input": "x", "base": fresh});
+    let long = json!({"input": "x", "base": fresh, "lr": 3e-3, "epochs": 3, "batch_tokens": 384});
+    assert_eq!(identity("sft", short.clone()), identity("sft", long));
+    assert_ne!(identity("sft", short), identity("sft", json!({"input": "x", "base": fresh, "lr": 2e-3})));
+    let ppo = json!({"policy": "x", "problems": "y", "verifier": "rules"});
+    let long = json!({"policy": "x", "problems": "y", "verifier": "rules", "iterations": 60});
+    assert_eq!(identity("ppo", ppo), identity("ppo", long));
 }
 
 #[test]

@@ -74,6 +74,10 @@ fn merge_entry(entries: &mut IndexMap<String, Entry>, key: String, entry: Entry)
 }
 
 fn changes_nature(below: &IndexMap<String, Entry>, above: &IndexMap<String, Entry>) -> bool {
+    // A base model read from a folder has nothing of one made from nothing.
+    if below.contains_key("architecture") && above.contains_key("path") {
+        return true;
+    }
     ["kind", "provider"].iter().any(|key| {
         let words = [below, above].map(|entries| entries.get(*key).and_then(|entry| entry.tree.as_text()));
         words[0].is_some() && words[1].is_some() && words[0] != words[1]

@@ -102,6 +102,15 @@ fn models_are_checked_where_they_stand() {
 }
 
 #[test]
+fn a_base_model_from_a_folder_starts_anew() {
+    let yaml = "version: 1\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n  s: { kind: sft, input: exam, base: { architecture: qwen2, layers: 2 } }\n";
+    check(yaml, &[]);
+    let profile = "profiles:\n  p: { nodes: { s: { base: { path: nowhere } } } }\n";
+    let overrides = Overrides { profile: vec!["p".to_string()], ..Overrides::default() };
+    assert_eq!(mistakes(&format!("{yaml}{profile}"), &overrides), ["missing-file 6 nowhere"]);
+}
+
+#[test]
 fn the_command_line_has_places_too() {
     let yaml = "version: 1\nparams: { n: 1 }\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n";
     let with = |set: &[&str], profile: &[&str]| Overrides {

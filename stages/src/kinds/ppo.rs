@@ -110,7 +110,8 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
     let before = reader.mistakes.len();
     let lengths = [settings.iterations.is_some(), settings.episodes.is_some(), settings.passes.is_some()];
     if lengths.into_iter().filter(|&given| given).count() > 1 {
-        reader.mistake("both-given", "give one of `iterations`, `episodes` and `passes`", None);
+        let hint = "`null` takes one away, such as `--set ….passes=null`".to_string();
+        reader.mistake("both-given", "give one of `iterations`, `episodes` and `passes`", Some(hint));
     }
     if lengths == [false; 3] {
         settings.iterations = Some(60);

@@ -147,8 +147,10 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
         ("tokens", "epochs", settings.tokens.is_some() && settings.epochs.is_some()),
         ("batch_rows", "batch_tokens", settings.batch_rows.is_some() && settings.batch_tokens.is_some()),
     ] {
-        let note =
-            |reader: &mut Reader| reader.mistake("both-given", format!("give `{given}` or `{other}`, not both"), None);
+        let note = |reader: &mut Reader| {
+            let hint = format!("`{other}: null` in a profile, or `--set ….{other}=null`, takes the other away");
+            reader.mistake("both-given", format!("give `{given}` or `{other}`, not both"), Some(hint));
+        };
         if both {
             reader.within(Step::Name(given.into()), note);
         }
