@@ -30,7 +30,7 @@ impl Cli {
             Command::Run(arguments) => arguments.format,
             Command::Plan(arguments) => arguments.format,
             Command::Check(arguments) => arguments.format,
-            Command::Show(_) | Command::Generate(_) | Command::Schema => EventFormat::Plain,
+            Command::Show(_) | Command::Generate(_) | Command::Cache(_) | Command::Schema => EventFormat::Plain,
         };
         format == EventFormat::Json
     }
@@ -49,6 +49,9 @@ pub enum Command {
     Show(ShowArgs),
     /// Let a trained model write: prompts in, texts out (JSONL)
     Generate(GenerateArgs),
+    /// Look after the store of finished work, and share it
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Print the JSON Schema of recipes, for editors
     Schema,
 }
@@ -260,6 +263,71 @@ pub struct GenerateArgs {
     pub store: StoreArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Say what takes how much space, by pipeline and node
+    Stat(CacheStatArgs),
+    /// Read everything; drop what is damaged, so that it is made again
+    Verify(CacheVerifyArgs),
+    /// Drop what no recipe, recent run or pin needs; a rehearsal unless `--yes` is given
+    Sweep(CacheSweepArgs),
+    /// Keep the finished work of a recipe from sweeps
+    Pin(CachePinArgs),
+    /// Send finished work and replies to the shared store
+    Push(CachePushArgs),
+    /// Fetch finished work and replies from the shared store
+    Pull(CachePullArgs),
+    /// Whose work from a shared store is used
+    #[command(subcommand)]
+    Trust(CacheTrustCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct CacheStatArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CacheVerifyArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CacheSweepArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CachePinArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CachePushArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CachePullArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheTrustCommand {
+    /// Make this user's signing key
+    Init,
 }
 
 fn dollars(text: &str) -> Result<f64, String> {

@@ -42,6 +42,7 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
         Command::Plan(arguments) => commands::plan::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
+        Command::Cache(command) => commands::cache::run(command),
     }
 }
 

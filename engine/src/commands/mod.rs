@@ -1,5 +1,6 @@
 //! One file a command: arguments in, exit code out.
 
+pub mod cache;
 pub mod check;
 pub mod export;
 pub mod generate;

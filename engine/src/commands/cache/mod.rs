@@ -1,0 +1,24 @@
+//! `decoct cache …`: looking after the store and sharing it, one file a command.
+
+mod pin;
+mod pull;
+mod push;
+mod stat;
+mod sweep;
+mod trust;
+mod verify;
+
+use crate::cli::CacheCommand;
+use crate::failure::{Exit, Result};
+
+pub fn run(command: &CacheCommand) -> Result<Exit> {
+    match command {
+        CacheCommand::Stat(arguments) => stat::run(arguments),
+        CacheCommand::Verify(arguments) => verify::run(arguments),
+        CacheCommand::Sweep(arguments) => sweep::run(arguments),
+        CacheCommand::Pin(arguments) => pin::run(arguments),
+        CacheCommand::Push(arguments) => push::run(arguments),
+        CacheCommand::Pull(arguments) => pull::run(arguments),
+        CacheCommand::Trust(arguments) => trust::run(arguments),
+    }
+}
