@@ -7,11 +7,13 @@ mod params;
 mod references;
 mod resolve;
 pub mod schema;
+mod sharing;
 mod source;
 mod tree;
 
 pub use diagnostic::Diagnostics;
 pub use resolve::load;
+pub use sharing::{PushPolicy, SharingSettings, TrustPolicy};
 pub use source::{Sources, Span};
 
 use indexmap::IndexMap;
@@ -27,6 +29,8 @@ pub struct Recipe {
     pub name: String,
     /// Part of every key; changing it makes everything anew.
     pub salt: Option<String>,
+    /// The store that a team shares; no part of any key.
+    pub sharing: SharingSettings,
     pub nodes: IndexMap<String, Node>,
     pub models: IndexMap<String, ModelEntry>,
     pub sources: Arc<Sources>,

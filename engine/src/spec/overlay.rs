@@ -8,9 +8,9 @@ use indexmap::IndexMap;
 use stages::settings::nearest_hint;
 
 /// Parts of a recipe that a profile may hold.
-pub const PROFILE_KEYS: &[&str] = &["params", "models", "nodes"];
+pub const PROFILE_KEYS: &[&str] = &["params", "models", "nodes", "cache"];
 /// Parts of a recipe that `--set` may reach into.
-const SETTABLE_KEYS: &[&str] = &["params", "models", "nodes", "prompts", "salt"];
+const SETTABLE_KEYS: &[&str] = &["params", "models", "nodes", "prompts", "salt", "cache"];
 
 pub fn apply(tree: &mut Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) {
     for name in &overrides.profile {
@@ -126,7 +126,7 @@ fn check_start(tree: &Tree, steps: &[(&str, Span)]) -> Result<(), Diagnostic> {
     if !SETTABLE_KEYS.contains(&part) {
         return Err(unknown_path(part, span, SETTABLE_KEYS.iter().copied()));
     }
-    let Some((name, span)) = steps.get(1) else { return Ok(()) };
+    let Some((name, span)) = steps.get(1).filter(|_| part != "cache") else { return Ok(()) };
     match tree.get(part).and_then(Tree::as_map) {
         Some(entries) if entries.contains_key(*name) => Ok(()),
         Some(entries) => Err(unknown_path(name, *span, entries.keys().map(String::as_str))),

@@ -4,7 +4,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
 use super::tree::{self, Tree, Value};
-use super::{ModelEntry, Node, Overrides, Recipe, frame, overlay, params};
+use super::{ModelEntry, Node, Overrides, Recipe, frame, overlay, params, sharing};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
@@ -36,13 +36,15 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     let tree = prepare(tree, overrides, &mut sources, &mut mistakes);
     let mut loading = Loading::new(path, &tree, mistakes);
     let (salt, models, nodes) = loading.read();
+    let (sharing, mistakes) = sharing::read(&tree, &folder_of(path));
+    loading.mistakes.extend(mistakes);
     let sources = Arc::new(sources);
     let diagnostics = Diagnostics::new(loading.mistakes, sources.clone());
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Recipe { path: path.to_path_buf(), name, salt, nodes, models, sources })
+    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, models, sources })
 }
 
 /// Checks the frame, lays profiles and settings over it and puts the parameters in.
@@ -284,7 +286,7 @@ fn within(inner: Span, outer: Span) -> bool {
     inner.source == outer.source && inner.start >= outer.start && inner.end <= outer.end
 }
 
-fn placed(mistake: Mistake, place: impl Fn(&[Step]) -> Span) -> Diagnostic {
+pub fn placed(mistake: Mistake, place: impl Fn(&[Step]) -> Span) -> Diagnostic {
     let span = place(&mistake.at);
     let place = match mistake.file {
         Some((path, line)) => Place::File { path, line, named_at: span },

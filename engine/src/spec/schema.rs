@@ -1,15 +1,17 @@
 //! The JSON Schema of a recipe, for editors: what every kind and provider declares about itself, put together.
 
+use super::SharingSettings;
 use serde_json::{Value, json};
 use stages::llm::ModelSpec;
 use stages::registry;
+use stages::settings::Setting;
 
 /// Draft-07, which is what YAML language servers read.
 pub fn schema() -> Value {
     let kinds: Vec<Value> = registry::KINDS.iter().map(|kind| node(kind.name, kind.about, (kind.schema)())).collect();
     let names: Vec<&str> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let overlay = json!({"type": "object", "additionalProperties": false, "properties": {
-        "params": {"type": "object"}, "models": {"type": "object"}, "nodes": {"type": "object"},
+        "params": {"type": "object"}, "models": {"type": "object"}, "nodes": {"type": "object"}, "cache": {"type": "object"},
     }});
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -26,6 +28,7 @@ pub fn schema() -> Value {
             }},
             "profiles": {"type": "object", "description": "named overlays, applied with --profile", "additionalProperties": overlay},
             "prompts": {"type": "string", "description": "the folder of prompts that no node names"},
+            "cache": SharingSettings::schema(),
             "salt": {"description": "part of every key: changing it makes everything anew"},
         },
     })
