@@ -40,6 +40,9 @@ pub enum Error {
         "`{path}` is not a plain file or folder\n  hint: a model folder may hold files and folders only; replace links by what they point to"
     )]
     NotAFile { path: PathBuf },
+
+    #[error(transparent)]
+    Trust(#[from] crate::trust::TrustError),
 }
 
 impl Error {
