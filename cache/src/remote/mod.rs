@@ -20,7 +20,7 @@ pub use bucket::{Bucket, Put};
 pub use report::{Moved, SharingReport, Unsent};
 pub use transfer::Transfer;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, without_secrets};
 use crate::hash::BlobHash;
 use crate::layout::{FORMAT_VERSION, Layout};
 use crate::trust::Trust;
@@ -70,7 +70,7 @@ impl Sharing {
         let bucket: Arc<dyn Bucket> = match url.split_once("://") {
             None => Arc::new(Folder::new(Path::new(url))),
             Some(("file", path)) => Arc::new(Folder::new(Path::new(path))),
-            Some(_) => return Err(Error::UnknownRemote { url: url.to_owned() }),
+            Some(_) => return Err(Error::UnknownRemote { url: without_secrets(url) }),
         };
         Ok(Self::with_bucket(bucket, options))
     }
