@@ -52,6 +52,11 @@ pub enum Error {
 
     #[error("`{url}` is no shared store\n  hint: name a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`")]
     UnknownRemote { url: String },
+
+    #[error(
+        "this program was built without object stores and cannot use `{url}`\n  hint: share a folder, or build with the feature `object-store` of the package `cache`"
+    )]
+    WithoutObjects { url: String },
 }
 
 impl Error {
