@@ -23,7 +23,7 @@ impl FileLock {
         loop {
             let file = open(path)?;
             match file.lock() {
-                Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error).at("lock", path),
+                Err(error) if !no_locks(&error) => return Err(error).at("lock", path),
                 _ => {}
             }
             if is_current(&file, path) {
@@ -38,9 +38,7 @@ impl FileLock {
             let file = open(path)?;
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => {
-                    return Err(error).at("lock", path);
-                }
+                Err(TryLockError::Error(error)) if !no_locks(&error) => return Err(error).at("lock", path),
                 _ => {}
             }
             if is_current(&file, path) {
@@ -55,6 +53,12 @@ impl FileLock {
         let _ = std::fs::remove_file(&self.path);
         drop(self.file);
     }
+}
+
+/// Whether the file system knows no locks, or has no one to keep them: NFS without its lock daemon says `ENOLCK`.
+pub(crate) fn no_locks(error: &io::Error) -> bool {
+    const ENOLCK: i32 = if cfg!(target_os = "linux") { 37 } else { 77 };
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(ENOLCK)
 }
 
 fn open(path: &Path) -> Result<File> {
