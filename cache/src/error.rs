@@ -50,7 +50,9 @@ pub enum Error {
     )]
     Remote { doing: &'static str, place: String, reason: String },
 
-    #[error("`{url}` is no shared store\n  hint: name a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`")]
+    #[error(
+        "`{url}` is no shared store\n  hint: name a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`"
+    )]
     UnknownRemote { url: String },
 
     #[error(

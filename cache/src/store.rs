@@ -80,7 +80,9 @@ impl Store {
     /// If the shared store does not answer: to pay again for what a colleague has is worse than to stop.
     pub fn lookup(&self, key: &ActionKey) -> Result<Found<Manifest>> {
         let here = self.lookup_here(key)?;
-        let Some(sharing) = self.sharing.as_ref().filter(|_| !matches!(here, Found::Intact(_))) else { return Ok(here) };
+        let Some(sharing) = self.sharing.as_ref().filter(|_| !matches!(here, Found::Intact(_))) else {
+            return Ok(here);
+        };
         Ok(self.look_there(sharing, key)?.map_or(here, Found::Intact))
     }
 

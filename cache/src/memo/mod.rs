@@ -102,7 +102,8 @@ impl Replies {
     /// If the shared store does not answer now. Later it is missed, and [`Sharing::report`] tells.
     pub(crate) fn open_shared(layout: &Arc<Layout>, sharing: &Sharing, is_looking: bool) -> Result<Self> {
         let Self(shared, _) = Self::open(&layout.replies(), &layout.claims())?;
-        let courier = Courier::start(Post::new(sharing.clone(), shared.clone(), layout.clone(), is_looking), is_looking)?;
+        let courier =
+            Courier::start(Post::new(sharing.clone(), shared.clone(), layout.clone(), is_looking), is_looking)?;
         Ok(Self(shared, Some(Arc::new(courier))))
     }
 
