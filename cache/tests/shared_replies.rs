@@ -212,6 +212,28 @@ fn a_shared_store_that_goes_away_in_mid_run_stops_no_call_and_loses_no_reply() {
     assert_eq!(count(&theirs.replies().unwrap(), 0..20), 20);
 }
 
+/// A run that was killed, or whose store was out of reach, has begun to share its replies: the next run goes on with that.
+#[test]
+fn the_next_run_sends_what_an_earlier_one_left_and_nothing_that_was_never_shared() {
+    let faulty = Arc::new(Faulty::new(Arc::new(Memory::default())));
+    let team = Team::new(2, faulty.clone());
+    let (ours, theirs) = (team.machine(0), team.machine(1));
+    put(&Store::open(ours.layout().root()).unwrap().replies().unwrap(), 100..110);
+    let replies = ours.replies().unwrap();
+    put(&replies, 0..10);
+    replies.flush().unwrap();
+    faulty.is_dead.store(true, Ordering::SeqCst);
+    put(&replies, 10..20);
+    drop(replies);
+    faulty.is_dead.store(false, Ordering::SeqCst);
+    assert_eq!(count(&theirs.replies().unwrap(), 0..20), 10);
+
+    ours.replies().unwrap().flush().unwrap();
+    let replies = theirs.replies().unwrap();
+    assert_eq!(count(&replies, 0..20), 20);
+    assert_eq!(count(&replies, 100..110), 0, "of another project perhaps");
+}
+
 #[test]
 fn a_shared_store_that_fails_now_and_then_carries_everything_in_the_end() {
     let team = Team::new(2, Arc::new(Faulty { fails_one_in: Some(3), ..Faulty::new(Arc::new(Memory::default())) }));

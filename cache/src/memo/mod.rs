@@ -21,6 +21,7 @@ pub use claim::{Claim, Claimed};
 use record::Entry;
 pub(crate) use record::{SEGMENT_HEADER, scan};
 use segment::Segment;
+pub(crate) use segment::is_finished;
 pub use writer::GROUP_MS;
 use writer::Writer;
 
@@ -185,12 +186,13 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn is_own_log(&self, name: &str) -> bool {
+        name.starts_with(&self.own)
+    }
+
     /// Logs that this process writes, or has written.
     pub(crate) fn own_logs(&self) -> Vec<PathBuf> {
-        let is_own = |path: &&PathBuf| {
-            path.parent() == Some(&self.folder)
-                && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&self.own))
-        };
+        let is_own = |path: &&PathBuf| path.file_name().is_some_and(|name| self.is_own_log(&name.to_string_lossy()));
         let mut logs: Vec<_> = self.read().known.keys().filter(is_own).cloned().collect();
         logs.sort();
         logs

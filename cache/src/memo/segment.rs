@@ -160,6 +160,15 @@ pub fn writer_name() -> String {
     format!("{:016x}-{process:x}-{count:x}-", now.as_micros())
 }
 
+/// Whether its writer is gone. A writer locks its log before it writes the header and holds the lock as long as it lives.
+pub fn is_finished(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| {
+        let has_header = file.metadata().is_ok_and(|metadata| metadata.len() >= SEGMENT_HEADER.len() as u64);
+        // Shared, so that two readers do not take each other for a writer.
+        has_header && matches!(file.try_lock_shared(), Ok(()))
+    })
+}
+
 /// Header, size of the log, number of entries, entries, hash of all that.
 fn encode_index(entries: &[Entry], size: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64 + entries.len() * ENTRY_BYTES);
