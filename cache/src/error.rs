@@ -40,6 +40,14 @@ pub enum Error {
         "`{path}` is not a plain file or folder\n  hint: a model folder may hold files and folders only; replace links by what they point to"
     )]
     NotAFile { path: PathBuf },
+
+    #[error("`{name}` cannot be the name of a pin\n  hint: use letters, digits, `-`, `_` and dots, no dot in front")]
+    NotAName { name: String },
+
+    #[error(
+        "pin `{name}` is damaged, so what it keeps is not known\n  hint: pin again under the same name, or `decoct cache pin --remove {name}`"
+    )]
+    DamagedPin { name: String },
 }
 
 impl Error {

@@ -96,10 +96,10 @@ impl Store {
         let Some(Output::Tree { files, .. }) = manifest.output(output) else { panic!("`{output}` is no tree") };
         fs::create_dir_all(folder).at("create", folder)?;
         for file in files {
-            if !is_inside(&file.path) || self.open_blob(&file.blob)?.is_none() {
-                return self.evict_output(manifest, &file.blob);
+            match self.open_blob(&file.blob)?.filter(|_| is_inside(&file.path)) {
+                Some(blob) => self.place(file, blob, folder, how)?,
+                None => return self.evict_output(manifest, &file.blob),
             }
-            self.place(file, folder, how)?;
         }
         Ok(Found::Intact(()))
     }
@@ -161,22 +161,8 @@ impl Store {
         Ok(names.into_iter().filter_map(|(name, bytes)| Some((name.parse().ok()?, bytes))).collect())
     }
 
-    /// Reads everything; evicts and reports what is damaged.
-    pub fn verify(&self) -> Result<Vec<Notice>> {
-        let mut notices = Vec::new();
-        for (blob, _) in self.blobs()? {
-            if self.open_blob(&blob)?.is_none() {
-                evict(&self.layout.blob(&blob))?;
-                notices.push(Notice::blob(blob, None));
-            }
-        }
-        for key in self.keys()? {
-            notices.extend(self.lookup(&key)?.notice());
-        }
-        Ok(notices)
-    }
-
-    fn place(&self, file: &TreeFile, folder: &Path, how: Placement) -> Result<()> {
+    /// `blob` is open: a sweep may remove its name meanwhile.
+    fn place(&self, file: &TreeFile, mut blob: File, folder: &Path, how: Placement) -> Result<()> {
         let (source, target) = (self.layout.blob(&file.blob), folder.join(&file.path));
         let parent = target.parent().expect("a joined path has a parent");
         fs::create_dir_all(parent).at("create", parent)?;
@@ -185,9 +171,8 @@ impl Store {
         if how == Placement::Link && fs::hard_link(&source, &target).is_ok() {
             return Ok(());
         }
-        let mut input = File::open(&source).at("open", &source)?;
         let mut copy = File::create(&target).at("write", &target)?;
-        io::copy(&mut input, &mut copy).at("write", &target)?;
+        io::copy(&mut blob, &mut copy).at("write", &target)?;
         Ok(())
     }
 
