@@ -59,6 +59,14 @@ pub enum Error {
         "this program was built without object stores and cannot use `{url}`\n  hint: share a folder, or build with the feature `object-store` of the package `cache`"
     )]
     WithoutObjects { url: String },
+
+    #[error("`{name}` cannot be the name of a pin\n  hint: use letters, digits, `-`, `_` and dots, no dot in front")]
+    NotAName { name: String },
+
+    #[error(
+        "pin `{name}` is damaged, so what it keeps is not known\n  hint: pin again under the same name, or `decoct cache pin --remove {name}`"
+    )]
+    DamagedPin { name: String },
 }
 
 impl Error {

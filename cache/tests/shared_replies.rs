@@ -110,6 +110,39 @@ fn who_publishes_by_hand_sends_what_is_not_there_yet_and_passes_on_what_was_fetc
     });
 }
 
+/// Merging is housekeeping on one machine: it neither hides from others what was not sent yet, nor sends or fetches anything twice.
+#[test]
+fn merged_logs_are_sent_once_and_what_they_hold_is_not_fetched_again() {
+    // Each log repeats one long reply, so that merging is worth while.
+    let pay = |store: &Store, log: usize| {
+        let replies = store.replies().unwrap();
+        put(&replies, 99..100);
+        put(&replies, log * 10..(log + 1) * 10);
+    };
+    on_each_bucket(3, |name, team| {
+        let (ours, theirs) = (team.machine_with(0, Push::Manual, false), team.machine(1));
+        (0..3).for_each(|log| pay(&ours, log));
+        ours.push(&[], &|_| {}).unwrap();
+        assert_eq!(count(&theirs.replies().unwrap(), 0..100), 31, "{name}");
+        for store in [&ours, &theirs] {
+            assert_eq!(store.merge_replies(true).unwrap().logs_after, 1, "{name}");
+        }
+        ours.push(&[], &|_| {}).unwrap();
+        assert_eq!(ours.sharing().unwrap().report().sent.replies, 33, "{name}: sent again");
+        assert_eq!(count(&theirs.replies().unwrap(), 0..100), 31, "{name}");
+        assert_eq!(fetched(&theirs), 33, "{name}: fetched again");
+
+        // Merged before it was sent.
+        (3..5).for_each(|log| pay(&ours, log));
+        ours.merge_replies(true).unwrap();
+        ours.push(&[], &|_| {}).unwrap();
+        ours.push(&[], &|_| {}).unwrap();
+        assert_eq!(count(&team.machine(2).replies().unwrap(), 0..100), 51, "{name}");
+        assert_eq!(count(&ours.replies().unwrap(), 0..100), 51, "{name}");
+        assert_eq!(fetched(&ours), 0, "{name}: its own");
+    });
+}
+
 #[test]
 fn damage_to_what_travels_is_a_miss_never_a_wrong_reply() {
     let changes: [(&str, fn(&mut Vec<u8>)); 7] = [

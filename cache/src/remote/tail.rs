@@ -1,12 +1,12 @@
 //! Logs of replies on this disk, as stretches that a shared store has or lacks.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::stretch::{Coverage, Stretch};
-use crate::error::{AtPath, Result};
-use crate::memo::{SEGMENT_HEADER, scan};
+use crate::error::{AtPath, Error, Result};
+use crate::memo::{Origins, SEGMENT_HEADER, scan};
 
 /// Where the records of a log begin.
 pub(crate) const HEADER_BYTES: u64 = SEGMENT_HEADER.len() as u64;
@@ -30,16 +30,23 @@ impl Tail {
     /// What `path` holds from `offset` on is the log from `from` on.
     fn read_at(path: &Path, log: &str, from: u64, offset: u64) -> Result<Self> {
         let mut bytes = Vec::new();
-        let mut file = File::open(path).at("read", path)?;
-        file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_to_end(&mut bytes)).at("read", path)?;
+        match File::open(path) {
+            Ok(mut file) => {
+                file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_to_end(&mut bytes)).at("read", path)?;
+            }
+            // Merged into another meanwhile, which travels under its own name.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("read", path, error)),
+        }
         Ok(Self { log: log.to_owned(), from, bytes })
     }
 
     /// The log called `name` of a folder, or the stretch of another writer's log; not read if all of it is `there`.
     pub fn of(path: &Path, name: &str, there: &Coverage) -> Result<Self> {
-        let size = fs::metadata(path).at("read", path)?.len();
+        let size = fs::metadata(path).map_or(0, |metadata| metadata.len()).max(HEADER_BYTES + 1);
         let stretch = name.parse().unwrap_or(Stretch { log: name.to_owned(), from: HEADER_BYTES, to: size });
-        match there.covers(&stretch) {
+        let parts = merged_parts(path);
+        match there.covers(&stretch) || !parts.is_empty() && parts.iter().all(|part| there.covers(part)) {
             true => Ok(Self { log: stretch.log, from: stretch.from, bytes: Vec::new() }),
             false => Self::read_at(path, &stretch.log, stretch.from, HEADER_BYTES),
         }
@@ -89,6 +96,14 @@ pub(crate) fn coverage_of(folder: &Path) -> Result<Coverage> {
             Ok(stretch) => coverage.add(&stretch),
             Err(()) => coverage.add_whole(&name),
         }
+        merged_parts(&folder.join(format!("{name}.log"))).iter().for_each(|part| coverage.add(part));
     }
     Ok(coverage)
+}
+
+/// What a merged log was merged from.
+fn merged_parts(path: &Path) -> Vec<Stretch> {
+    let origins = Origins::of_log(path);
+    let parts = origins.iter().flat_map(|(log, ranges)| ranges.iter().map(move |range| (log, range)));
+    parts.map(|(log, range)| Stretch { log: log.to_owned(), from: range.start, to: range.end }).collect()
 }
