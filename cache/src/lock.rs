@@ -23,7 +23,7 @@ impl FileLock {
         loop {
             let file = open(path)?;
             match file.lock() {
-                Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error).at("lock", path),
+                Err(error) if !no_locks(&error) => return Err(error).at("lock", path),
                 _ => {}
             }
             if is_current(&file, path) {
@@ -38,9 +38,7 @@ impl FileLock {
             let file = open(path)?;
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => {
-                    return Err(error).at("lock", path);
-                }
+                Err(TryLockError::Error(error)) if !no_locks(&error) => return Err(error).at("lock", path),
                 _ => {}
             }
             if is_current(&file, path) {
@@ -55,6 +53,12 @@ impl FileLock {
         let _ = std::fs::remove_file(&self.path);
         drop(self.file);
     }
+}
+
+/// Whether the file system knows no locks, or has no one to keep them: NFS without its lock daemon says `ENOLCK`.
+pub(crate) fn no_locks(error: &io::Error) -> bool {
+    const ENOLCK: i32 = if cfg!(target_os = "linux") { 37 } else { 77 };
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(ENOLCK)
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -84,6 +88,31 @@ mod tests {
         held.remove();
         assert!(!path.exists());
         assert!(FileLock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_is_not_inherited_by_a_child_that_outlives_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = FileLock::acquire(&path).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        drop(held);
+        let again = FileLock::try_acquire(&path).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(again.is_some(), "the child holds it");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn only_a_file_system_without_locks_grants_them_to_everyone() {
+        let [input_output, no_lock_daemon, no_system_call, not_supported] = [5, 37, 38, 95];
+        for (number, expected) in
+            [(input_output, false), (no_lock_daemon, true), (no_system_call, true), (not_supported, true)]
+        {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(no_locks(&error), expected, "{error}");
+        }
     }
 
     /// Removing a lock file under waiters must not let two of them in: one on the old file, one on a new one.

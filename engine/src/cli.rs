@@ -37,6 +37,7 @@ impl Cli {
             Command::Run(arguments) => arguments.format,
             Command::Plan(arguments) => arguments.format,
             Command::Check(arguments) => arguments.format,
+            Command::Explain(arguments) => arguments.format,
             Command::Show(_) | Command::Generate(_) | Command::Cache(_) | Command::Schema => EventFormat::Plain,
         };
         format == EventFormat::Json
@@ -50,6 +51,8 @@ pub enum Command {
     Run(RunArgs),
     /// Say what `run` would do, and why; runs nothing
     Plan(PlanArgs),
+    /// Say which ingredients of a node's result changed, up to the edit that began it
+    Explain(ExplainArgs),
     /// Find every mistake in a recipe; runs nothing
     Check(CheckArgs),
     /// Show the rows, the report or the metrics of a finished node
@@ -207,6 +210,23 @@ pub struct PlanArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub scope: ScopeArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Lines for people, or one JSON object a line on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  decoct explain pipelines/medical.yaml stories")]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// The node
+    pub node: String,
+    /// Compare with the result whose key begins with HASH [default: the newest under another key]
+    #[arg(long, value_name = "HASH")]
+    pub against: Option<String>,
     #[command(flatten)]
     pub store: StoreArgs,
     /// Lines for people, or one JSON object a line on stdout

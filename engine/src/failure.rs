@@ -104,6 +104,7 @@ pub fn exit_of(failure: &stages::failure::Failure) -> Exit {
         Stage::Recipe(_) | Stage::Machine(_) => Exit::NodeFailed,
         Stage::Remote(_) => Exit::Remote,
         Stage::Budget(_) => Exit::Budget,
+        Stage::Replies(_) => Exit::Cache,
         Stage::Cancelled => Exit::Interrupted,
         Stage::Ourselves(_) => Exit::Ourselves,
     }
@@ -136,6 +137,7 @@ mod tests {
         for (failure, expected) in [
             (Stage::Recipe("x".into()), 1),
             (Stage::Budget("x".into()), 3),
+            (Stage::Replies("x".into()), 4),
             (Stage::Remote("x".into()), 5),
             (Stage::Ourselves("x".into()), 70),
             (Stage::Cancelled, 130),

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod executor;
+mod explain;
 mod failure;
 mod graph;
 mod manifest;
@@ -40,6 +41,7 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
         Command::Schema => commands::schema::run(),
         Command::Run(arguments) => commands::run::run(arguments),
         Command::Plan(arguments) => commands::plan::run(arguments),
+        Command::Explain(arguments) => commands::explain::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Cache(command) => commands::cache::run(command),

@@ -61,43 +61,55 @@ fn spec<'a>(recipe: &'a Recipe, model: &str) -> &'a ModelSpec {
     &recipe.models.get(model).expect("names of models are checked when the recipe is read").spec
 }
 
+/// A record in which contents that are not known yet are null.
+pub struct Draft {
+    pub preimage: Preimage,
+    pub is_whole: bool,
+}
+
 /// The whole record; `None` while the content of an input is not known.
 pub fn preimage(recipe: &Recipe, node: &Node, known: &Known) -> Option<Preimage> {
+    let draft = draft(recipe, node, known);
+    draft.is_whole.then_some(draft.preimage)
+}
+
+pub fn draft(recipe: &Recipe, node: &Node, known: &Known) -> Draft {
     let stage = &node.stage;
     let prompts = stage.prompts().into_iter().map(|(port, prompt)| (port.to_string(), Value::from(prompt.text())));
     let files: Vec<String> = stage.files().iter().map(|path| known.file(path).to_string()).collect();
     let drawn = Preimage::new().with("seed", node.seed).text("stream", &node.stream);
-    Some(
-        Preimage::new()
-            .with("schema", SCHEMA)
-            .with("salt", recipe.salt.clone())
-            .text("kind", node.kind.name)
-            .with("version", stage.version())
-            .with("settings", stage.settings())
-            .with("prompts", prompts.collect::<Map<_, _>>())
-            .with("models", models(recipe, node, known)?)
-            .with("draws", if stage.draws() { json!(drawn) } else { Value::Null })
-            .with("files", files)
-            .with("inputs", inputs(node, known)?),
-    )
-}
-
-fn inputs(node: &Node, known: &Known) -> Option<Map<String, Value>> {
-    let inputs = node.stage.inputs().into_iter();
-    inputs.map(|input| Some((input.port, Value::from(known.output(&input.from)?.to_string())))).collect()
-}
-
-/// By port: what the recipe declares, and the weights where we run them.
-fn models(recipe: &Recipe, node: &Node, known: &Known) -> Option<Map<String, Value>> {
-    let models = node.stage.models().into_iter();
-    models.map(|(port, name)| Some((port, model(spec(recipe, &name), known)?))).collect()
-}
-
-fn model(spec: &ModelSpec, known: &Known) -> Option<Value> {
-    let weights = match (spec.node(), spec.folder()) {
-        (Some(node), _) => Some(known.output(&node)?),
-        (None, Some(folder)) => Some(known.file(&folder)),
-        (None, None) => None,
+    let mut is_whole = true;
+    let mut content = |from: &NodeRef| {
+        let content = known.output(from);
+        is_whole &= content.is_some();
+        Value::from(content.map(|content| content.to_string()))
     };
-    Some(json!({"identity": spec.identity(), "weights": weights.map(|content| content.to_string())}))
+    let models: Map<_, _> = stage
+        .models()
+        .into_iter()
+        .map(|(port, name)| (port, model(spec(recipe, &name), known, &mut content)))
+        .collect();
+    let inputs: Map<_, _> = stage.inputs().into_iter().map(|input| (input.port, content(&input.from))).collect();
+    let preimage = Preimage::new()
+        .with("schema", SCHEMA)
+        .with("salt", recipe.salt.clone())
+        .text("kind", node.kind.name)
+        .with("version", stage.version())
+        .with("settings", stage.settings())
+        .with("prompts", prompts.collect::<Map<_, _>>())
+        .with("models", models)
+        .with("draws", if stage.draws() { json!(drawn) } else { Value::Null })
+        .with("files", files)
+        .with("inputs", inputs);
+    Draft { preimage, is_whole }
+}
+
+/// What the recipe declares, and the weights where we run them.
+fn model(spec: &ModelSpec, known: &Known, content: &mut impl FnMut(&NodeRef) -> Value) -> Value {
+    let weights = match (spec.node(), spec.folder()) {
+        (Some(node), _) => content(&node),
+        (None, Some(folder)) => known.file(&folder).to_string().into(),
+        (None, None) => Value::Null,
+    };
+    json!({"identity": spec.identity(), "weights": weights})
 }

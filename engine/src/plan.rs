@@ -159,7 +159,8 @@ impl std::fmt::Display for Why {
             Why::Forced => f.write_str("forced"),
             Why::RetryMarked => f.write_str("marked rows are asked again"),
             Why::Changed(differences) => {
-                let shown: Vec<String> = differences.iter().take(SHOWN_DIFFERENCES).map(describe).collect();
+                let shown: Vec<String> =
+                    differences.iter().take(SHOWN_DIFFERENCES).map(|one| describe(one, SHOWN_CHARACTERS)).collect();
                 f.write_str(&shown.join(", "))?;
                 match differences.len().saturating_sub(SHOWN_DIFFERENCES) {
                     0 => Ok(()),
@@ -170,28 +171,28 @@ impl std::fmt::Display for Why {
     }
 }
 
-/// One changed ingredient in the recipe's words.
-fn describe(difference: &Difference) -> String {
+/// One changed ingredient in the recipe's words, values cut to `width`.
+pub fn describe(difference: &Difference, width: usize) -> String {
     let path = difference.path.as_str();
     let (group, name) = path.split_once('.').unwrap_or((path, ""));
     match group {
         "prompts" => format!("prompt `{name}` changed"),
         "inputs" => format!("input `{name}` changed"),
         "models" if name.ends_with(".weights") => format!("weights of `{}` changed", name.trim_end_matches(".weights")),
-        "models" => format!("model {} changed ({})", name.replacen(".identity", "", 1), arrow(difference)),
-        "settings" => format!("{name} {}", arrow(difference)),
-        "draws" => format!("{} {}", if name.is_empty() { "seed" } else { name }, arrow(difference)),
-        "version" => format!("`decoct` does this differently now (version {})", arrow(difference)),
+        "models" => format!("model {} changed ({})", name.replacen(".identity", "", 1), arrow(difference, width)),
+        "settings" => format!("{name} {}", arrow(difference, width)),
+        "draws" => format!("{} {}", if name.is_empty() { "seed" } else { name }, arrow(difference, width)),
+        "version" => format!("`decoct` does this differently now (version {})", arrow(difference, width)),
         _ if path.starts_with("files[") => "source file changed".to_string(),
-        _ => format!("{path} {}", arrow(difference)),
+        _ => format!("{path} {}", arrow(difference, width)),
     }
 }
 
-fn arrow(difference: &Difference) -> String {
+fn arrow(difference: &Difference, width: usize) -> String {
     let show = |value: &Option<Value>| match value {
         None | Some(Value::Null) => "nothing".to_string(),
-        Some(Value::String(text)) => shortened(text, SHOWN_CHARACTERS),
-        Some(other) => shortened(&other.to_string(), SHOWN_CHARACTERS),
+        Some(Value::String(text)) => shortened(text, width),
+        Some(other) => shortened(&other.to_string(), width),
     };
     format!("{} → {}", show(&difference.old), show(&difference.new))
 }

@@ -1,6 +1,7 @@
 //! Which node may start when: nodes whose inputs are ready run side by side, one at a time on the device, and a failure stops only
 //! what depends on it. Knows nothing of what a node is.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 
 /// Does the work that the schedule orders. Nodes are indices.
@@ -81,9 +82,17 @@ impl State {
     }
 }
 
+/// The state of all nodes. Each step costs what it touches, so that ten thousand nodes with nothing to do take no time.
 struct Desk<'a> {
     upstream: &'a [Vec<usize>],
+    downstream: Vec<Vec<usize>>,
     states: Vec<State>,
+    /// Of a node that waits: how many of its inputs are not over.
+    missing: Vec<usize>,
+    /// Nodes that wait for nothing but a place.
+    ready: BTreeSet<usize>,
+    /// Nodes that wait for the device.
+    queue: BTreeSet<usize>,
     rebuilds: Vec<u32>,
     jobs: usize,
     running: usize,
@@ -92,8 +101,20 @@ struct Desk<'a> {
 
 impl<'a> Desk<'a> {
     fn new(upstream: &'a [Vec<usize>], jobs: usize) -> Desk<'a> {
-        let states = vec![State::Waiting; upstream.len()];
-        Desk { upstream, states, rebuilds: vec![0; upstream.len()], jobs, running: 0, device_is_taken: false }
+        let mut desk = Desk {
+            upstream,
+            downstream: reversed(upstream),
+            states: vec![State::Waiting; upstream.len()],
+            missing: vec![0; upstream.len()],
+            ready: BTreeSet::new(),
+            queue: BTreeSet::new(),
+            rebuilds: vec![0; upstream.len()],
+            jobs,
+            running: 0,
+            device_is_taken: false,
+        };
+        (0..upstream.len()).for_each(|node| desk.wait(node));
+        desk
     }
 
     /// The next node to start, after settling all that need no work. `None` when one must end first.
@@ -101,13 +122,13 @@ impl<'a> Desk<'a> {
         loop {
             let node = self.first_open()?;
             if let Some(fate) = self.cannot_run(node, worker) {
-                self.states[node] = State::Over(fate);
+                self.settle(node, fate);
             } else if self.states[node] == State::NeedsDevice {
                 return Some(self.start(node, true));
             } else {
                 match worker.look(node) {
-                    Look::Finished => self.states[node] = State::Over(Fate::Finished),
-                    Look::Run { needs_device: true } if self.device_is_taken => self.states[node] = State::NeedsDevice,
+                    Look::Finished => self.settle(node, Fate::Finished),
+                    Look::Run { needs_device: true } if self.device_is_taken => self.line_up(node),
                     Look::Run { needs_device } => return Some(self.start(node, needs_device)),
                 }
             }
@@ -115,15 +136,11 @@ impl<'a> Desk<'a> {
     }
 
     fn first_open(&self) -> Option<usize> {
-        (0..self.states.len()).find(|&node| match self.states[node] {
-            State::Waiting => self.running < self.jobs && self.inputs_are_over(node),
-            State::NeedsDevice => self.running < self.jobs && !self.device_is_taken,
-            _ => false,
-        })
-    }
-
-    fn inputs_are_over(&self, node: usize) -> bool {
-        self.upstream[node].iter().all(|&from| matches!(self.states[from], State::Over(_)))
+        if self.running >= self.jobs {
+            return None;
+        }
+        let for_device = self.queue.first().filter(|_| !self.device_is_taken);
+        self.ready.first().into_iter().chain(for_device).min().copied()
     }
 
     fn cannot_run(&self, node: usize, worker: &impl Worker) -> Option<Fate> {
@@ -138,7 +155,7 @@ impl<'a> Desk<'a> {
     }
 
     fn start(&mut self, node: usize, on_device: bool) -> usize {
-        self.states[node] = State::Running { on_device };
+        self.leave(node, State::Running { on_device });
         self.running += 1;
         self.device_is_taken |= on_device;
         node
@@ -149,31 +166,79 @@ impl<'a> Desk<'a> {
         if self.states[node] == (State::Running { on_device: true }) {
             self.device_is_taken = false;
         }
-        self.states[node] = match ending {
-            Ending::Finished => State::Over(Fate::Finished),
-            Ending::Failed => State::Over(Fate::Failed),
-            Ending::Rebuild(from) => self.rebuild(from),
-        };
+        match ending {
+            Ending::Finished => self.settle(node, Fate::Finished),
+            Ending::Failed => self.settle(node, Fate::Failed),
+            Ending::Rebuild(from) if self.reopen(from) => self.wait(node),
+            Ending::Rebuild(_) => self.settle(node, Fate::Failed),
+        }
     }
 
-    /// Opens `from` again; the state of the node that asked.
-    fn rebuild(&mut self, from: usize) -> State {
-        self.rebuilds[from] += 1;
-        if self.rebuilds[from] > REBUILDS_MAX {
-            return State::Over(Fate::Failed);
-        }
-        if self.states[from] == State::Over(Fate::Finished) {
-            self.states[from] = State::Waiting;
-        }
-        State::Waiting
+    fn line_up(&mut self, node: usize) {
+        self.leave(node, State::NeedsDevice);
+        self.queue.insert(node);
     }
+
+    fn settle(&mut self, node: usize, fate: Fate) {
+        self.leave(node, State::Over(fate));
+        for index in 0..self.downstream[node].len() {
+            let next = self.downstream[node][index];
+            if self.states[next] == State::Waiting {
+                self.missing[next] -= 1;
+                if self.missing[next] == 0 {
+                    self.ready.insert(next);
+                }
+            }
+        }
+    }
+
+    /// Makes `from` run again; whether it may.
+    fn reopen(&mut self, from: usize) -> bool {
+        self.rebuilds[from] += 1;
+        let may = self.rebuilds[from] <= REBUILDS_MAX;
+        if may && self.states[from] == State::Over(Fate::Finished) {
+            self.wait(from);
+            for index in 0..self.downstream[from].len() {
+                let next = self.downstream[from][index];
+                if self.states[next] == State::Waiting {
+                    self.missing[next] += 1;
+                    self.ready.remove(&next);
+                }
+            }
+        }
+        may
+    }
+
+    fn wait(&mut self, node: usize) {
+        self.leave(node, State::Waiting);
+        let is_over = |from: &&usize| matches!(self.states[**from], State::Over(_));
+        self.missing[node] = self.upstream[node].len() - self.upstream[node].iter().filter(is_over).count();
+        if self.missing[node] == 0 {
+            self.ready.insert(node);
+        }
+    }
+
+    fn leave(&mut self, node: usize, state: State) {
+        self.ready.remove(&node);
+        self.queue.remove(&node);
+        self.states[node] = state;
+    }
+}
+
+fn reversed(upstream: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let mut downstream = vec![Vec::new(); upstream.len()];
+    for (node, needs) in upstream.iter().enumerate() {
+        needs.iter().for_each(|&from| downstream[from].push(node));
+    }
+    downstream
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::Duration;
 
     /// Node `n` does `plan[n]`; what happened is written down in order.
@@ -272,5 +337,139 @@ mod tests {
         script.stop_after = 1;
         let fates = run(&[vec![], vec![0], vec![1]], 1, &script);
         assert_eq!(fates, [Fate::Finished, Fate::Skipped(None), Fate::Skipped(None)]);
+    }
+
+    /// A node of a random graph: what it needs, and what becomes of it.
+    #[derive(Debug, Clone)]
+    struct Planned {
+        upstream: Vec<usize>,
+        fails: bool,
+        on_device: bool,
+        /// Inputs that it finds damaged, one after another.
+        damaged: Vec<usize>,
+    }
+
+    /// Up to 200 nodes, each needing up to four earlier ones.
+    fn graphs() -> impl Strategy<Value = Vec<Planned>> {
+        let node = (
+            prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            prop::bool::weighted(0.06),
+            prop::bool::weighted(0.2),
+            prop::collection::vec(any::<prop::sample::Index>(), 0..2),
+        );
+        prop::collection::vec(node, 1..200).prop_map(|nodes| {
+            let planned = nodes.into_iter().enumerate().map(|(place, (needs, fails, on_device, damaged))| {
+                let mut upstream: Vec<usize> =
+                    needs.iter().filter(|_| place > 0).map(|need| need.index(place)).collect();
+                upstream.sort();
+                upstream.dedup();
+                let damaged = damaged.iter().filter(|_| !upstream.is_empty());
+                let damaged = damaged.map(|one| upstream[one.index(upstream.len())]).collect();
+                Planned { upstream, fails, on_device, damaged }
+            });
+            planned.collect()
+        })
+    }
+
+    /// What it must come to: one node after another, nothing damaged, nothing interrupted.
+    fn sequentially(nodes: &[Planned]) -> Vec<Fate> {
+        let mut fates: Vec<Fate> = Vec::new();
+        for node in nodes {
+            let stopped = node.upstream.iter().find_map(|&from| match fates[from] {
+                Fate::Finished => None,
+                Fate::Failed => Some(Fate::Skipped(Some(from))),
+                skipped => Some(skipped),
+            });
+            fates.push(stopped.unwrap_or(if node.fails { Fate::Failed } else { Fate::Finished }));
+        }
+        fates
+    }
+
+    /// Runs the nodes of a graph; what is done stays done from one run to the next.
+    struct Site<'a> {
+        nodes: &'a [Planned],
+        done: Vec<AtomicBool>,
+        damaged: Vec<Mutex<Vec<usize>>>,
+        on_device: AtomicUsize,
+        runs: AtomicUsize,
+        stop_after: AtomicUsize,
+    }
+
+    impl Worker for Site<'_> {
+        fn look(&self, node: usize) -> Look {
+            match self.done[node].load(Ordering::SeqCst) {
+                true => Look::Finished,
+                false => Look::Run { needs_device: self.nodes[node].on_device },
+            }
+        }
+
+        fn run(&self, node: usize) -> Ending {
+            let planned = &self.nodes[node];
+            assert!(
+                planned.upstream.iter().all(|&from| self.done[from].load(Ordering::SeqCst)),
+                "its inputs are there"
+            );
+            if planned.on_device {
+                assert_eq!(self.on_device.fetch_add(1, Ordering::SeqCst), 0, "the device is lent once");
+                self.on_device.fetch_sub(1, Ordering::SeqCst);
+            }
+            self.runs.fetch_add(1, Ordering::SeqCst);
+            if let Some(from) = self.damaged[node].lock().unwrap().pop() {
+                return Ending::Rebuild(from);
+            }
+            self.done[node].store(!planned.fails, Ordering::SeqCst);
+            if planned.fails { Ending::Failed } else { Ending::Finished }
+        }
+
+        fn is_stopping(&self) -> bool {
+            self.runs.load(Ordering::SeqCst) >= self.stop_after.load(Ordering::SeqCst)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Interrupted again and again, with failures on the way, a graph ends as if it had been run one node after another.
+        #[test]
+        fn any_graph_ends_as_a_sequential_run_would(nodes in graphs(), jobs in 1..9usize, stop_every in 1..60usize) {
+            let upstream: Vec<Vec<usize>> = nodes.iter().map(|node| node.upstream.clone()).collect();
+            let site = Site {
+                nodes: &nodes,
+                done: nodes.iter().map(|_| AtomicBool::new(false)).collect(),
+                damaged: nodes.iter().map(|_| Mutex::default()).collect(),
+                on_device: AtomicUsize::new(0),
+                runs: AtomicUsize::new(0),
+                stop_after: AtomicUsize::new(stop_every),
+            };
+            let mut fates = run(&upstream, jobs, &site);
+            // What failed is tried again each time, so each run is allowed a little more than the one before.
+            for more in (1..).map(|times| times * stop_every).take_while(|more| *more < 300 * 60) {
+                if !fates.contains(&Fate::Skipped(None)) {
+                    break;
+                }
+                site.stop_after.store(site.runs.load(Ordering::SeqCst) + more, Ordering::SeqCst);
+                fates = run(&upstream, jobs, &site);
+            }
+            prop_assert_eq!(fates, sequentially(&nodes));
+        }
+
+        /// Damage costs another run of what was damaged, and never lets a node start without its inputs.
+        #[test]
+        fn any_graph_with_damaged_inputs_comes_to_an_end(nodes in graphs(), jobs in 1..9usize) {
+            let upstream: Vec<Vec<usize>> = nodes.iter().map(|node| node.upstream.clone()).collect();
+            let site = Site {
+                nodes: &nodes,
+                done: nodes.iter().map(|_| AtomicBool::new(false)).collect(),
+                damaged: nodes.iter().map(|node| Mutex::new(node.damaged.clone())).collect(),
+                on_device: AtomicUsize::new(0),
+                runs: AtomicUsize::new(0),
+                stop_after: AtomicUsize::new(usize::MAX),
+            };
+            for (node, fate) in run(&upstream, jobs, &site).into_iter().enumerate() {
+                let inputs_are_done = upstream[node].iter().all(|&from| site.done[from].load(Ordering::SeqCst));
+                prop_assert!(fate != Fate::Finished || inputs_are_done);
+                prop_assert!(!matches!(fate, Fate::Skipped(None)));
+            }
+        }
     }
 }

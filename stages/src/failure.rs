@@ -15,6 +15,9 @@ pub enum Failure {
     /// Somebody asked us to stop; what was finished is kept.
     #[error("interrupted")]
     Cancelled,
+    /// What models answer cannot be kept, so nothing more is asked; replies kept so far stay.
+    #[error("{0}")]
+    Replies(String),
     /// A disk, a device or another local resource refused.
     #[error("{0}")]
     Machine(String),

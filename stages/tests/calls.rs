@@ -4,10 +4,10 @@ mod support;
 
 use stages::context::Context;
 use stages::failure::Failure;
-use stages::llm::{Budget, Fault, Outcome, Reply, for_each_row};
+use stages::llm::{Budget, Claimed, Fault, Outcome, Replies, Reply, for_each_row};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use support::{FakeContext, ScriptedModel, numbered_rows, passing, question};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use support::{FakeContext, MemoryReplies, ScriptedModel, numbered_rows, passing, question};
 
 fn number(reply: &Reply) -> Result<i64, String> {
     reply.text.parse().map_err(|_| format!("`{}` is no number", reply.text))
@@ -72,6 +72,26 @@ fn samples_of_one_question_are_asked_apart() {
     let caller = context.caller("model").unwrap();
     let ask = |sample| context.runtime.block_on(caller.ask(&question("q").sample(sample))).unwrap().text;
     assert_eq!([ask(0), ask(1), ask(0)], ["0", "1", "0"]);
+}
+
+/// Replies are kept raw: a parser that reads more, less or something else pays nothing, unless it wants what was never asked.
+#[test]
+fn a_changed_parser_reads_the_kept_replies_again() {
+    let context = FakeContext::with(echo());
+    let caller = context.caller("model").unwrap();
+    let texts = ["7", "8", "nine"];
+    let sent_by = |asks: u32, parse: fn(&Reply) -> Result<i64, String>| {
+        let before = context.meter.read().calls;
+        let ask = |text| context.runtime.block_on(caller.ask_until(question(text), asks, parse)).unwrap();
+        let outcomes: Vec<_> =
+            texts.map(ask).into_iter().map(|outcome| matches!(outcome, Outcome::Parsed(_))).collect();
+        (context.meter.read().calls - before, outcomes)
+    };
+    let length = |reply: &Reply| Ok(reply.text.len() as i64);
+    assert_eq!(sent_by(2, number), (4, vec![true, true, false]));
+    assert_eq!(sent_by(2, length), (0, vec![true, true, true]));
+    assert_eq!(sent_by(2, |_| Err("it reads nothing".to_string())), (2, vec![false, false, false]), "two second asks");
+    assert_eq!(sent_by(2, number), (0, vec![true, true, false]));
 }
 
 #[test]
@@ -180,4 +200,86 @@ fn a_panic_in_one_row_is_our_bug_and_not_a_hang() {
         Ok(item.index)
     });
     assert!(matches!(outcome, Err(Failure::Ourselves(message)) if message.contains("row one")));
+}
+
+/// Replies of which another process makes the calls: it holds every claim until it was asked for `looks` times, then puts `answer`,
+/// or dies without one.
+struct Shared {
+    kept: MemoryReplies,
+    looks: AtomicUsize,
+    answer: Option<&'static str>,
+}
+
+impl Replies for Shared {
+    fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>> {
+        self.kept.get(address)
+    }
+    fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()> {
+        self.kept.put(address, raw)
+    }
+    fn claim(&self, address: &[u8; 32]) -> std::io::Result<Option<Claimed>> {
+        let taken = |looks: usize| looks.checked_sub(1);
+        if self.looks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok() {
+            return Ok(None);
+        }
+        self.answer.iter().try_for_each(|answer| self.put(address, answer.as_bytes()))?;
+        Ok(Some(Box::new(())))
+    }
+}
+
+fn shared(looks: usize, answer: Option<&'static str>) -> FakeContext {
+    let mut context = FakeContext::with(echo());
+    context.replies = Arc::new(Shared { kept: MemoryReplies::default(), looks: AtomicUsize::new(looks), answer });
+    context
+}
+
+#[test]
+fn a_call_that_another_process_makes_is_waited_for_and_not_paid_again() {
+    for (looks, answer, said, calls) in [(3, Some("theirs"), "theirs", 0), (3, None, "q0", 1), (0, None, "q0", 1)] {
+        let context = shared(looks, answer);
+        assert_eq!(ask_all(&context, 1).unwrap(), [said]);
+        let reading = context.meter.read();
+        assert_eq!((reading.calls, reading.calls_reused), (calls, 1 - calls), "{looks} {answer:?}");
+    }
+}
+
+#[test]
+fn who_waits_for_anothers_call_can_be_stopped() {
+    let context = shared(usize::MAX, None);
+    let outcome = std::thread::scope(|scope| {
+        let run = scope.spawn(|| ask_all(&context, 3));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        context.cancelled.store(true, Ordering::Relaxed);
+        run.join().unwrap()
+    });
+    assert!(matches!(outcome, Err(Failure::Cancelled)), "{outcome:?}");
+    assert_eq!(context.meter.read().calls, 0);
+}
+
+/// Neither claims nor replies can be had.
+struct Broken {
+    claims: bool,
+}
+
+impl Replies for Broken {
+    fn get(&self, _: &[u8; 32]) -> Option<Vec<u8>> {
+        None
+    }
+    fn put(&self, _: &[u8; 32], _: &[u8]) -> std::io::Result<()> {
+        Err(std::io::Error::other("no space left"))
+    }
+    fn claim(&self, _: &[u8; 32]) -> std::io::Result<Option<Claimed>> {
+        if self.claims { Ok(Some(Box::new(()))) } else { Err(std::io::Error::other("no space left")) }
+    }
+}
+
+#[test]
+fn replies_that_cannot_be_kept_end_the_node_before_more_is_paid() {
+    for (claims, calls_max) in [(true, 8), (false, 0)] {
+        let mut context = FakeContext::with(echo());
+        context.replies = Arc::new(Broken { claims });
+        let failure = ask_all(&context, 1000).unwrap_err();
+        assert!(matches!(&failure, Failure::Replies(message) if message.contains("no space left")), "{failure:?}");
+        assert!(context.meter.read().calls <= calls_max, "{:?}", context.meter.read());
+    }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::record::{Entry, SEGMENT_HEADER, Scan, decode, scan};
 use crate::error::{AtPath, Error, Result};
 use crate::hash::{Digest, Hasher, ReplyAddress};
+use crate::lock::no_locks;
 
 const INDEX_HEADER: [u8; 16] = *b"decoct replyidx1";
 const INDEX_DOMAIN: &str = "decoct 1 reply index";
@@ -143,9 +144,7 @@ pub fn create(folder: &Path, writer: &str, number: u32) -> Result<(PathBuf, File
     match file.try_lock() {
         // Someone who looks at the still empty file: it will let go at once.
         Err(TryLockError::WouldBlock) => file.lock().at("lock", &path)?,
-        Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => {
-            return Err(error).at("lock", &path);
-        }
+        Err(TryLockError::Error(error)) if !no_locks(&error) => return Err(error).at("lock", &path),
         _ => {}
     }
     file.write_all(&SEGMENT_HEADER).at("write", &path)?;

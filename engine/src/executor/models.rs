@@ -1,10 +1,10 @@
 //! The recipe's language models, opened when first called and shared by all nodes; and the kept replies behind them.
 
 use crate::spec::ModelEntry;
-use cache::{ContentHash, ReplyAddress, Store};
+use cache::{Claim, ContentHash, ReplyAddress, Store};
 use stages::context::Device;
 use stages::failure::{Failure, Result};
-use stages::llm::{LanguageModel, Replies};
+use stages::llm::{Claimed, LanguageModel, Replies};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -61,6 +61,15 @@ impl Replies for Kept {
 
     fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()> {
         self.0.put(&ReplyAddress(cache::Digest::from_bytes(*address)), raw).map_err(std::io::Error::other)
+    }
+
+    fn claim(&self, address: &[u8; 32]) -> std::io::Result<Option<Claimed>> {
+        let claim = self.0.claim(&ReplyAddress(cache::Digest::from_bytes(*address)));
+        Ok(match claim.map_err(std::io::Error::other)? {
+            Claim::Ours(claimed) => Some(Box::new(claimed)),
+            Claim::Answered(_) => Some(Box::new(())),
+            Claim::Elsewhere => None,
+        })
     }
 }
 

@@ -20,6 +20,16 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// How long ago a time in seconds since 1970 was: `just now`, `5 min ago`, `3 h ago`, `12 days ago`.
+pub fn ago(then_seconds: u64, now_seconds: u64) -> String {
+    match now_seconds.saturating_sub(then_seconds) {
+        0..60 => "just now".to_string(),
+        seconds @ 60..3600 => format!("{} min ago", seconds / 60),
+        seconds @ 3600..172_800 => format!("{} h ago", seconds / 3600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 /// Four digits below a dollar, where single calls count; two above.
 pub fn dollars(amount_usd: f64) -> String {
     match amount_usd {
@@ -63,6 +73,9 @@ mod tests {
         }
         for (amount, expected) in [(0.0, "$0"), (0.01234, "$0.0123"), (12.345, "$12.35")] {
             assert_eq!(dollars(amount), expected);
+        }
+        for (seconds, expected) in [(3, "just now"), (150, "2 min ago"), (7300, "2 h ago"), (864_000, "10 days ago")] {
+            assert_eq!(ago(1_000_000, 1_000_000 + seconds), expected);
         }
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(counted(0, "call"), "0 calls");

@@ -1,4 +1,8 @@
 //! Asks a model so that every answer is paid once: looks in the replies first, sends equal questions once, keeps what comes.
+//!
+//! Of all who want one answer, a single one sends. Within a node the others wait for it; beyond the node, also in other processes,
+//! they look again and again until its reply is there or its claim is given up. Who holds a claim waits for the model and the budget
+//! only, never for another claim: so no two of them can wait for each other.
 
 use super::halt;
 use super::meter::{Budget, Meter};
@@ -13,12 +17,24 @@ use std::time::Duration;
 /// A server may ask for a longer pause; nobody waits for more than this.
 const LONGEST_PAUSE_MS: u64 = 120_000;
 
+/// Between two looks at a call that someone else makes: soon at first, for models that answer at once, then less often.
+const FIRST_LOOK_MS: u64 = 5;
+const LAST_LOOK_MS: u64 = 100;
+
 /// Kept replies, by address. The engine stands behind it with the cache.
 pub trait Replies: Send + Sync {
     fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>>;
     /// Returns once the reply can no longer be lost by killing this process.
     fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()>;
+    /// The right to make this call, until it is dropped; `None` while someone else has it. Once it is granted, `get` finds whatever
+    /// those who had it before have put. Replies that only one asks for need no claims.
+    fn claim(&self, _: &[u8; 32]) -> std::io::Result<Option<Claimed>> {
+        Ok(Some(Box::new(())))
+    }
 }
+
+/// Gives the claim up when dropped.
+pub type Claimed = Box<dyn Send>;
 
 /// What came of a question that had to parse.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,11 +78,12 @@ impl Caller {
         let address = self.address(request);
         let flight = self.in_flight.board(address);
         let _turn = flight.turn.lock().await;
+        if let Some(reply) = self.kept(&address) {
+            return Ok(self.reuse(reply));
+        }
+        let _claim = self.claim(&address).await?;
         match self.kept(&address) {
-            Some(reply) => {
-                self.meter.calls_reused.fetch_add(1, Ordering::Relaxed);
-                Ok(reply)
-            }
+            Some(reply) => Ok(self.reuse(reply)),
             None => self.send(request, &address).await,
         }
     }
@@ -106,6 +123,26 @@ impl Caller {
         self.model.parse(&self.replies.get(address)?).ok()
     }
 
+    fn reuse(&self, reply: Reply) -> Reply {
+        self.meter.calls_reused.fetch_add(1, Ordering::Relaxed);
+        reply
+    }
+
+    /// Waits until nobody else makes this call.
+    async fn claim(&self, address: &[u8; 32]) -> Result<Claimed> {
+        let mut pause_ms = FIRST_LOOK_MS;
+        loop {
+            if let Some(claim) = self.replies.claim(address).map_err(cannot_keep)? {
+                return Ok(claim);
+            }
+            if halt::halted() {
+                return Err(Failure::Cancelled);
+            }
+            halt::sleep(Duration::from_millis(pause_ms)).await;
+            pause_ms = (2 * pause_ms).min(LAST_LOOK_MS);
+        }
+    }
+
     async fn send(&self, request: &Request, address: &[u8; 32]) -> Result<Reply> {
         let patience = self.model.patience();
         let mut tries = 0;
@@ -139,9 +176,13 @@ impl Caller {
         let cost_usd = self.model.cost_usd(&reply.usage).unwrap_or(0.0);
         reservation.settle(cost_usd);
         self.meter.count(&reply.usage, cost_usd);
-        self.replies.put(address, &raw).map_err(|error| Failure::Machine(format!("cannot keep a reply: {error}")))?;
+        self.replies.put(address, &raw).map_err(cannot_keep)?;
         Ok(Ok(reply))
     }
+}
+
+fn cannot_keep(error: std::io::Error) -> Failure {
+    Failure::Replies(format!("cannot keep replies: {error}"))
 }
 
 /// How long to go on with a server that gives no answer.

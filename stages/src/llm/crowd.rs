@@ -156,8 +156,9 @@ fn gravity(failure: &Failure) -> u8 {
         Failure::Cancelled => 0,
         Failure::Remote(_) => 1,
         Failure::Budget(_) => 2,
-        Failure::Machine(_) => 3,
-        Failure::Recipe(_) => 4,
-        Failure::Ourselves(_) => 5,
+        Failure::Replies(_) => 3,
+        Failure::Machine(_) => 4,
+        Failure::Recipe(_) => 5,
+        Failure::Ourselves(_) => 6,
     }
 }
