@@ -24,7 +24,7 @@ impl Past for StoredPast<'_> {
     }
 
     fn is_whole(&self, manifest: &Manifest) -> bool {
-        self.store.is_some_and(|store| store.missing_blobs(manifest).is_empty())
+        self.store.is_some_and(|store| store.missing_blobs(manifest).is_ok_and(|missing| missing.is_empty()))
     }
 
     fn last(&self, node: &str) -> Option<Manifest> {
