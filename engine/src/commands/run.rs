@@ -8,6 +8,7 @@ use crate::graph::NodeIndex;
 use crate::plan::Planner;
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
+use crate::team::Team;
 use crate::workplace::{Workplace, overrides_as_written};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,19 +27,22 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
     let known = || workplace.known(&planner, stat_cache.as_ref());
-    let planned = planner.plan(&mut known()?, &wishes);
+    let planned = planner.plan(&mut known()?, &wishes)?;
     workplace.check_environment(&planned)?;
+    workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     begin(arguments, &planner, &*reporter);
     let runtime = runtime()?;
     let stop = Stop::default();
     listen(&stop, &runtime, &reporter);
     let settings =
         executor::Settings { device: super::device(&arguments.machine)?, budget_usd: arguments.budget_usd, wishes };
+    let team = workplace.team.as_ref();
     let executor =
-        Executor::new(&planner, &store, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
+        Executor::new(&planner, &store, team, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
     let fates = schedule::run(&upstream(&planner), super::jobs(&arguments.machine), &executor);
     let (summaries, exit) = executor.into_results();
     let nodes = summaries_in_order(&planner, &fates, summaries, &*reporter);
+    team.inspect(|team| team.tell(&*reporter));
     let ok = nodes.iter().all(|node| matches!(node.state, State::Hit | State::Ran));
     let summary = RunSummary { ok, seconds: started.elapsed().as_secs_f64(), nodes };
     reporter.tell(&Event::Ended(&summary));

@@ -17,6 +17,8 @@ pub enum Trouble {
     Stage(#[from] Failure),
     #[error(transparent)]
     Cache(#[from] cache::Error),
+    #[error(transparent)]
+    Engine(#[from] crate::failure::Failure),
     /// It was evicted and can be made again.
     #[error("{0}")]
     Damaged(cache::Notice),

@@ -15,6 +15,7 @@ use crate::plan::{Decision, Planner, Why, Wishes, contents};
 use crate::report::{Event, NodeSummary, Reporter, State};
 use crate::schedule::{Ending, Look, Worker};
 use crate::spec::Node;
+use crate::team::Team;
 use artifacts::Trouble;
 use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, Store};
 use context::NodeContext;
@@ -44,6 +45,7 @@ pub struct Settings {
 pub struct Executor<'a> {
     planner: &'a Planner<'a>,
     store: &'a Store,
+    team: Option<&'a Team>,
     reporter: &'a dyn Reporter,
     runtime: tokio::runtime::Handle,
     device: Device,
@@ -60,8 +62,8 @@ struct Progressing {
     wishes: Wishes,
     /// Of finished nodes.
     manifests: HashMap<String, Manifest>,
-    /// Decided and not yet started.
-    decided: HashMap<usize, (Preimage, Why)>,
+    /// Decided and not yet started; a failure if a shared store did not say whether there is anything to do.
+    decided: HashMap<usize, Result<(Preimage, Why), crate::failure::Failure>>,
     summaries: HashMap<usize, NodeSummary>,
     /// The first failure's exit code: it is the run's.
     exit: Option<Exit>,
@@ -78,6 +80,7 @@ impl<'a> Executor<'a> {
     pub fn new(
         planner: &'a Planner<'a>,
         store: &'a Store,
+        team: Option<&'a Team>,
         reporter: &'a dyn Reporter,
         runtime: tokio::runtime::Handle,
         stop: Stop,
@@ -95,6 +98,7 @@ impl<'a> Executor<'a> {
         Executor {
             planner,
             store,
+            team,
             reporter,
             models: Models::new(settings.device.clone(), runtime.clone()),
             runtime,
@@ -130,11 +134,10 @@ impl<'a> Executor<'a> {
         let node = self.node(index);
         let _lock = self.lock(node, &preimage)?;
         let is_wished = matches!(why, Why::Forced | Why::RetryMarked);
-        if let Some(manifest) =
-            self.planner.find(self.planner.nodes[index], &preimage.action_key()).filter(|_| !is_wished)
-        {
+        if !is_wished && let Some(manifest) = self.planner.find(self.planner.nodes[index], &preimage.action_key())? {
             return Ok(Made { manifest, adopted: true });
         }
+        self.check_trust()?;
         let started = Instant::now();
         let scratch = self.store.scratch(&preimage.action_key())?;
         let inputs = self.inputs(node, &scratch)?;
@@ -147,6 +150,11 @@ impl<'a> Executor<'a> {
         let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
         let provenance = Provenance { device: self.device.name(), ..provenance };
         Ok(Made { manifest: publication.commit(provenance)?, adopted: false })
+    }
+
+    /// Before anything is paid for: under `trust: strict` nothing is done again that a stranger says is done.
+    fn check_trust(&self) -> Result<(), Trouble> {
+        Ok(self.team.map_or(Ok(()), Team::check)?)
     }
 
     /// A process that was killed between publishing and clearing up has left its checkpoints; whoever works on the key still has
@@ -199,6 +207,7 @@ impl<'a> Executor<'a> {
             stop: self.stop.clone(),
             reporter: self.reporter,
             started,
+            first_row: self.team.map_or(0, Team::first_row),
             next_progress_ms: Default::default(),
         };
         Ok(node.stage.run(inputs, &context)?)
@@ -328,23 +337,31 @@ impl Worker for Executor<'_> {
             let state = self.state();
             self.planner.decide(self.planner.nodes[index], &state.known, &state.wishes)
         };
-        match decision.expect("all inputs of a node that may start are known") {
-            Decision::Hit(manifest) => {
+        let decided = match decision.map(|decision| decision.expect("all inputs of a node that may start are known")) {
+            Ok(Decision::Hit(manifest)) => {
                 self.clear_scratch(&manifest.key);
                 self.finish(index, *manifest, "nothing changed".to_string(), State::Hit, None, 0.0);
-                Look::Finished
+                return Look::Finished;
             }
-            Decision::Run { preimage, why } => {
-                self.state().decided.insert(index, (preimage, why));
-                Look::Run { needs_device: self.needs_device(self.node(index)) }
-            }
-            Decision::Waits { .. } => unreachable!("only whole plans hold nodes that wait"),
-        }
+            Ok(Decision::Run { preimage, why }) => Ok((preimage, why)),
+            Ok(Decision::Waits { .. }) => unreachable!("only whole plans hold nodes that wait"),
+            Err(failure) => Err(failure),
+        };
+        let needs_device = decided.is_ok() && self.needs_device(self.node(index));
+        self.state().decided.insert(index, decided);
+        Look::Run { needs_device }
     }
 
     fn run(&self, index: usize) -> Ending {
         let node = self.node(index);
-        let (preimage, why) = self.state().decided.remove(&index).expect("a node is decided before it runs");
+        let decided = self.state().decided.remove(&index).expect("a node is decided before it runs");
+        let (preimage, why) = match decided {
+            Ok(decided) => decided,
+            Err(failure) => {
+                self.fail(index, failure.to_string(), failure.exit(), &Meter::default(), 0.0);
+                return Ending::Failed;
+            }
+        };
         self.reporter.tell(&Event::Started { node: &node.name, kind: node.kind.name, why: &why.to_string() });
         let (started, meter) = (Instant::now(), Arc::new(Meter::default()));
         let work = AssertUnwindSafe(|| self.make(index, preimage, &why, &meter));
@@ -365,6 +382,7 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
 fn exit_for(trouble: &Trouble) -> Exit {
     match trouble {
         Trouble::Stage(failure) => exit_of(failure),
+        Trouble::Engine(failure) => failure.exit(),
         _ => Exit::Cache,
     }
 }

@@ -8,6 +8,7 @@ pub mod words;
 pub use json::JsonReporter;
 pub use plain::PlainReporter;
 
+use cache::SharingReport;
 use serde::Serialize;
 use stages::context::Progress;
 use stages::llm::MeterReading;
@@ -40,6 +41,11 @@ pub enum Event<'a> {
     Warned {
         node: Option<&'a str>,
         message: &'a str,
+    },
+    /// What went to and came from a shared store.
+    Shared {
+        place: &'a str,
+        report: &'a SharingReport,
     },
     Settled(&'a NodeSummary),
     Ended(&'a RunSummary),

@@ -1,10 +1,11 @@
 //! The face for people and logs: talk goes to stderr a line at a time, the final tables go to stdout.
 
-use super::words::{counted, dollars, duration, thousands};
+use super::words::{counted, dollars, duration, replies, size, thousands};
 use super::{Event, NodeSummary, Reporter, RunSummary, State, table};
 use stages::context::Progress;
 use stages::llm::MeterReading;
 use stages::report::ReportTable;
+use cache::{Moved, SharingReport};
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -95,8 +96,27 @@ impl Reporter for PlainReporter {
             }
             Event::Warned { node: Some(node), message } => self.line("warning", "33", node, message),
             Event::Warned { node: None, message } => say(&format!(" warning  {message}")),
+            Event::Shared { place, report } => tell_shared(place, report),
             Event::Settled(summary) => self.settled(summary),
             Event::Ended(summary) => end(summary),
+        }
+    }
+}
+
+/// `3 results, 120 replies, 1.4 MB`; nothing for nothing.
+fn describe_moved(moved: &Moved) -> Option<String> {
+    let results = (moved.manifests > 0).then(|| counted(moved.manifests, "result"));
+    let replies = (moved.replies > 0).then(|| replies(moved.replies));
+    let bytes = (moved.bytes > 0).then(|| size(moved.bytes));
+    let parts: Vec<String> = results.into_iter().chain(replies).chain(bytes).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn tell_shared(place: &str, report: &SharingReport) {
+    let ways = [("fetched", "from", &report.fetched), ("sent", "to", &report.sent)];
+    for (done, way, moved) in ways {
+        if let Some(what) = describe_moved(moved) {
+            say(&format!("{done} {what} {way} {place}"));
         }
     }
 }

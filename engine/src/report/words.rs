@@ -45,6 +45,22 @@ pub fn counted(number: u64, singular: &str) -> String {
     format!("{} {singular}{plural}", thousands(number))
 }
 
+/// `1 reply`, `2,000 replies`.
+pub fn replies(number: u64) -> String {
+    format!("{} {}", thousands(number), if number == 1 { "reply" } else { "replies" })
+}
+
+/// `812 B`, `3.4 kB`, `1.2 GB`: powers of a thousand.
+pub fn size(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    let scaled = |power: usize| bytes as f64 / 1000f64.powi(power as i32 + 1);
+    match (0..units.len()).rev().find(|&power| scaled(power) >= 0.9995) {
+        None => format!("{bytes} B"),
+        Some(power) if scaled(power) < 9.995 => format!("{:.1} {}", scaled(power), units[power]),
+        Some(power) => format!("{:.0} {}", scaled(power), units[power]),
+    }
+}
+
 /// The first line of a text, cut to `width` characters: for values inside one line.
 pub fn shortened(text: &str, width: usize) -> String {
     let line = text.lines().next().unwrap_or_default();
@@ -76,6 +92,9 @@ mod tests {
         }
         for (seconds, expected) in [(3, "just now"), (150, "2 min ago"), (7300, "2 h ago"), (864_000, "10 days ago")] {
             assert_eq!(ago(1_000_000, 1_000_000 + seconds), expected);
+        }
+        for (bytes, expected) in [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (3_449, "3.4 kB"), (52_100_000, "52 MB")] {
+            assert_eq!(size(bytes), expected);
         }
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(counted(0, "call"), "0 calls");
