@@ -74,6 +74,26 @@ fn samples_of_one_question_are_asked_apart() {
     assert_eq!([ask(0), ask(1), ask(0)], ["0", "1", "0"]);
 }
 
+/// Replies are kept raw: a parser that reads more, less or something else pays nothing, unless it wants what was never asked.
+#[test]
+fn a_changed_parser_reads_the_kept_replies_again() {
+    let context = FakeContext::with(echo());
+    let caller = context.caller("model").unwrap();
+    let texts = ["7", "8", "nine"];
+    let sent_by = |asks: u32, parse: fn(&Reply) -> Result<i64, String>| {
+        let before = context.meter.read().calls;
+        let ask = |text| context.runtime.block_on(caller.ask_until(question(text), asks, parse)).unwrap();
+        let outcomes: Vec<_> =
+            texts.map(ask).into_iter().map(|outcome| matches!(outcome, Outcome::Parsed(_))).collect();
+        (context.meter.read().calls - before, outcomes)
+    };
+    let length = |reply: &Reply| Ok(reply.text.len() as i64);
+    assert_eq!(sent_by(2, number), (4, vec![true, true, false]));
+    assert_eq!(sent_by(2, length), (0, vec![true, true, true]));
+    assert_eq!(sent_by(2, |_| Err("it reads nothing".to_string())), (2, vec![false, false, false]), "two second asks");
+    assert_eq!(sent_by(2, number), (0, vec![true, true, false]));
+}
+
 #[test]
 fn an_unparsable_reply_is_asked_again_and_never_served_as_its_own_cure() {
     let context = FakeContext::with(ScriptedModel::new(|request, _| {

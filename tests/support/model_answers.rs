@@ -14,11 +14,13 @@ pub struct Habits {
     pub chatty: f64,
     /// Share of requests whose first reply is complete but does not parse.
     pub unparsable: f64,
+    /// Draws from what a prompt asks about and from nothing else: reworded instructions and other settings get the same answer.
+    pub steady: bool,
 }
 
 impl Default for Habits {
     fn default() -> Habits {
-        Habits { accepts: 0.45, passes: 0.85, chatty: 0.2, unparsable: 0.0 }
+        Habits { accepts: 0.45, passes: 0.85, chatty: 0.2, unparsable: 0.0, steady: false }
     }
 }
 
@@ -26,6 +28,7 @@ impl Default for Habits {
 pub fn answer(body: &Value, hash: u64, answered: u32, habits: &Habits) -> String {
     let prompt = body["messages"].as_array().and_then(|messages| messages.last()).map(|last| &last["content"]);
     let prompt = prompt.and_then(Value::as_str).unwrap_or_default();
+    let hash = if habits.steady { hash_of(subject(prompt)) } else { hash };
     if answered == 0 && unit(hash, "unparsable") < habits.unparsable {
         return "Let me think about that for a while longer.".to_string();
     }
@@ -55,6 +58,19 @@ pub fn unit(hash: u64, purpose: &str) -> f64 {
     let mut hasher = DefaultHasher::new();
     (hash, purpose).hash(&mut hasher);
     (hasher.finish() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// What a prompt asks about: all from its first heading on.
+fn subject(prompt: &str) -> &str {
+    let headings = ["\nProblem:\n", "\nQuestion:\n", "\nModel's answer:\n"];
+    let first = headings.iter().filter_map(|heading| prompt.find(heading)).min();
+    &prompt[first.unwrap_or(0)..]
+}
+
+fn hash_of(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A whole chain, or steps that go on from a false conclusion.
