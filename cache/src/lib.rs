@@ -4,6 +4,7 @@
 //! - [`Store`]: finished actions. [`Store::lookup`] by key, [`Store::open_rows`] and [`Store::materialise`] read outputs
 //!   (verified), [`Store::publish`] adds one (atomically).
 //! - [`Replies`]: answers to single model calls, kept as they came.
+//! - [`Trust`]: whose work from a shared store is used, and the key that signs one's own.
 //! - [`source_hash`]: identity of a file or folder outside the store.
 //!
 //! It knows nothing of recipes, stages, graphs, terminals or devices.
@@ -20,10 +21,12 @@ pub mod memo;
 pub mod notice;
 pub mod provenance;
 mod publish;
+pub mod remote;
 pub mod stat_cache;
 pub mod store;
 pub mod table;
 pub mod tree;
+pub mod trust;
 mod write;
 
 pub use content::{TableHasher, content_hash};
@@ -31,12 +34,14 @@ pub use error::{Error, Result};
 pub use hash::{ActionKey, BlobHash, ContentHash, Digest, Hasher, ReplyAddress};
 pub use history::Generation;
 pub use key::{Difference, Preimage, canonical_json_hash};
-pub use manifest::{Manifest, Output, TreeFile};
+pub use manifest::{Manifest, Output, Sealed, TreeFile};
 pub use memo::{Claim, Replies};
 pub use notice::{Found, Notice};
 pub use provenance::{Provenance, now_seconds};
 pub use publish::Publication;
+pub use remote::{Bucket, Moved, Push, Put, Sharing, SharingOptions, SharingReport, Transfer, Unsent};
 pub use stat_cache::{StatCache, source_hash};
 pub use store::{KeyLock, Store};
 pub use table::{Table, TableSummary, TableWriter, read_table};
 pub use tree::{Placement, files_of};
+pub use trust::{PublicKey, Signature, Signer, Standing, Trust, TrustError};

@@ -1,7 +1,7 @@
 //! The record of one finished action: what it was, what came out, who made it. Small, readable, sealed.
 //!
-//! On disk two lines: the manifest as JSON, then its seal. The seal's checksum (and, in a shared store, its signature) is over the
-//! exact bytes of the first line, so nothing has to be brought into a canonical form before it is checked.
+//! On disk two lines: the manifest as JSON, then its seal. The seal's checksum and, in a shared store, its writer's signature are
+//! over the exact bytes of the first line, so nothing has to be brought into a canonical form before it is checked.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::hash::{ActionKey, BlobHash, ContentHash, Digest, Hasher};
 use crate::key::Preimage;
 use crate::provenance::Provenance;
+use crate::trust::{PublicKey, Signature, Signer};
 
 const SEAL_DOMAIN: &str = "decoct 1 manifest seal";
+const SIGNATURE_DOMAIN: &str = "decoct 1 manifest signature";
 
 /// Raised when the meaning of a field changes; unknown fields are ignored, so adding one is no reason.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -78,12 +80,22 @@ impl Output {
     }
 }
 
+/// A manifest that has been read and checked, with the writer whose good signature it carries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sealed {
+    pub manifest: Manifest,
+    /// `None` if no one signed it, as in a private store. A wrong signature is damage, and never comes this far.
+    pub signer: Option<PublicKey>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Seal {
     checksum: Digest,
-    /// Of a writer's ed25519 key; a private store needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signer: Option<PublicKey>,
+    /// Over the bytes of the first line. A private store needs none.
     #[serde(default)]
-    signature: Option<String>,
+    signature: Option<Signature>,
 }
 
 impl Manifest {
@@ -95,17 +107,37 @@ impl Manifest {
         self.outputs.values().map(Output::bytes).sum()
     }
 
-    /// The two lines that are stored.
+    /// The two lines that are stored, signed by no one.
     pub fn to_bytes(&self) -> Vec<u8> {
+        self.to_sealed(None)
+    }
+
+    /// The two lines as a shared store keeps them.
+    pub fn to_signed_bytes(&self, signer: &Signer) -> Vec<u8> {
+        self.to_sealed(Some(signer))
+    }
+
+    /// Reads the manifest of `key`, signed or not; the reason if these bytes are not that.
+    pub fn from_bytes(key: &ActionKey, bytes: &[u8]) -> Result<Self, &'static str> {
+        Sealed::from_bytes(key, bytes).map(|sealed| sealed.manifest)
+    }
+
+    fn to_sealed(&self, signer: Option<&Signer>) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("a manifest holds nothing that JSON lacks");
-        let seal = Seal { checksum: checksum(&bytes), signature: None };
+        let seal = Seal {
+            checksum: checksum(&bytes),
+            signer: signer.map(Signer::public),
+            signature: signer.map(|signer| signer.sign(SIGNATURE_DOMAIN, &bytes)),
+        };
         bytes.push(b'\n');
         serde_json::to_writer(&mut bytes, &seal).expect("a seal holds nothing that JSON lacks");
         bytes.push(b'\n');
         bytes
     }
+}
 
-    /// Reads the manifest of `key`; the reason if these bytes are not that.
+impl Sealed {
+    /// Reads the manifest of `key` and checks its seal; the reason if these bytes are not that.
     pub fn from_bytes(key: &ActionKey, bytes: &[u8]) -> Result<Self, &'static str> {
         let mut lines = bytes.split(|byte| *byte == b'\n');
         let (body, seal) = lines.next().zip(lines.next()).ok_or("it is cut off")?;
@@ -113,11 +145,24 @@ impl Manifest {
         if seal.checksum != checksum(body) || lines.next() != Some(&[]) || lines.next().is_some() {
             return Err("its checksum does not match");
         }
+        let signer = seal.signer_of(body)?;
         let manifest: Manifest = serde_json::from_slice(body).map_err(|_| "its fields are not a manifest's")?;
         match manifest {
             m if m.format > MANIFEST_FORMAT => Err("it was written by a newer program"),
             m if m.key != *key || m.preimage.action_key() != *key => Err("it belongs to another key"),
-            m => Ok(m),
+            manifest => Ok(Self { manifest, signer }),
+        }
+    }
+}
+
+impl Seal {
+    /// Who signed `body`, if anyone says so; an error unless it is true.
+    fn signer_of(&self, body: &[u8]) -> Result<Option<PublicKey>, &'static str> {
+        match (&self.signer, &self.signature) {
+            (None, None) => Ok(None),
+            (Some(key), Some(signature)) if key.verify(SIGNATURE_DOMAIN, body, signature) => Ok(Some(*key)),
+            (Some(_), Some(_)) => Err("its signature is wrong"),
+            _ => Err("its signature is incomplete"),
         }
     }
 }
@@ -157,22 +202,93 @@ mod tests {
         assert_eq!(written.bytes(), 16);
     }
 
+    fn signer(name: &str) -> Signer {
+        let folder = tempfile::tempdir().unwrap();
+        crate::trust::Trust::open(&folder.path().join(name)).unwrap().signer().unwrap()
+    }
+
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
+    fn what_is_signed_is_read_with_its_signer() {
+        let (written, anna) = (manifest(), signer("anna"));
+        let read = |bytes: &[u8]| Sealed::from_bytes(&written.key, bytes).unwrap();
+        let signed = Sealed { manifest: written.clone(), signer: Some(anna.public()) };
+        assert_eq!(read(&written.to_signed_bytes(&anna)), signed);
+        assert_eq!(read(&written.to_bytes()), Sealed { signer: None, ..signed });
+    }
+
+    /// Bytes of the first release's seals, which named no signer.
+    #[test]
+    fn a_seal_of_the_first_release_is_read() {
         let written = manifest();
-        let bytes = written.to_bytes();
+        let body = serde_json::to_string(&written).unwrap();
+        let checksum = checksum(body.as_bytes());
+        for seal in
+            [format!(r#"{{"checksum":"{checksum}","signature":null}}"#), format!(r#"{{"checksum":"{checksum}"}}"#)]
+        {
+            let read = Sealed::from_bytes(&written.key, format!("{body}\n{seal}\n").as_bytes());
+            assert_eq!(read, Ok(Sealed { manifest: written.clone(), signer: None }));
+        }
+    }
+
+    fn every_flipped_bit_and_every_cut_is_noticed(written: &Manifest, bytes: &[u8]) {
+        let whole = Sealed::from_bytes(&written.key, bytes);
+        assert!(whole.is_ok());
         for position in 0..bytes.len() {
             for bit in 0..8 {
-                let mut flipped = bytes.clone();
+                let mut flipped = bytes.to_vec();
                 flipped[position] ^= 1 << bit;
-                let read = Manifest::from_bytes(&written.key, &flipped);
-                assert!(
-                    read.is_err() || read.as_ref() == Ok(&written),
-                    "bit {bit} of byte {position} changed the meaning"
-                );
+                let read = Sealed::from_bytes(&written.key, &flipped);
+                assert!(read.is_err() || read == whole, "bit {bit} of byte {position} changed the meaning");
             }
-            assert!(Manifest::from_bytes(&written.key, &bytes[..position]).is_err(), "cut at {position}");
+            assert!(Sealed::from_bytes(&written.key, &bytes[..position]).is_err(), "cut at {position}");
         }
+    }
+
+    #[test]
+    fn an_unsigned_manifest_notices_every_flipped_bit_and_every_cut() {
+        let written = manifest();
+        every_flipped_bit_and_every_cut_is_noticed(&written, &written.to_bytes());
+    }
+
+    #[test]
+    fn a_signed_manifest_notices_every_flipped_bit_and_every_cut() {
+        let written = manifest();
+        every_flipped_bit_and_every_cut_is_noticed(&written, &written.to_signed_bytes(&signer("anna")));
+    }
+
+    /// The disaster: someone who can write to the shared store puts other rows under a trusted name.
+    #[test]
+    fn no_forgery_is_read_as_signed_by_the_one_it_names() {
+        let (written, anna, eve) = (manifest(), signer("anna"), signer("eve"));
+        let mut forged = written.clone();
+        forged.outputs.remove("rows");
+        let body = |manifest: &Manifest| serde_json::to_vec(manifest).unwrap();
+        let sealed = |manifest: &Manifest, signer: Option<PublicKey>, signature: Option<Signature>| {
+            let body = body(manifest);
+            let seal = Seal { checksum: checksum(&body), signer, signature };
+            [body, b"\n".to_vec(), serde_json::to_vec(&seal).unwrap(), b"\n".to_vec()].concat()
+        };
+        let check = |bytes: Vec<u8>, expected: Result<Option<PublicKey>, &str>| {
+            assert_eq!(Sealed::from_bytes(&written.key, &bytes).map(|sealed| sealed.signer), expected);
+        };
+        let of_anna = anna.sign(SIGNATURE_DOMAIN, &body(&written));
+        check(sealed(&written, Some(anna.public()), Some(of_anna)), Ok(Some(anna.public())));
+        check(sealed(&forged, Some(anna.public()), Some(of_anna)), Err("its signature is wrong"));
+        check(
+            sealed(&forged, Some(anna.public()), Some(eve.sign(SIGNATURE_DOMAIN, &body(&forged)))),
+            Err("its signature is wrong"),
+        );
+        check(sealed(&written, Some(eve.public()), Some(of_anna)), Err("its signature is wrong"));
+        check(
+            sealed(&written, Some(anna.public()), Some(anna.sign("another domain", &body(&written)))),
+            Err("its signature is wrong"),
+        );
+        check(sealed(&forged, Some(anna.public()), None), Err("its signature is incomplete"));
+        check(sealed(&written, None, Some(of_anna)), Err("its signature is incomplete"));
+        check(
+            sealed(&forged, Some(eve.public()), Some(eve.sign(SIGNATURE_DOMAIN, &body(&forged)))),
+            Ok(Some(eve.public())),
+        );
     }
 
     /// A whole, valid manifest in the wrong place must not answer for another action.

@@ -17,7 +17,7 @@ use crate::provenance::Provenance;
 use crate::store::Store;
 use crate::table::{Table, TableWriter};
 use crate::tree::{files_of, tree_content};
-use crate::write::{HashingWriter, hash_while_copying, persist};
+use crate::write::{HashingWriter, hash_while_copying, persist, write_aside};
 
 /// Outputs on their way into the store. Dropped without a commit, it leaves at most blobs that no manifest names.
 #[derive(Debug)]
@@ -26,15 +26,21 @@ pub struct Publication {
     key: ActionKey,
     preimage: Preimage,
     outputs: BTreeMap<String, Output>,
+    replace: bool,
 }
 
 impl Publication {
     pub(crate) fn new(store: Store, preimage: Preimage) -> Self {
-        Self { store, key: preimage.action_key(), preimage, outputs: BTreeMap::new() }
+        Self { store, key: preimage.action_key(), preimage, outputs: BTreeMap::new(), replace: false }
     }
 
     pub fn key(&self) -> ActionKey {
         self.key
+    }
+
+    /// Done again on purpose: what a shared store has for this key is not adopted but replaced.
+    pub fn replace(&mut self) {
+        self.replace = true;
     }
 
     /// Adds a table that is in memory.
@@ -76,15 +82,13 @@ impl Publication {
     }
 
     /// Makes the action visible and returns what the store then holds: this, or what another writer published meanwhile (both are
-    /// valid; go on with the content hashes returned). Removes the action's scratch folder.
+    /// valid; go on with the content hashes returned). Removes the action's scratch folder. A shared store comes last: that it
+    /// could not be reached is told by [`crate::remote::Sharing::report`] and costs nothing that was done.
     pub fn commit(self, provenance: Provenance) -> Result<Manifest> {
-        let Self { store, key, preimage, outputs } = self;
+        let Self { store, key, preimage, outputs, replace } = self;
         let manifest = Manifest { format: MANIFEST_FORMAT, key, preimage, outputs, provenance };
         let layout = store.layout();
-        let aside = layout.temporary();
-        let mut file = NamedTempFile::new_in(&aside).at("write", &aside)?;
-        std::io::Write::write_all(&mut file, &manifest.to_bytes()).at("write", file.path())?;
-        persist(file, &layout.manifest(&key))?;
+        persist(write_aside(&layout.temporary(), &manifest.to_bytes())?, &layout.manifest(&key))?;
         let scratch = layout.scratch(&key);
         match fs::remove_dir_all(&scratch) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -92,7 +96,8 @@ impl Publication {
             }
             _ => {}
         }
-        Ok(store.lookup(&key)?.intact().unwrap_or(manifest))
+        let here = store.lookup_here(&key)?.intact().unwrap_or(manifest);
+        Ok(store.share(here, replace))
     }
 
     fn copy_in(&self, source: &Path) -> Result<(BlobHash, u64)> {

@@ -18,6 +18,7 @@ use crate::manifest::{Manifest, Output, TreeFile};
 use crate::memo::Replies;
 use crate::notice::{Found, Notice};
 use crate::publish::Publication;
+use crate::remote::Sharing;
 use crate::stat_cache::StatCache;
 use crate::table::{Table, read_table};
 use crate::tree::{Placement, is_inside};
@@ -29,6 +30,9 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug)]
 pub struct Store {
     layout: Arc<Layout>,
+    sharing: Option<Sharing>,
+    /// Nothing that comes from the shared store is kept.
+    looking: bool,
 }
 
 impl Store {
@@ -43,7 +47,26 @@ impl Store {
         }
         check_format(&layout)?;
         remove_abandoned(&layout.temporary());
-        Ok(Self { layout: Arc::new(layout) })
+        Ok(Self { layout: Arc::new(layout), sharing: None, looking: false })
+    }
+
+    /// The same store, with a shared one behind it: what is not here is looked for there, and kept here once it has been read
+    /// and verified. What is published here is sent there if `sharing` says so.
+    pub fn shared(self, sharing: Sharing) -> Self {
+        Self { sharing: Some(sharing), ..self }
+    }
+
+    /// The same store for someone who only looks: reads the shared store too, and keeps nothing of it.
+    pub fn looking(self) -> Self {
+        Self { looking: true, ..self }
+    }
+
+    pub fn sharing(&self) -> Option<&Sharing> {
+        self.sharing.as_ref()
+    }
+
+    pub(crate) fn is_looking(&self) -> bool {
+        self.looking
     }
 
     pub fn layout(&self) -> &Layout {
@@ -52,7 +75,17 @@ impl Store {
 
     /// The manifest of a finished action. Its blobs are verified when they are opened, not here: a blob that no one needs may be
     /// missing.
+    ///
+    /// # Errors
+    /// If the shared store does not answer: to pay again for what a colleague has is worse than to stop.
     pub fn lookup(&self, key: &ActionKey) -> Result<Found<Manifest>> {
+        let here = self.lookup_here(key)?;
+        let Some(sharing) = self.sharing.as_ref().filter(|_| !matches!(here, Found::Intact(_))) else { return Ok(here) };
+        Ok(self.look_there(sharing, key)?.map_or(here, Found::Intact))
+    }
+
+    /// The same without the shared store.
+    pub fn lookup_here(&self, key: &ActionKey) -> Result<Found<Manifest>> {
         let path = self.layout.manifest(key);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -68,12 +101,27 @@ impl Store {
         }
     }
 
-    /// Blobs of `manifest` that are absent or of the wrong size: what a glance can tell, without reading them.
-    pub fn missing_blobs(&self, manifest: &Manifest) -> Vec<BlobHash> {
+    /// Blobs of `manifest` that are absent or of the wrong size, here and in the shared store: what a glance can tell, without
+    /// reading them.
+    ///
+    /// # Errors
+    /// If the shared store does not answer.
+    pub fn missing_blobs(&self, manifest: &Manifest) -> Result<Vec<BlobHash>> {
+        let mut missing = Vec::new();
+        for (blob, bytes) in self.absent_here(manifest) {
+            let is_there = self.sharing.as_ref().map(|sharing| sharing.has_blob(&blob, bytes)).transpose()?;
+            if is_there != Some(true) {
+                missing.push(blob);
+            }
+        }
+        Ok(missing)
+    }
+
+    pub(crate) fn absent_here(&self, manifest: &Manifest) -> Vec<(BlobHash, u64)> {
         let wanted = manifest.outputs.values().flat_map(Output::blobs);
-        let absent =
-            wanted.filter(|(blob, bytes)| fs::metadata(self.layout.blob(blob)).map(|m| m.len()).ok() != Some(*bytes));
-        absent.map(|(blob, _)| blob).collect()
+        wanted
+            .filter(|(blob, bytes)| fs::metadata(self.layout.blob(blob)).map(|m| m.len()).ok() != Some(*bytes))
+            .collect()
     }
 
     /// The rows of an output. Damage evicts the blob and the manifest, so that the next lookup is a miss.
@@ -96,16 +144,28 @@ impl Store {
         let Some(Output::Tree { files, .. }) = manifest.output(output) else { panic!("`{output}` is no tree") };
         fs::create_dir_all(folder).at("create", folder)?;
         for file in files {
-            if !is_inside(&file.path) || self.open_blob(&file.blob)?.is_none() {
-                return self.evict_output(manifest, &file.blob);
+            match self.open_blob(&file.blob)?.filter(|_| is_inside(&file.path)) {
+                Some(blob) => self.place(file, blob, folder, how)?,
+                None => return self.evict_output(manifest, &file.blob),
             }
-            self.place(file, folder, how)?;
         }
         Ok(Found::Intact(()))
     }
 
-    /// A blob, verified and rewound; `None` if it is missing or its bytes are not those of its hash.
+    /// A blob, verified and rewound; `None` if it is missing or its bytes are not those of its hash, here and in the shared
+    /// store.
+    ///
+    /// # Errors
+    /// If the shared store does not answer.
     pub fn open_blob(&self, blob: &BlobHash) -> Result<Option<File>> {
+        match (self.open_here(blob)?, &self.sharing) {
+            (None, Some(sharing)) => self.fetch_blob(sharing, blob),
+            (here, _) => Ok(here),
+        }
+    }
+
+    /// The same without the shared store.
+    pub(crate) fn open_here(&self, blob: &BlobHash) -> Result<Option<File>> {
         let path = self.layout.blob(blob);
         let mut file = match File::open(&path) {
             Ok(file) => file,
@@ -161,22 +221,22 @@ impl Store {
         Ok(names.into_iter().filter_map(|(name, bytes)| Some((name.parse().ok()?, bytes))).collect())
     }
 
-    /// Reads everything; evicts and reports what is damaged.
+    /// Reads everything that is here; evicts and reports what is damaged.
     pub fn verify(&self) -> Result<Vec<Notice>> {
         let mut notices = Vec::new();
         for (blob, _) in self.blobs()? {
-            if self.open_blob(&blob)?.is_none() {
+            if self.open_here(&blob)?.is_none() {
                 evict(&self.layout.blob(&blob))?;
                 notices.push(Notice::blob(blob, None));
             }
         }
         for key in self.keys()? {
-            notices.extend(self.lookup(&key)?.notice());
+            notices.extend(self.lookup_here(&key)?.notice());
         }
         Ok(notices)
     }
 
-    fn place(&self, file: &TreeFile, folder: &Path, how: Placement) -> Result<()> {
+    fn place(&self, file: &TreeFile, mut blob: File, folder: &Path, how: Placement) -> Result<()> {
         let (source, target) = (self.layout.blob(&file.blob), folder.join(&file.path));
         let parent = target.parent().expect("a joined path has a parent");
         fs::create_dir_all(parent).at("create", parent)?;
@@ -185,9 +245,8 @@ impl Store {
         if how == Placement::Link && fs::hard_link(&source, &target).is_ok() {
             return Ok(());
         }
-        let mut input = File::open(&source).at("open", &source)?;
         let mut copy = File::create(&target).at("write", &target)?;
-        io::copy(&mut input, &mut copy).at("write", &target)?;
+        io::copy(&mut blob, &mut copy).at("write", &target)?;
         Ok(())
     }
 
@@ -221,14 +280,20 @@ pub(crate) fn evict(path: &Path) -> Result<()> {
 fn check_format(layout: &Layout) -> Result<()> {
     let path = layout.format();
     let found = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().to_owned(),
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return write_format(layout),
         Err(error) => return Err(Error::io("read", &path, error)),
     };
+    check_format_text(&path, &found)
+}
+
+/// Whether this program knows the layout that `text`, found at `path`, names.
+pub(crate) fn check_format_text(path: &Path, text: &str) -> Result<()> {
+    let found = text.trim();
     let version = found.strip_prefix("decoct-store ").and_then(|version| version.parse::<u32>().ok());
     match version {
         Some(version) if version <= FORMAT_VERSION => Ok(()),
-        _ => Err(Error::UnknownFormat { path, found, known: FORMAT_VERSION }),
+        _ => Err(Error::UnknownFormat { path: path.to_owned(), found: found.to_owned(), known: FORMAT_VERSION }),
     }
 }
 
@@ -242,7 +307,7 @@ fn write_format(layout: &Layout) -> Result<()> {
 }
 
 /// Best effort: another process may be doing the same.
-fn remove_abandoned(folder: &Path) {
+pub(crate) fn remove_abandoned(folder: &Path) {
     let oldest = SystemTime::now() - ABANDONED_AFTER;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| modified < oldest) {

@@ -70,6 +70,13 @@ pub fn hash_while_copying(input: &mut impl Read, output: &mut impl Write) -> io:
     writer.finish().map(|(_, hash, bytes)| (hash, bytes))
 }
 
+/// A temporary file in `folder` that holds `bytes`, not yet synced.
+pub fn write_aside(folder: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+    let mut file = NamedTempFile::new_in(folder).at("write", folder)?;
+    file.write_all(bytes).at("write", folder)?;
+    Ok(file)
+}
+
 /// Gives a finished temporary file its place, read-only: after this returns it survives a power cut.
 ///
 /// Replaces what is there: either the same bytes, or a damaged copy of them.

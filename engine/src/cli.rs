@@ -1,6 +1,7 @@
 //! The command line: every command, flag and exit code, as `--help` shows them.
 
 use crate::spec::Overrides;
+use cache::PublicKey;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -14,6 +15,12 @@ Exit codes:
   5    a remote service is unavailable
   70   a bug of decoct
   130  interrupted";
+
+const TRUST_EXAMPLE: &str = "\
+Example:
+  anna$ decoct cache trust init
+  decoct1:8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c
+  ben$  decoct cache trust add anna decoct1:8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
 
 /// Boils a strong model's searched reasoning down into a small one: a recipe in, a trained model out.
 #[derive(Debug, Parser)]
@@ -116,10 +123,30 @@ pub struct StoreArgs {
 impl StoreArgs {
     /// The folder named, or the one where caches of this user lie. `None` where neither is known.
     pub fn folder(&self) -> Option<PathBuf> {
-        let from = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let caches = || from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
-        self.cache.clone().or_else(|| Some(caches()?.join("decoct")))
+        self.cache.clone().or_else(|| folder_of_user("XDG_CACHE_HOME", ".cache"))
     }
+}
+
+/// Where the keys lie.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TrustArgs {
+    /// The folder with your signing key and the list of trusted writers [default: $XDG_CONFIG_HOME/decoct]
+    #[arg(long, value_name = "DIR", env = "DECOCT_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+}
+
+impl TrustArgs {
+    /// The folder named, or the one where settings of this user lie. `None` where neither is known.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| folder_of_user("XDG_CONFIG_HOME", ".config"))
+    }
+}
+
+/// Our folder below the one that `variable` names, or below `fallback` in the user's home.
+fn folder_of_user(variable: &str, fallback: &str) -> Option<PathBuf> {
+    let from = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let above = from(variable).or_else(|| Some(from("HOME")?.join(fallback)));
+    above.map(|above| above.join("decoct"))
 }
 
 #[derive(Debug, Clone, Args)]
@@ -315,7 +342,7 @@ pub enum CacheCommand {
     /// Fetch finished work and replies from the shared store
     Pull(CachePullArgs),
     /// Whose work from a shared store is used
-    #[command(subcommand)]
+    #[command(subcommand, after_help = TRUST_EXAMPLE)]
     Trust(CacheTrustCommand),
 }
 
@@ -372,8 +399,45 @@ pub struct CachePullArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum CacheTrustCommand {
-    /// Make this user's signing key
-    Init,
+    /// Make your signing key, if you have none, and show what to send to those who use your work
+    Init(CacheTrustInitArgs),
+    /// Use the work of a writer from now on
+    #[command(after_help = TRUST_EXAMPLE)]
+    Add(CacheTrustAddArgs),
+    /// List whose work is used: you and those you added
+    List(CacheTrustListArgs),
+    /// Use the work of a writer no longer
+    Remove(CacheTrustRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CacheTrustInitArgs {
+    #[command(flatten)]
+    pub trust: TrustArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CacheTrustAddArgs {
+    /// What you call the writer: one word
+    pub name: String,
+    /// The public key that `decoct cache trust init` showed the writer
+    pub key: PublicKey,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CacheTrustListArgs {
+    #[command(flatten)]
+    pub trust: TrustArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CacheTrustRemoveArgs {
+    /// The writer's name, or public key
+    pub name: String,
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 fn dollars(text: &str) -> Result<f64, String> {

@@ -145,6 +145,9 @@ impl<'a> Executor<'a> {
         labels.extend(self.input_labels(node));
         let outputs = self.run_stage(node, inputs, callers, meter, &scratch, started)?;
         let mut publication = self.store.publish(preimage);
+        if is_wished {
+            publication.replace();
+        }
         artifacts::publish(&mut publication, &node.stage.outputs(), &outputs)?;
         let seconds = started.elapsed().as_secs_f64();
         let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
