@@ -94,9 +94,18 @@ fn replies_travel_too() {
     trust(&ben, &anna);
     anna.run(&["--set", "nodes.chains.columns.answer=reply"]);
     anna.run(&[]).expect_done();
-    ben.edit("recipe.yaml", "halves:", "again:  { kind: cot, input: exam, model: teacher, stream: other, seed: 5 }\n  halves:");
+    ben.edit(
+        "recipe.yaml",
+        "halves:",
+        "again:  { kind: cot, input: exam, model: teacher, stream: other, seed: 5 }\n  halves:",
+    );
     let run = ben.run(&[]).expect_done();
-    assert_eq!(team.server.calls(), ROWS as u64, "the same questions in another node were answered by replies: {}", run.told);
+    assert_eq!(
+        team.server.calls(),
+        ROWS as u64,
+        "the same questions in another node were answered by replies: {}",
+        run.told
+    );
 }
 
 #[test]

@@ -58,7 +58,8 @@ fn a_key_is_made_once_and_its_line_for_colleagues_works_as_it_is() {
     let (key, told) = anna.says(&["init"]);
     assert!(told.contains(&format!("decoct cache trust add anna {}", key.trim())), "{told}");
     assert_eq!(anna.says(&["init"]).0, key, "a second time shows the same key");
-    let line: Vec<&str> = told.lines().last().unwrap().split("decoct cache trust ").nth(1).unwrap().split(' ').collect();
+    let line: Vec<&str> =
+        told.lines().last().unwrap().split("decoct cache trust ").nth(1).unwrap().split(' ').collect();
     ben.says(&line);
     assert_eq!(ben.says(&["list"]).0, format!("anna  {key}"));
 }

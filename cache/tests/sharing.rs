@@ -91,7 +91,9 @@ fn writers_of_one_key_go_on_with_one_whole_answer() {
                 assert_eq!(store.lookup(&manifest.key).unwrap().intact().as_ref(), Some(manifest), "{name}");
             }
             let there = find(&team.machine(0), &action).expect("whole there");
-            assert!(adopted.iter().any(|manifest| manifest.outputs["rows"].content() == table(&there).content().unwrap()));
+            assert!(
+                adopted.iter().any(|manifest| manifest.outputs["rows"].content() == table(&there).content().unwrap())
+            );
             if name != "careless folder" {
                 assert!(adopted.windows(2).all(|pair| pair[0] == pair[1]), "{name}: different answers");
             }

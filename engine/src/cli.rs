@@ -371,7 +371,9 @@ pub struct CachePinArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  decoct cache push pipelines/medical.yaml --set cache.remote=s3://our-bucket/decoct")]
+#[command(
+    after_help = "Example:\n  decoct cache push pipelines/medical.yaml --set cache.remote=s3://our-bucket/decoct"
+)]
 pub struct CachePushArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,

@@ -28,8 +28,8 @@ impl Team {
         };
         let trust = Arc::new(trust::open(&arguments.trust)?);
         let options = SharingOptions { push, trust, allow_unsigned: arguments.allow_unsigned };
-        let stand_in = tempfile::tempdir()
-            .map_err(|error| Failure::io("make a folder in", &std::env::temp_dir(), &error))?;
+        let stand_in =
+            tempfile::tempdir().map_err(|error| Failure::io("make a folder in", &std::env::temp_dir(), &error))?;
         Ok(Some(Team { sharing: Sharing::open(remote, options)?, policy: settings.trust, stand_in }))
     }
 
@@ -90,20 +90,33 @@ type Refused = std::collections::BTreeMap<Option<PublicKey>, u64>;
 fn warnings(report: &SharingReport) -> Vec<String> {
     let mut warnings = Vec::new();
     if !report.refused.is_empty() {
-        warnings.push(format!("{}, and counted as missing; {}", refusal(&report.refused), how_to_trust(&report.refused)));
+        warnings.push(format!(
+            "{}, and counted as missing; {}",
+            refusal(&report.refused),
+            how_to_trust(&report.refused)
+        ));
     }
     if report.damaged > 0 {
-        warnings.push(format!("{} in the shared store were damaged and counted as missing", counted(report.damaged, "file")));
+        warnings.push(format!(
+            "{} in the shared store were damaged and counted as missing",
+            counted(report.damaged, "file")
+        ));
     }
     if let Some(reason) = &report.cut_off {
-        warnings.push(format!("replies of others could not be fetched in the end, so some may be paid twice: {}", first_line(reason)));
+        warnings.push(format!(
+            "replies of others could not be fetched in the end, so some may be paid twice: {}",
+            first_line(reason)
+        ));
     }
     if let Some(unsent) = &report.unsent {
         let results = (unsent.results > 0).then(|| counted(unsent.results as u64, "result"));
         let replies = unsent.replies.then(|| "replies".to_string());
         let what: Vec<String> = results.into_iter().chain(replies).collect();
         let reason = first_line(&unsent.reason);
-        warnings.push(format!("{} could not be shared ({reason}); `decoct cache push` makes up for it", what.join(" and ")));
+        warnings.push(format!(
+            "{} could not be shared ({reason}); `decoct cache push` makes up for it",
+            what.join(" and ")
+        ));
     }
     warnings
 }

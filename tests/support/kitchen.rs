@@ -52,7 +52,11 @@ impl Kitchen {
     /// Ready to be started, and nothing of the caller's environment in it that matters.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_decoct"));
-        command.args(arguments).current_dir(self.folder.path()).env("DECOCT_CACHE", self.store()).env("DECOCT_CONFIG", self.path("config"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("DECOCT_CACHE", self.store())
+            .env("DECOCT_CONFIG", self.path("config"));
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

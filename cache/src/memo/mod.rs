@@ -3,7 +3,9 @@
 //! What holds: a reply is there for every later process as soon as [`Replies::put`] returns, whatever happens to this process; a
 //! power cut costs at most the last [`GROUP_MS`] of replies. A torn or damaged record is a miss. Readers never change a log.
 
+pub(crate) mod check;
 mod claim;
+pub mod merge;
 mod record;
 mod segment;
 mod writer;
@@ -16,8 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+pub(crate) use check::count;
 use claim::Claims;
 pub use claim::{Claim, Claimed};
+pub use merge::{Merged, Origins};
 use record::Entry;
 use segment::Segment;
 pub use writer::GROUP_MS;
@@ -78,6 +82,8 @@ impl Replies {
         for path in [folder, claims] {
             fs::create_dir_all(path).at("create", path)?;
         }
+        // What cannot be tidied is read as it is.
+        let _ = merge::tidy(folder, claims);
         let writer = Writer::new(folder);
         let shared = Shared {
             folder: folder.to_owned(),
@@ -101,10 +107,16 @@ impl Replies {
         };
         let entry = Entry { address: *address, offset: place.offset, bytes: place.bytes };
         let reply = segment.read(&entry);
-        if reply.is_none() {
-            self.0.forget(address, place, &segment);
+        if reply.is_some() || segment.exists() {
+            if reply.is_none() {
+                self.0.forget(address, place, &segment);
+            }
+            return reply;
         }
-        reply
+        // Its log was merged into another since.
+        self.0.forget_vanished();
+        self.refresh().ok()?;
+        self.get(address)
     }
 
     /// Whether there is a reply, without reading it.
@@ -189,6 +201,10 @@ impl Shared {
         Ok((self.read().listed != Some(stamp)).then_some(stamp))
     }
 
+    fn forget_vanished(&self) {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).forget_vanished();
+    }
+
     fn forget(&self, address: &ReplyAddress, place: Place, segment: &Segment) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.index.get(address) == Some(&place) {
@@ -200,6 +216,16 @@ impl Shared {
 }
 
 impl State {
+    /// Drops all that lies in logs which are gone, so that it is looked for anew.
+    fn forget_vanished(&mut self) {
+        let gone: Vec<bool> = self.segments.iter().map(|segment| !segment.exists()).collect();
+        let is_gone = |number: u32| gone[number as usize];
+        self.index.retain(|_, place| !is_gone(place.segment));
+        self.live.retain(|(number, _)| !is_gone(*number));
+        self.known.retain(|_, number| !is_gone(*number));
+        self.listed = None;
+    }
+
     /// The number of one of our own logs.
     fn number_of(&mut self, path: &Path) -> u32 {
         if let Some(number) = self.known.get(path) {
@@ -217,11 +243,15 @@ impl State {
 
     fn load_new(&mut self, folder: &Path, own: &str) -> Result<u64> {
         let mut lost_bytes = 0;
-        for path in logs_in(folder, own)? {
-            if self.known.contains_key(&path) {
-                continue;
-            }
-            let contents = Segment::new(path.clone()).load()?;
+        let unknown = |path: &PathBuf| !self.known.contains_key(path);
+        let mut new: Vec<PathBuf> = logs_in(folder, Some(own))?.into_iter().filter(unknown).collect();
+        new.reverse();
+        while let Some(path) = new.pop() {
+            let Some(contents) = Segment::new(path.clone()).load_unless_gone()? else {
+                // Merged into another since the listing.
+                lost_bytes += self.load_new(folder, own)?;
+                break;
+            };
             let number = self.add(path);
             self.live.extend(contents.live_from.map(|offset| (number, offset)));
             self.insert(number, &contents.entries);
@@ -236,7 +266,10 @@ impl State {
         for (number, offset) in &mut live {
             let segment = self.segments[*number as usize].clone();
             if segment.size().is_some_and(|size| size > *offset) {
-                let found = segment.read_from(*offset)?;
+                let found = match segment.read_from(*offset) {
+                    Err(_) if !segment.exists() => continue,
+                    found => found?,
+                };
                 *offset = found.end;
                 lost_bytes += found.damaged_bytes;
                 self.insert(*number, &found.entries);
@@ -260,13 +293,15 @@ impl State {
     }
 }
 
-/// Logs of other writers, newest first: of two replies to one request, everyone who opens the folder finds the one whose writer
+/// Logs of all writers but `own`, newest first: of two replies to one request, everyone who opens the folder finds the one whose writer
 /// began later.
-fn logs_in(folder: &Path, own: &str) -> Result<Vec<PathBuf>> {
+fn logs_in(folder: &Path, own: Option<&str>) -> Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).at("list", folder)? {
         let name = entry.at("list", folder)?.file_name().into_string().unwrap_or_default();
-        if name.ends_with(".log") && !name.starts_with(own) {
+        // What another process has merged from a log of ours is not ours.
+        let is_own = own.is_some_and(|own| name.starts_with(own) && !name.contains(merge::MARK));
+        if name.ends_with(".log") && !is_own {
             names.push(name);
         }
     }

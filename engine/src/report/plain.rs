@@ -2,10 +2,10 @@
 
 use super::words::{counted, dollars, duration, replies, size, thousands};
 use super::{Event, NodeSummary, Reporter, RunSummary, State, table};
+use cache::{Moved, SharingReport};
 use stages::context::Progress;
 use stages::llm::MeterReading;
 use stages::report::ReportTable;
-use cache::{Moved, SharingReport};
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;

@@ -93,7 +93,9 @@ mod tests {
         for (seconds, expected) in [(3, "just now"), (150, "2 min ago"), (7300, "2 h ago"), (864_000, "10 days ago")] {
             assert_eq!(ago(1_000_000, 1_000_000 + seconds), expected);
         }
-        for (bytes, expected) in [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (3_449, "3.4 kB"), (52_100_000, "52 MB")] {
+        for (bytes, expected) in
+            [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (3_449, "3.4 kB"), (52_100_000, "52 MB")]
+        {
             assert_eq!(size(bytes), expected);
         }
         assert_eq!(counted(1, "row"), "1 row");
