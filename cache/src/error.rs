@@ -61,6 +61,11 @@ pub enum Error {
         "pin `{name}` is damaged, so what it keeps is not known\n  hint: pin again under the same name, or `decoct cache pin --remove {name}`"
     )]
     DamagedPin { name: String },
+
+    #[error(
+        "this program was built without object stores and cannot use `{url}`\n  hint: share a folder, or build with the feature `object-store` of the package `cache`"
+    )]
+    WithoutObjects { url: String },
 }
 
 impl Error {

@@ -6,6 +6,7 @@
 //! ├── cas/ab/<blob hash>        bytes of one output file (Parquet, safetensors, …), read-only
 //! ├── ac/ab/<action key>        manifest: preimage, outputs, provenance; sealed by a checksum
 //! ├── replies/<writer>.log      replies of single model calls, appended by one process each
+//! │   ├── <writer>.<a>-<b>.log  bytes a..b of another machine's log, fetched from a shared store
 //! │   └── <writer>.idx          address → offset of a log that no one writes any more
 //! ├── claims/<abc>              locks on calls in flight, by the first digits of their address
 //! ├── locks/<action key>        locks on actions in progress
@@ -16,7 +17,8 @@
 //! ├── stat.json                 stat cache of source files
 //! └── tmp/                      files being written, on the same file system as their destination
 //! ```
-//! `cas`, `ac` and `replies` are what a shared store has too; the rest belongs to one machine.
+//! `format`, `cas`, `ac` and `replies` are what a shared store has too; the rest belongs to one machine. There, manifests are
+//! signed, and replies lie in `replies/<writer>.<a>-<b>`, signed stretches of logs.
 
 use std::path::{Path, PathBuf};
 
@@ -70,6 +72,11 @@ impl Layout {
 
     pub fn replies(&self) -> PathBuf {
         self.root.join("replies")
+    }
+
+    /// `name` is a writer's log, or a stretch of one that was fetched from a shared store.
+    pub fn reply_log(&self, name: &str) -> PathBuf {
+        self.replies().join(format!("{name}.log"))
     }
 
     pub fn claims(&self) -> PathBuf {

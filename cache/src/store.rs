@@ -202,9 +202,15 @@ impl Store {
         Ok(path)
     }
 
-    /// The replies kept in this store.
+    /// The replies kept in this store, and in the shared one: see [`Replies::flush`].
+    ///
+    /// # Errors
+    /// If the shared store does not answer.
     pub fn replies(&self) -> Result<Replies> {
-        Replies::open(&self.layout.replies(), &self.layout.claims())
+        match &self.sharing {
+            Some(sharing) => Replies::open_shared(&self.layout, sharing, self.looking),
+            None => Replies::open(&self.layout.replies(), &self.layout.claims()),
+        }
     }
 
     pub fn stat_cache(&self) -> StatCache {

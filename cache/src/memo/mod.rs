@@ -23,21 +23,24 @@ use claim::Claims;
 pub use claim::{Claim, Claimed};
 pub use merge::{Merged, Origins};
 use record::Entry;
+pub(crate) use record::{SEGMENT_HEADER, scan};
 use segment::Segment;
 pub use writer::GROUP_MS;
 use writer::Writer;
 
 use crate::error::{AtPath, Result};
 use crate::hash::ReplyAddress;
+use crate::layout::Layout;
+use crate::remote::{Courier, Post, Sharing};
 
 /// A folder changed within this time before it was listed may have changed again without a new time stamp.
 const LISTING_TICK: Duration = Duration::from_millis(50);
 
 /// A handle on a folder of replies; clones share one index and one log.
 #[derive(Clone)]
-pub struct Replies(Arc<Shared>);
+pub struct Replies(Arc<Shared>, Option<Arc<Courier>>);
 
-struct Shared {
+pub(crate) struct Shared {
     folder: PathBuf,
     /// What the names of our own logs begin with: they are not read back.
     own: String,
@@ -95,7 +98,19 @@ impl Replies {
             lost_bytes: AtomicU64::new(0),
         };
         shared.refresh()?;
-        Ok(Self(Arc::new(shared)))
+        Ok(Self(Arc::new(shared), None))
+    }
+
+    /// Opens the replies of `layout` with those of a shared store: all that is there now, and as long as this is open what others
+    /// add; what is put here goes there. With `is_looking` nothing goes there, and nothing of what is there is kept.
+    ///
+    /// # Errors
+    /// If the shared store does not answer now. Later it is missed, and [`Sharing::report`] tells.
+    pub(crate) fn open_shared(layout: &Arc<Layout>, sharing: &Sharing, is_looking: bool) -> Result<Self> {
+        let Self(shared, _) = Self::open(&layout.replies(), &layout.claims())?;
+        let courier =
+            Courier::start(Post::new(sharing.clone(), shared.clone(), layout.clone(), is_looking), is_looking)?;
+        Ok(Self(shared, Some(Arc::new(courier))))
     }
 
     /// The reply as it was put; `None` if there is none or it is damaged.
@@ -143,9 +158,11 @@ impl Replies {
         Ok(())
     }
 
-    /// Waits until everything put so far would survive a power cut.
+    /// Waits until everything put so far would survive a power cut, and is in the shared store unless that does not answer.
     pub fn flush(&self) -> Result<()> {
-        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()?;
+        self.1.iter().for_each(|courier| courier.hurry());
+        Ok(())
     }
 
     /// Takes in what other processes have put since. Cheap when there is nothing new.
@@ -180,7 +197,27 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refresh(&self) -> Result<()> {
+    /// Logs that this process writes, or has written.
+    pub(crate) fn own_logs(&self) -> Vec<PathBuf> {
+        let is_own = |path: &&PathBuf| {
+            path.parent() == Some(&self.folder)
+                && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&self.own))
+        };
+        let mut logs: Vec<_> = self.read().known.keys().filter(is_own).cloned().collect();
+        logs.sort();
+        logs
+    }
+
+    /// Reads a log that lies elsewhere, as long as this process lives.
+    pub(crate) fn take_in(&self, path: PathBuf) -> Result<()> {
+        let contents = Segment::new(path.clone()).load()?;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let number = state.add(path);
+        state.insert(number, &contents.entries);
+        Ok(())
+    }
+
+    pub(crate) fn refresh(&self) -> Result<()> {
         let changed = self.folder_changed()?;
         if changed.is_none() && self.read().live.is_empty() {
             return Ok(());

@@ -5,10 +5,15 @@
 //! rests on locks or on a store that lets only one of two writers win: a writer reads back what it wrote and goes on with that.
 
 pub mod bucket;
+mod courier;
 mod folder;
+#[cfg(feature = "object-store")]
+mod object;
 mod offer;
+mod post;
 mod report;
 mod sending;
+mod stretch;
 mod transfer;
 
 use std::collections::HashSet;
@@ -17,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use bucket::{Bucket, Put};
+pub(crate) use courier::Courier;
+pub(crate) use post::Post;
 pub use report::{Moved, SharingReport, Unsent};
 pub use transfer::Transfer;
 
@@ -70,7 +77,7 @@ impl Sharing {
         let bucket: Arc<dyn Bucket> = match url.split_once("://") {
             None => Arc::new(Folder::new(Path::new(url))),
             Some(("file", path)) => Arc::new(Folder::new(Path::new(path))),
-            Some(_) => return Err(Error::UnknownRemote { url: without_secrets(url) }),
+            Some(_) => open_objects(url)?.ok_or_else(|| Error::UnknownRemote { url: without_secrets(url) })?,
         };
         Ok(Self::with_bucket(bucket, options))
     }
@@ -146,6 +153,16 @@ impl Sharing {
         self.0.marked.get_or_init(|| ());
         Ok(true)
     }
+}
+
+#[cfg(feature = "object-store")]
+fn open_objects(url: &str) -> Result<Option<Arc<dyn Bucket>>> {
+    Ok(object::Objects::open(url)?.map(|objects| Arc::new(objects) as Arc<dyn Bucket>))
+}
+
+#[cfg(not(feature = "object-store"))]
+fn open_objects(url: &str) -> Result<Option<Arc<dyn Bucket>>> {
+    Err(Error::WithoutObjects { url: without_secrets(url) })
 }
 
 impl fmt::Debug for Sharing {

@@ -42,7 +42,8 @@ impl Store {
         sharing.mark()?;
         let (found, absent) = self.to_send(sharing, keys)?;
         let blobs: BTreeSet<_> = found.iter().flat_map(|(manifest, _)| blobs_of(manifest)).collect();
-        let counter = Counter::new(progress, blobs.len() + found.len());
+        let counter = Counter::new(progress);
+        counter.expect(blobs.len() + found.len());
         let blobs: Vec<_> = blobs.into_iter().collect();
         each(&blobs, |(blob, bytes)| {
             self.send_blob(sharing, blob, *bytes)?;
@@ -55,10 +56,11 @@ impl Store {
             counter.done(0);
             Ok(())
         })?;
+        self.push_replies(sharing, &counter)?;
         Ok(absent)
     }
 
-    /// Fetches finished actions, blobs and all, from the shared store. Returns the keys that could not be had whole.
+    /// Fetches finished actions, blobs and all, and all replies, from the shared store. Returns the keys that could not be had whole.
     ///
     /// # Errors
     /// If the shared store does not answer; what was fetched until then is kept.
@@ -78,7 +80,8 @@ impl Store {
         let found = into_inner(found);
         let wanted: BTreeSet<_> = found.iter().flat_map(|manifest| self.absent_here(manifest)).collect();
         let wanted: Vec<_> = wanted.into_iter().collect();
-        let counter = Counter::new(progress, wanted.len());
+        let counter = Counter::new(progress);
+        counter.expect(wanted.len());
         let lost = Mutex::new(Vec::new());
         each(&wanted, |(blob, bytes)| {
             if self.fetch_blob(sharing, blob)?.is_none() {
@@ -87,6 +90,7 @@ impl Store {
             counter.done(*bytes);
             Ok(())
         })?;
+        self.pull_replies()?;
         let lost: BTreeSet<BlobHash> = into_inner(lost).into_iter().collect();
         let is_lost = |manifest: &&Manifest| blobs_of(manifest).iter().any(|(blob, _)| lost.contains(blob));
         let incomplete = found.iter().filter(is_lost).map(|manifest| manifest.key);
@@ -140,16 +144,24 @@ pub(crate) struct Counter<'a> {
 }
 
 impl<'a> Counter<'a> {
-    pub fn new(progress: Progress<'a>, of: usize) -> Self {
-        let state = Transfer { of, ..Transfer::default() };
-        progress(state);
-        Self { progress, state: Mutex::new(state) }
+    pub fn new(progress: Progress<'a>) -> Self {
+        Self { progress, state: Mutex::default() }
+    }
+
+    pub fn expect(&self, more: usize) {
+        self.change(|state| state.of += more);
     }
 
     pub fn done(&self, bytes: u64) {
+        self.change(|state| {
+            state.done += 1;
+            state.bytes += bytes;
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Transfer)) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.done += 1;
-        state.bytes += bytes;
+        change(&mut state);
         (self.progress)(*state);
     }
 }

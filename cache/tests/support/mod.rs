@@ -64,7 +64,7 @@ pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 pub struct Team {
     pub folder: tempfile::TempDir,
     pub bucket: Arc<dyn Bucket>,
-    members: Vec<PathBuf>,
+    pub members: Vec<PathBuf>,
 }
 
 impl Team {
@@ -175,7 +175,7 @@ impl Bucket for Memory {
 
 /// Another store with a fault.
 pub struct Faulty {
-    inner: Arc<dyn Bucket>,
+    pub inner: Arc<dyn Bucket>,
     /// Lets every writer win, as some stores do.
     pub is_careless: bool,
     /// One in so many requests fails.

@@ -45,8 +45,7 @@ impl Models {
         if let Some(replies) = self.replies.get() {
             return Ok(replies.clone());
         }
-        let layout = store.layout();
-        let opened: Arc<dyn Replies> = Arc::new(Kept(cache::Replies::open(&layout.replies(), &layout.claims())?));
+        let opened: Arc<dyn Replies> = Arc::new(Kept(store.replies()?));
         Ok(self.replies.get_or_init(|| opened).clone())
     }
 }
