@@ -219,7 +219,8 @@ mod tests {
             let (from, to) = (probe.0, probe.0 + probe.1);
             let expected = bytes[from as usize..to as usize].iter().all(|covered| *covered);
             prop_assert_eq!(coverage.covers(&stretch(from, to)), expected);
-            prop_assert!(!coverage.covers(&Stretch { log: "ff".into(), ..stretch(from, to) }));
+            let of_another_log = Stretch { log: "ff".into(), ..stretch(from, to) };
+            prop_assert!(!coverage.covers(&of_another_log));
         }
     }
 }
