@@ -11,6 +11,10 @@ use cache::{Digest, Replies, ReplyAddress};
 const REPLIES: usize = 100_000;
 const REPLY_BYTES: usize = 1_300;
 const REPEATS: usize = 5;
+const LOGS: usize = 1_000;
+const LOG_REPLIES: usize = 20;
+/// At once, as one opening is over before the clock of CPU time ticks.
+const OPENINGS: usize = 50;
 
 fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -26,6 +30,26 @@ fn main() {
     );
     report("claim and release", 10_000, best(|| claim(&replies, 10_000)));
     report("open, scanned", REPLIES, best(|| scan(folder.path())));
+    many_small_logs();
+}
+
+/// What many short runs leave behind, as it is opened before and after a merge.
+fn many_small_logs() {
+    let addresses: Vec<_> = (0..LOGS * LOG_REPLIES).map(|number| address(number as u64)).collect();
+    for logs in [16, 64, 256, LOGS] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for addresses in addresses.chunks(LOG_REPLIES).take(logs) {
+            fill(folder.path(), addresses);
+        }
+        let replies = logs * LOG_REPLIES;
+        let opened = || (0..OPENINGS).for_each(|_| drop(black_box(open(folder.path()))));
+        report(&format!("open, {logs} logs"), replies * OPENINGS, best(opened));
+        let start = Time::now();
+        let (place, claims) = (folder.path().join("replies"), folder.path().join("claims"));
+        black_box(cache::memo::merge::merge_all(&place, &claims, true).expect("room for a log"));
+        report("merge them", replies, Time::now() - start);
+        report("open, merged", replies * OPENINGS, best(opened));
+    }
 }
 
 fn address(number: u64) -> ReplyAddress {

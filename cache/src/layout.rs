@@ -7,6 +7,7 @@
 //! ├── ac/ab/<action key>        manifest: preimage, outputs, provenance; sealed by a checksum
 //! ├── replies/<writer>.log      replies of single model calls, appended by one process each
 //! │   ├── <writer>.<a>-<b>.log  bytes a..b of another machine's log, fetched from a shared store
+//! │   ├── <writer>.origins      what a log was merged from
 //! │   └── <writer>.idx          address → offset of a log that no one writes any more
 //! ├── claims/<abc>              locks on calls in flight, by the first digits of their address
 //! ├── locks/<action key>        locks on actions in progress

@@ -201,11 +201,11 @@ impl Verified {
         self.logs.add(log.bytes);
         self.replies += log.replies;
         let name = name_of(&log.path).to_owned();
-        if log.damaged_bytes > 0 {
-            self.problems.push(Problem::Log { name: name.clone(), damaged_bytes: log.damaged_bytes });
-        }
-        if log.dropped_index {
-            self.problems.push(Problem::Index { name });
+        match log.damaged_bytes {
+            0 if log.dropped_index => self.problems.push(Problem::Index { name }),
+            0 => {}
+            // The index told of what is no longer there.
+            damaged_bytes => self.problems.push(Problem::Log { name, damaged_bytes }),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A recipe on this machine: read, with its store and its source files' contents at hand. What `run`, `plan` and `show` start from.
 
-use crate::cli::{RecipeArgs, ScopeArgs, StoreArgs};
+use crate::cli::{OverrideArgs, RecipeArgs, ScopeArgs, StoreArgs};
 use crate::executor::past::StoredPast;
 use crate::failure::{Exit, Failure, Result};
 use crate::graph::Graph;
@@ -102,13 +102,28 @@ impl Workplace {
 
 /// What the command line lays over the recipe, as it was written there.
 pub fn overrides_as_written(arguments: &RecipeArgs) -> Vec<String> {
-    let overrides = &arguments.overrides;
+    written(&arguments.overrides)
+}
+
+/// The same for what is kept: without the user and password of an address.
+pub fn overrides_on_record(overrides: &OverrideArgs) -> Vec<String> {
+    written(overrides).iter().map(|text| without_login(text)).collect()
+}
+
+fn without_login(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_string() };
+    let host_end = rest.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(rest.len());
+    let host = rest[..host_end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", without_login(&rest[host..]))
+}
+
+fn written(overrides: &OverrideArgs) -> Vec<String> {
     let profiles = overrides.profile.iter().map(|name| format!("--profile {name}"));
     let sets = overrides.set.iter().map(|set| format!("--set {set}"));
     profiles.chain(sets).chain(overrides.limit.map(|limit| format!("--limit {limit}"))).collect()
 }
 
-fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
+pub fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
     let nowhere =
         || Failure::usage("there is no place for finished work", Some("name one with `--cache DIR`".to_string()));
     let folder = store.folder().ok_or_else(nowhere)?;
@@ -125,5 +140,26 @@ impl From<cache::Error> for Failure {
             None => (text, None),
         };
         Failure::Plain { exit, message, hint }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The disaster: a password that was typed once lies in the store for good.
+    #[test]
+    fn no_login_of_an_address_is_put_on_record() {
+        for (set, expected) in [
+            ("models.a.base_url=http://localhost:8000/v1", "--set models.a.base_url=http://localhost:8000/v1"),
+            ("models.a.base_url=https://me:secret@host/v1", "--set models.a.base_url=https://host/v1"),
+            ("models.a.base_url=https://me:p@ss@host", "--set models.a.base_url=https://host"),
+            ("params.seed=8", "--set params.seed=8"),
+            ("params.urls=[https://a:b@c/d, https://e:f@g]", "--set params.urls=[https://c/d, https://g]"),
+            ("params.mail=me@host", "--set params.mail=me@host"),
+        ] {
+            let overrides = OverrideArgs { set: vec![set.to_string()], ..OverrideArgs::default() };
+            assert_eq!(overrides_on_record(&overrides), [expected]);
+        }
     }
 }

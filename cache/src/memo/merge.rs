@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use super::logs_in;
 use super::record::{Entry, SEGMENT_HEADER, scan};
@@ -25,8 +26,9 @@ use crate::store::Store;
 use crate::survey::{name_of, unless_gone};
 use crate::write::sync_folder;
 
-/// A folder with more finished small logs than this is tidied when it is opened: see `cargo bench -p cache --bench replies`.
-const MANY_LOGS: usize = 64;
+/// A folder with more finished small logs than this is tidied when it is opened. So many stay open for reading; below it, opening
+/// them all takes next to nothing (`cargo bench -p cache --bench replies`).
+const MANY_LOGS: usize = 256;
 
 /// Larger logs are not worth copying for the sake of tidiness.
 const SMALL_LOG_BYTES: u64 = 4 << 20;
@@ -35,8 +37,8 @@ const SMALL_LOG_BYTES: u64 = 4 << 20;
 const MERGED_BYTES_MAX: u64 = 256 << 20;
 
 const LOCK: &str = "merge";
-/// In the name of a merged log, behind that of its newest part.
-pub(super) const MARK: &str = ".merged-";
+/// Parts of the name of a log as its writer gave it: when it began, process, count, number.
+const NAME_PARTS: usize = 4;
 
 /// Tidying leaves alone what was written so shortly ago: where locks do not reach from machine to machine, its writer may live.
 const RESTED: Duration = Duration::from_secs(3600);
@@ -68,6 +70,18 @@ impl Origins {
             merged_from(&path).into_iter().for_each(|origin| origins.add(origin));
         }
         Ok(origins)
+    }
+
+    /// Every log of which there is something, and its ranges.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Range<u64>])> {
+        self.0.iter().map(|(stem, ranges)| (stem.as_str(), ranges.as_slice()))
+    }
+
+    /// What one log was merged from; nothing for a log that was not.
+    pub fn of_log(path: &Path) -> Self {
+        let mut origins = Self::default();
+        merged_from(path).into_iter().for_each(|origin| origins.add(origin));
+        origins
     }
 
     /// What is here of the log whose file name begins with `stem`, ranges in order and apart.
@@ -246,21 +260,33 @@ impl<'a> Merge<'a> {
 
     /// Origins, log, index, then the sources go. A list without its log means nothing, so a crash before the log changes nothing.
     fn write(&self) -> Result<()> {
-        if !self.kept.is_empty() {
-            let newest = stem_of(&self.sources.last().expect("a group has members").path);
-            let name = format!("{newest}{MARK}{}.log", segment::writer_name().trim_end_matches('-'));
-            let path = self.folder.join(name);
-            write_aside(self.folder, &origins_path(&path), |file| file.write_all(self.origins.as_bytes()))?;
-            let mut entries = Vec::new();
-            write_aside(self.folder, &path, |file| self.copy_into(file, &mut entries))?;
+        let aside = (!self.kept.is_empty()).then(|| self.write_aside()).transpose()?;
+        // Readers list the folder before this or after it, not during it: see `logs_in`.
+        let listing = File::open(self.folder).at("lock", self.folder)?;
+        listing.lock().at("lock", self.folder)?;
+        if let Some((log, path)) = aside {
+            log.persist(&path).map_err(|error| Error::io("write", &path, error.error))?;
             sync_folder(self.folder)?;
-            // One that cannot be written is made by the next reader.
-            let _ = Segment::new(path).write_index(&entries, self.log_bytes());
         }
         for path in self.sources.iter().flat_map(|source| files_of(&source.path)) {
             unless_gone(fs::remove_file(&path)).at("remove", &path)?;
         }
         Ok(())
+    }
+
+    /// All but the log in its place; the log is given it last.
+    fn write_aside(&self) -> Result<(NamedTempFile, PathBuf)> {
+        let newest = written_as(stem_of(&self.sources.last().expect("a group has members").path));
+        let name = format!("{newest}-{}.log", segment::writer_name().trim_end_matches('-'));
+        let path = self.folder.join(name);
+        let origins = written(self.folder, |file| file.write_all(self.origins.as_bytes()))?;
+        let list = origins_path(&path);
+        origins.persist(&list).map_err(|error| Error::io("write", &list, error.error))?;
+        let mut entries = Vec::new();
+        let log = written(self.folder, |file| self.copy_into(file, &mut entries))?;
+        // One that cannot be written is made by the next reader.
+        let _ = Segment::new(path.clone()).write_index(&entries, self.log_bytes());
+        Ok((log, path))
     }
 
     fn copy_into(&self, file: &mut dyn Write, entries: &mut Vec<Entry>) -> std::io::Result<()> {
@@ -293,20 +319,20 @@ impl Merged {
     }
 }
 
-fn write_aside(folder: &Path, path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let mut aside = tempfile::NamedTempFile::new_in(folder).at("write", folder)?;
+/// A synced file that has no place yet.
+fn written(folder: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<NamedTempFile> {
+    let mut aside = NamedTempFile::new_in(folder).at("write", folder)?;
     let mut buffered = std::io::BufWriter::new(&mut aside);
-    write(&mut buffered).and_then(|()| buffered.flush()).at("write", path)?;
+    write(&mut buffered).and_then(|()| buffered.flush()).at("write", folder)?;
     drop(buffered);
-    aside.as_file().sync_all().at("sync", path)?;
-    aside.persist(path).map_err(|error| Error::io("write", path, error.error))?;
-    Ok(())
+    aside.as_file().sync_all().at("sync", folder)?;
+    Ok(aside)
 }
 
 /// What a log stands for: itself, a piece of another one, or all that it was merged from.
 fn origins_of(path: &Path, bytes: u64) -> Vec<Origin> {
     let stem = stem_of(path);
-    if stem.contains(MARK) {
+    if is_merged(stem) {
         return merged_from(path);
     }
     vec![piece_of(stem).unwrap_or_else(|| Origin {
@@ -314,6 +340,17 @@ fn origins_of(path: &Path, bytes: u64) -> Vec<Origin> {
         from: SEGMENT_HEADER.len() as u64,
         to: bytes,
     })]
+}
+
+/// The log's own part of a name: without the range of a piece or the ending of a merge.
+fn written_as(stem: &str) -> String {
+    let log = stem.split('.').next().unwrap_or_default();
+    log.split('-').take(NAME_PARTS).collect::<Vec<_>>().join("-")
+}
+
+/// Whether a log called `stem` was merged from others: the name of its newest part, and when and by whom it was merged.
+pub(super) fn is_merged(stem: &str) -> bool {
+    !stem.contains('.') && stem.split('-').count() > NAME_PARTS
 }
 
 /// `<stem>.<from>-<to>`, as pieces fetched from a shared store are called.

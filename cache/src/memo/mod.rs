@@ -32,6 +32,7 @@ use crate::error::{AtPath, Result};
 use crate::hash::ReplyAddress;
 use crate::layout::Layout;
 use crate::remote::{Courier, Post, Sharing};
+use crate::survey::name_of;
 
 /// A folder changed within this time before it was listed may have changed again without a new time stamp.
 const LISTING_TICK: Duration = Duration::from_millis(50);
@@ -239,7 +240,7 @@ impl Shared {
     }
 
     fn forget_vanished(&self) {
-        self.state.write().unwrap_or_else(PoisonError::into_inner).forget_vanished();
+        self.state.write().unwrap_or_else(PoisonError::into_inner).forget_vanished(&self.own);
     }
 
     fn forget(&self, address: &ReplyAddress, place: Place, segment: &Segment) {
@@ -253,13 +254,12 @@ impl Shared {
 }
 
 impl State {
-    /// Drops all that lies in logs which are gone, so that it is looked for anew.
-    fn forget_vanished(&mut self) {
+    /// Drops all that lies in logs which are gone. The others are read again: what they answer too was passed over before.
+    fn forget_vanished(&mut self, own: &str) {
         let gone: Vec<bool> = self.segments.iter().map(|segment| !segment.exists()).collect();
-        let is_gone = |number: u32| gone[number as usize];
-        self.index.retain(|_, place| !is_gone(place.segment));
-        self.live.retain(|(number, _)| !is_gone(*number));
-        self.known.retain(|_, number| !is_gone(*number));
+        self.index.retain(|_, place| !gone[place.segment as usize]);
+        self.known.retain(|path, number| !gone[*number as usize] && is_own(name_of(path), own));
+        self.live.clear();
         self.listed = None;
     }
 
@@ -333,17 +333,24 @@ impl State {
 /// Logs of all writers but `own`, newest first: of two replies to one request, everyone who opens the folder finds the one whose writer
 /// began later.
 fn logs_in(folder: &Path, own: Option<&str>) -> Result<Vec<PathBuf>> {
+    // A listing made while logs are merged could miss the old ones and the new one: so it is not made meanwhile. Where folders cannot
+    // be locked, nothing is merged.
+    let merging = fs::File::open(folder).at("list", folder)?;
+    let _ = merging.lock_shared();
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).at("list", folder)? {
         let name = entry.at("list", folder)?.file_name().into_string().unwrap_or_default();
-        // What another process has merged from a log of ours is not ours.
-        let is_own = own.is_some_and(|own| name.starts_with(own) && !name.contains(merge::MARK));
-        if name.ends_with(".log") && !is_own {
+        if name.ends_with(".log") && !own.is_some_and(|own| is_own(&name, own)) {
             names.push(name);
         }
     }
     names.sort_unstable_by(|a, b| b.cmp(a));
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Whether a log is one that the writer `own` appends to, or has. What another process has merged from it is not.
+fn is_own(name: &str, own: &str) -> bool {
+    name.starts_with(own) && !merge::is_merged(name.strip_suffix(".log").unwrap_or(name))
 }
 
 /// Addresses are hashes already: their first eight bytes will do.

@@ -9,7 +9,8 @@ use crate::plan::Planner;
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
 use crate::team::Team;
-use crate::workplace::{Workplace, overrides_as_written};
+use crate::workplace::{Workplace, overrides_as_written, overrides_on_record};
+use cache::{RunHead, RunRecord, Store};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,8 +35,9 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let runtime = runtime()?;
     let stop = Stop::default();
     listen(&stop, &runtime, &reporter);
-    let settings =
-        executor::Settings { device: super::device(&arguments.machine)?, budget_usd: arguments.budget_usd, wishes };
+    let record = record(arguments, &workplace, &store, &*reporter);
+    let device = super::device(&arguments.machine)?;
+    let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record };
     let team = workplace.team.as_ref();
     let executor =
         Executor::new(&planner, &store, team, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
@@ -63,6 +65,19 @@ fn begin(arguments: &RunArgs, planner: &Planner, reporter: &dyn Reporter) {
     let overrides = overrides_as_written(&arguments.recipe);
     let nodes: Vec<&str> = planner.entries().map(|node| node.name.as_str()).collect();
     reporter.tell(&Event::Begun { recipe: &arguments.recipe.recipe, overrides: &overrides, nodes: &nodes });
+}
+
+/// The record of this run. Without one it can still be done: what it uses is then only as safe from sweeps as it is young.
+fn record(arguments: &RunArgs, workplace: &Workplace, store: &Store, reporter: &dyn Reporter) -> Option<RunRecord> {
+    let head = RunHead {
+        began_at: cache::now_seconds(),
+        made_by: executor::MADE_BY.to_string(),
+        pipeline: workplace.recipe.name.clone(),
+        recipe: arguments.recipe.recipe.display().to_string(),
+        overrides: overrides_on_record(&arguments.recipe.overrides),
+    };
+    let warn = |error: &cache::Error| reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
+    store.begin_run(&head).inspect_err(warn).ok()
 }
 
 /// Threads for what waits; what computes has its own.

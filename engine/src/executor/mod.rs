@@ -7,7 +7,7 @@ pub mod past;
 pub mod stop;
 mod telling;
 
-pub use telling::{report_of, summary};
+pub use telling::{MADE_BY, report_of, summary};
 
 use crate::failure::{Exit, exit_of};
 use crate::manifest::Known;
@@ -17,7 +17,7 @@ use crate::schedule::{Ending, Look, Worker};
 use crate::spec::Node;
 use crate::team::Team;
 use artifacts::Trouble;
-use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, Store};
+use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, RunRecord, Store};
 use context::NodeContext;
 use models::Models;
 use stages::context::Device;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub device: Device,
     pub budget_usd: Option<f64>,
     pub wishes: Wishes,
+    /// Where finished nodes are noted; none if it could not be begun.
+    pub record: Option<RunRecord>,
 }
 
 pub struct Executor<'a> {
@@ -52,6 +54,7 @@ pub struct Executor<'a> {
     models: Models,
     budget: Arc<Budget>,
     stop: Stop,
+    record: Option<RunRecord>,
     state: Mutex<Progressing>,
 }
 
@@ -74,6 +77,8 @@ struct Made {
     manifest: Manifest,
     /// Another process made it while this one waited.
     adopted: bool,
+    /// Held until the node is on record: until then a sweep does not touch it.
+    lock: KeyLock,
 }
 
 impl<'a> Executor<'a> {
@@ -105,6 +110,7 @@ impl<'a> Executor<'a> {
             device: settings.device,
             budget: Arc::new(Budget::new(settings.budget_usd)),
             stop,
+            record: settings.record,
             state: Mutex::new(state),
         }
     }
@@ -132,10 +138,10 @@ impl<'a> Executor<'a> {
     /// Finds the finished work, or does it, alone among all processes on this store.
     fn make(&self, index: usize, preimage: Preimage, why: &Why, meter: &Arc<Meter>) -> Result<Made, Trouble> {
         let node = self.node(index);
-        let _lock = self.lock(node, &preimage)?;
+        let lock = self.lock(node, &preimage)?;
         let is_wished = matches!(why, Why::Forced | Why::RetryMarked);
         if !is_wished && let Some(manifest) = self.planner.find(self.planner.nodes[index], &preimage.action_key())? {
-            return Ok(Made { manifest, adopted: true });
+            return Ok(Made { manifest, adopted: true, lock });
         }
         self.check_trust()?;
         let started = Instant::now();
@@ -152,7 +158,7 @@ impl<'a> Executor<'a> {
         let seconds = started.elapsed().as_secs_f64();
         let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
         let provenance = Provenance { device: self.device.name(), ..provenance };
-        Ok(Made { manifest: publication.commit(provenance)?, adopted: false })
+        Ok(Made { manifest: publication.commit(provenance)?, adopted: false, lock })
     }
 
     /// Before anything is paid for: under `trust: strict` nothing is done again that a stranger says is done.
@@ -270,13 +276,16 @@ impl<'a> Executor<'a> {
     /// Notes a finished node, so that those after it can start.
     fn finish(&self, index: usize, manifest: Manifest, why: String, state: State, meter: Option<&Meter>, seconds: f64) {
         let node = self.node(index);
-        let remembered =
-            self.store.remember(&self.planner.recipe.name, &node.name, &manifest.key, cache::now_seconds());
-        if let Err(error) = remembered {
-            // It costs an explanation next time, not the work.
-            self.reporter.tell(&Event::Warned { node: Some(&node.name), message: &error.to_string() });
-        }
         let summary = summary(node, Some(&manifest), state, why, meter, seconds);
+        for noted in [
+            self.store.remember(&self.planner.recipe.name, &node.name, &manifest.key, cache::now_seconds()),
+            self.record.as_ref().map_or(Ok(()), |record| record.node(&telling::run_node(&summary, manifest.key))),
+        ] {
+            if let Err(error) = noted {
+                // It costs an explanation next time, not the work.
+                self.reporter.tell(&Event::Warned { node: Some(&node.name), message: &error.to_string() });
+            }
+        }
         let mut progressing = self.state();
         progressing.known.add_outputs(&node.name, contents(node, &manifest));
         progressing.wishes.force.remove(&node.name);
@@ -308,11 +317,11 @@ impl<'a> Executor<'a> {
 
     fn end(&self, index: usize, result: Result<Made, Trouble>, why: Why, meter: &Meter, seconds: f64) -> Ending {
         match result {
-            Ok(Made { manifest, adopted: true }) => {
+            Ok(Made { manifest, adopted: true, lock: _lock }) => {
                 self.finish(index, manifest, "made by another process".to_string(), State::Hit, None, 0.0);
                 Ending::Finished
             }
-            Ok(Made { manifest, adopted: false }) => {
+            Ok(Made { manifest, adopted: false, lock: _lock }) => {
                 self.finish(index, manifest, why.to_string(), State::Ran, Some(meter), seconds);
                 Ending::Finished
             }

@@ -1,6 +1,6 @@
 //! The face for people and logs: talk goes to stderr a line at a time, the final tables go to stdout.
 
-use super::words::{counted, dollars, duration, replies, size, thousands};
+use super::words::{bytes, counted, dollars, duration, replies, thousands};
 use super::{Event, NodeSummary, Reporter, RunSummary, State, table};
 use cache::{Moved, SharingReport};
 use stages::context::Progress;
@@ -107,8 +107,8 @@ impl Reporter for PlainReporter {
 fn describe_moved(moved: &Moved) -> Option<String> {
     let results = (moved.manifests > 0).then(|| counted(moved.manifests, "result"));
     let replies = (moved.replies > 0).then(|| replies(moved.replies));
-    let bytes = (moved.bytes > 0).then(|| size(moved.bytes));
-    let parts: Vec<String> = results.into_iter().chain(replies).chain(bytes).collect();
+    let size = (moved.bytes > 0).then(|| bytes(moved.bytes));
+    let parts: Vec<String> = results.into_iter().chain(replies).chain(size).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

@@ -30,6 +30,20 @@ pub fn ago(then_seconds: u64, now_seconds: u64) -> String {
     }
 }
 
+/// `512 B`, `1.5 kB`, `20 MB`: in thousands, as disks are sold.
+pub fn bytes(number: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    let mut amount = number as f64;
+    let mut unit = "B";
+    for larger in units {
+        if amount < 999.5 {
+            break;
+        }
+        (amount, unit) = (amount / 1000.0, larger);
+    }
+    if unit == "B" || amount >= 9.95 { format!("{amount:.0} {unit}") } else { format!("{amount:.1} {unit}") }
+}
+
 /// Four digits below a dollar, where single calls count; two above.
 pub fn dollars(amount_usd: f64) -> String {
     match amount_usd {
@@ -48,17 +62,6 @@ pub fn counted(number: u64, singular: &str) -> String {
 /// `1 reply`, `2,000 replies`.
 pub fn replies(number: u64) -> String {
     format!("{} {}", thousands(number), if number == 1 { "reply" } else { "replies" })
-}
-
-/// `812 B`, `3.4 kB`, `1.2 GB`: powers of a thousand.
-pub fn size(bytes: u64) -> String {
-    let units = ["kB", "MB", "GB", "TB"];
-    let scaled = |power: usize| bytes as f64 / 1000f64.powi(power as i32 + 1);
-    match (0..units.len()).rev().find(|&power| scaled(power) >= 0.9995) {
-        None => format!("{bytes} B"),
-        Some(power) if scaled(power) < 9.995 => format!("{:.1} {}", scaled(power), units[power]),
-        Some(power) => format!("{:.0} {}", scaled(power), units[power]),
-    }
 }
 
 /// The first line of a text, cut to `width` characters: for values inside one line.
@@ -93,10 +96,18 @@ mod tests {
         for (seconds, expected) in [(3, "just now"), (150, "2 min ago"), (7300, "2 h ago"), (864_000, "10 days ago")] {
             assert_eq!(ago(1_000_000, 1_000_000 + seconds), expected);
         }
-        for (bytes, expected) in
-            [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (3_449, "3.4 kB"), (52_100_000, "52 MB")]
-        {
-            assert_eq!(size(bytes), expected);
+        for (number, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (9_940, "9.9 kB"),
+            (9_960, "10 kB"),
+            (999_400, "999 kB"),
+            (999_600, "1.0 MB"),
+            (12_345_678_901, "12 GB"),
+            (5_000_000_000_000_000, "5000 TB"),
+        ] {
+            assert_eq!(bytes(number), expected);
         }
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(counted(0, "call"), "0 calls");

@@ -4,7 +4,7 @@ use crate::cli::{RecipeArgs, StoreArgs};
 use crate::failure::{Failure, Result};
 use crate::plan::{Decision, Planner, Wishes};
 use crate::report::PlainReporter;
-use crate::report::words::size;
+use crate::report::words::bytes;
 use crate::workplace::Workplace;
 use cache::{ActionKey, Store, Transfer};
 use std::io::{IsTerminal, Write};
@@ -58,7 +58,7 @@ pub fn progress(done: &'static str) -> impl Fn(Transfer) + Sync {
     move |transfer: Transfer| {
         if is_watched {
             let end = if transfer.done == transfer.of { "\r\x1b[K" } else { "" };
-            let line = format!("\r{done} {} of {}, {}{end}", transfer.done, transfer.of, size(transfer.bytes));
+            let line = format!("\r{done} {} of {}, {}{end}", transfer.done, transfer.of, bytes(transfer.bytes));
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }
