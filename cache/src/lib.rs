@@ -39,4 +39,4 @@ pub use publish::Publication;
 pub use stat_cache::{StatCache, source_hash};
 pub use store::{KeyLock, Store};
 pub use table::{Table, TableSummary, TableWriter, read_table};
-pub use tree::{Placement, files_of};
+pub use tree::{Placement, files_of, folder_content};

@@ -24,7 +24,7 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
         EventFormat::Json => println!("{}", to_json(&lines)),
         EventFormat::Plain => print_table(arguments, &lines),
     }
-    workplace.check_environment(&planned)?;
+    workplace.check_environment(&planned, &wishes)?;
     Ok(Exit::Done)
 }
 
