@@ -90,6 +90,31 @@ mod tests {
         assert!(FileLock::try_acquire(&path).unwrap().is_some());
     }
 
+    #[test]
+    fn a_lock_is_not_inherited_by_a_child_that_outlives_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = FileLock::acquire(&path).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        drop(held);
+        let again = FileLock::try_acquire(&path).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(again.is_some(), "the child holds it");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn only_a_file_system_without_locks_grants_them_to_everyone() {
+        let [input_output, no_lock_daemon, no_system_call, not_supported] = [5, 37, 38, 95];
+        for (number, expected) in
+            [(input_output, false), (no_lock_daemon, true), (no_system_call, true), (not_supported, true)]
+        {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(no_locks(&error), expected, "{error}");
+        }
+    }
+
     /// Removing a lock file under waiters must not let two of them in: one on the old file, one on a new one.
     #[test]
     fn removal_under_waiters_lets_in_one_at_a_time() {
