@@ -212,6 +212,9 @@ pub struct RunArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub scope: ScopeArgs,
+    /// Execute this finished node again and compare: publishes nothing, fails where something else comes out (repeatable)
+    #[arg(long, value_name = "NODE")]
+    pub recheck: Vec<String>,
     /// Stop cleanly before spending more than X US dollars on model calls
     #[arg(long, value_name = "X", value_parser = dollars)]
     pub budget_usd: Option<f64>,

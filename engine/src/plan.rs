@@ -33,6 +33,8 @@ pub struct Wishes {
     pub until: Vec<String>,
     pub force: BTreeSet<String>,
     pub retry_marked: BTreeSet<String>,
+    /// Execute these although they are finished, and compare.
+    pub recheck: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use crate::spec::{self, Recipe};
 use crate::team::Team;
 use cache::{StatCache, Store, source_hash};
 use stages::settings::nearest_hint;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub struct Workplace {
@@ -71,6 +72,7 @@ impl Workplace {
             until: scope.until.clone(),
             force: scope.force.iter().cloned().collect(),
             retry_marked: scope.retry_marked.iter().cloned().collect(),
+            recheck: BTreeSet::new(),
         })
     }
 
@@ -93,8 +95,9 @@ impl Workplace {
     }
 
     /// Keys of models that nodes of the plan may call must be in the environment before anything is spent.
-    pub fn check_environment(&self, planned: &[Planned]) -> Result<()> {
-        let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)));
+    pub fn check_environment(&self, planned: &[Planned], wishes: &Wishes) -> Result<()> {
+        let is_rechecked = |one: &Planned| wishes.recheck.contains(self.graph.name(one.node));
+        let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)) || is_rechecked(one));
         let missing = self.recipe.missing_environment(calling.map(|one| self.graph.name(one.node)));
         if missing.list.is_empty() { Ok(()) } else { Err(missing.into()) }
     }

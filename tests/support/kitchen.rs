@@ -26,6 +26,17 @@ impl Kitchen {
         kitchen
     }
 
+    /// With a copy of everything in `folder`, a `recipe.yaml` among it.
+    pub fn copy_of(folder: &Path) -> Kitchen {
+        let kitchen = Kitchen { folder: tempfile::tempdir().unwrap() };
+        for file in files_below(folder) {
+            let target = kitchen.folder.path().join(file.strip_prefix(folder).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(&file, &target).unwrap();
+        }
+        kitchen
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

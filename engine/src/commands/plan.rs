@@ -28,7 +28,7 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
         team.tell(&reporter);
         team.check()?;
     }
-    workplace.check_environment(&planned)?;
+    workplace.check_environment(&planned, &wishes)?;
     Ok(Exit::Done)
 }
 

@@ -5,7 +5,7 @@ use crate::executor::stop::Stop;
 use crate::executor::{self, Executor};
 use crate::failure::{Exit, Failure, Result};
 use crate::graph::NodeIndex;
-use crate::plan::Planner;
+use crate::plan::{Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
 use crate::team::Team;
@@ -22,14 +22,14 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let started = Instant::now();
     let reporter = reporter(arguments.format);
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
-    let wishes = workplace.wishes(&arguments.scope)?;
+    let wishes = wishes(arguments, &workplace)?;
     let store = workplace.store()?;
     let past = workplace.past(Some(&store), &*reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
     let known = || workplace.known(&planner, stat_cache.as_ref());
     let planned = planner.plan(&mut known()?, &wishes)?;
-    workplace.check_environment(&planned)?;
+    workplace.check_environment(&planned, &wishes)?;
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     begin(arguments, &planner, &*reporter);
     let runtime = runtime()?;
@@ -52,6 +52,12 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
         stat_cache.save()?;
     }
     Ok(if ok { Exit::Done } else { exit_of(&stop, exit) })
+}
+
+fn wishes(arguments: &RunArgs, workplace: &Workplace) -> Result<Wishes> {
+    arguments.recheck.iter().try_for_each(|name| workplace.check_node(name))?;
+    let recheck = arguments.recheck.iter().cloned().collect();
+    Ok(Wishes { recheck, ..workplace.wishes(&arguments.scope)? })
 }
 
 fn reporter(format: EventFormat) -> Arc<dyn Reporter> {

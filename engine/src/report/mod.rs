@@ -73,6 +73,13 @@ impl State {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recheck {
+    Same,
+    Different,
+}
+
 /// What became of one node in this run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeSummary {
@@ -93,6 +100,9 @@ pub struct NodeSummary {
     pub output: Option<String>,
     /// What a reader must know before believing the output, such as `rehearsal`.
     pub labels: Vec<String>,
+    /// Of a finished node that was executed again: whether the same came out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recheck: Option<Recheck>,
     #[serde(skip_serializing_if = "report_is_empty")]
     pub report: Report,
 }

@@ -1,7 +1,7 @@
 //! The face for people and logs: talk goes to stderr a line at a time, the final tables go to stdout.
 
 use super::words::{bytes, counted, dollars, duration, replies, thousands};
-use super::{Event, NodeSummary, Reporter, RunSummary, State, table};
+use super::{Event, NodeSummary, Recheck, Reporter, RunSummary, State, table};
 use cache::{Moved, SharingReport};
 use stages::context::Progress;
 use stages::llm::MeterReading;
@@ -135,6 +135,9 @@ fn describe(summary: &NodeSummary) -> String {
     }
     if summary.cost_usd > 0.0 {
         parts.push(dollars(summary.cost_usd));
+    }
+    if summary.recheck == Some(Recheck::Same) {
+        parts.push(format!("rechecked: same ({})", duration(summary.seconds)));
     }
     parts.extend(summary.labels.iter().map(|label| format!("[{label}]")));
     if matches!(summary.state, State::Failed | State::Skipped) {
