@@ -50,8 +50,17 @@ pub enum Error {
     )]
     Remote { doing: &'static str, place: String, reason: String },
 
-    #[error("`{url}` is no shared store\n  hint: name a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`")]
+    #[error(
+        "`{url}` is no shared store\n  hint: name a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`"
+    )]
     UnknownRemote { url: String },
+    #[error("`{name}` cannot be the name of a pin\n  hint: use letters, digits, `-`, `_` and dots, no dot in front")]
+    NotAName { name: String },
+
+    #[error(
+        "pin `{name}` is damaged, so what it keeps is not known\n  hint: pin again under the same name, or `decoct cache pin --remove {name}`"
+    )]
+    DamagedPin { name: String },
 
     #[error(
         "this program was built without object stores and cannot use `{url}`\n  hint: share a folder, or build with the feature `object-store` of the package `cache`"

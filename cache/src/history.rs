@@ -39,9 +39,13 @@ impl Store {
 
     /// Every key the node has had, oldest first; unreadable lines are left out.
     pub fn history(&self, pipeline: &str, node: &str) -> Vec<Generation> {
-        let text = fs::read(self.layout().history(pipeline, node)).unwrap_or_default();
-        text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        generations(&fs::read(self.layout().history(pipeline, node)).unwrap_or_default())
     }
+}
+
+/// What a history file holds, oldest first.
+pub(crate) fn generations(text: &[u8]) -> Vec<Generation> {
+    text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@
 //! ├── ac/ab/<action key>        manifest: preimage, outputs, provenance; sealed by a checksum
 //! ├── replies/<writer>.log      replies of single model calls, appended by one process each
 //! │   ├── <writer>.<a>-<b>.log  bytes a..b of another machine's log, fetched from a shared store
+//! │   ├── <writer>.origins      what a log was merged from
 //! │   └── <writer>.idx          address → offset of a log that no one writes any more
 //! ├── claims/<abc>              locks on calls in flight, by the first digits of their address
 //! ├── locks/<action key>        locks on actions in progress
 //! ├── scratch/<action key>/     checkpoints of an action in progress; gone once it is published
 //! ├── history/<hash>            which keys a node of a pipeline has had, oldest first
-//! ├── runs/                     what the engine keeps about runs
+//! ├── runs/<begin>.jsonl        what a run did, a line a node; locked while it goes on
+//! ├── pins/<name>.json          keys that no sweep takes
 //! ├── stat.json                 stat cache of source files
 //! └── tmp/                      files being written, on the same file system as their destination
 //! ```
@@ -44,7 +46,7 @@ impl Layout {
 
     /// Folders that exist in every store; those with two-digit subfolders make them on first use.
     pub fn folders(&self) -> Vec<PathBuf> {
-        ["cas", "ac", "replies", "claims", "locks", "scratch", "history", "runs", "tmp"]
+        ["cas", "ac", "replies", "claims", "locks", "scratch", "history", "runs", "pins", "tmp"]
             .map(|name| self.root.join(name))
             .into()
     }
@@ -82,23 +84,44 @@ impl Layout {
         self.root.join("claims")
     }
 
+    pub fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
     pub fn lock(&self, key: &ActionKey) -> PathBuf {
-        self.root.join("locks").join(key.to_string())
+        self.locks().join(key.to_string())
+    }
+
+    pub fn scratches(&self) -> PathBuf {
+        self.root.join("scratch")
     }
 
     pub fn scratch(&self, key: &ActionKey) -> PathBuf {
-        self.root.join("scratch").join(key.to_string())
+        self.scratches().join(key.to_string())
+    }
+
+    pub fn histories(&self) -> PathBuf {
+        self.root.join("history")
     }
 
     /// By hash, as a pipeline's label may hold any characters.
     pub fn history(&self, pipeline: &str, node: &str) -> PathBuf {
         let mut hasher = Hasher::new(HISTORY_DOMAIN);
         hasher.field("pipeline", pipeline.as_bytes()).field("node", node.as_bytes());
-        self.root.join("history").join(hasher.finish().to_string())
+        self.histories().join(hasher.finish().to_string())
     }
 
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")
+    }
+
+    pub fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
+    /// `name` is one that a file can have.
+    pub fn pin(&self, name: &str) -> PathBuf {
+        self.pins().join(format!("{name}.json"))
     }
 
     pub fn stat_cache(&self) -> PathBuf {

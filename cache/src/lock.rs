@@ -47,6 +47,11 @@ impl FileLock {
         }
     }
 
+    /// The locked file itself, to read or write it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Releases and removes the lock file, so that a store does not fill with empty files.
     pub fn remove(self) {
         // While still locked: whoever waits for this file finds that its path is gone and opens a new one.

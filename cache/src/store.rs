@@ -80,7 +80,9 @@ impl Store {
     /// If the shared store does not answer: to pay again for what a colleague has is worse than to stop.
     pub fn lookup(&self, key: &ActionKey) -> Result<Found<Manifest>> {
         let here = self.lookup_here(key)?;
-        let Some(sharing) = self.sharing.as_ref().filter(|_| !matches!(here, Found::Intact(_))) else { return Ok(here) };
+        let Some(sharing) = self.sharing.as_ref().filter(|_| !matches!(here, Found::Intact(_))) else {
+            return Ok(here);
+        };
         Ok(self.look_there(sharing, key)?.map_or(here, Found::Intact))
     }
 
@@ -227,21 +229,7 @@ impl Store {
         Ok(names.into_iter().filter_map(|(name, bytes)| Some((name.parse().ok()?, bytes))).collect())
     }
 
-    /// Reads everything that is here; evicts and reports what is damaged.
-    pub fn verify(&self) -> Result<Vec<Notice>> {
-        let mut notices = Vec::new();
-        for (blob, _) in self.blobs()? {
-            if self.open_here(&blob)?.is_none() {
-                evict(&self.layout.blob(&blob))?;
-                notices.push(Notice::blob(blob, None));
-            }
-        }
-        for key in self.keys()? {
-            notices.extend(self.lookup_here(&key)?.notice());
-        }
-        Ok(notices)
-    }
-
+    /// `blob` is open: a sweep may remove its name meanwhile.
     fn place(&self, file: &TreeFile, mut blob: File, folder: &Path, how: Placement) -> Result<()> {
         let (source, target) = (self.layout.blob(&file.blob), folder.join(&file.path));
         let parent = target.parent().expect("a joined path has a parent");

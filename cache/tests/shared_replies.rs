@@ -2,13 +2,12 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cache::{Bucket, Claim, Preimage, Push, Put, Replies, ReplyAddress, Sharing, SharingOptions, Store, Trust};
-use support::{Faulty, Memory, Team, snapshot};
+use cache::{Claim, Preimage, Push, Put, Replies, ReplyAddress, Store};
+use support::{Faulty, Memory, Team, on_each_bucket, snapshot};
 
 fn address(number: usize) -> ReplyAddress {
     Preimage::new().with("number", number).reply_address()
@@ -35,17 +34,6 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(60), "not so after a minute: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-fn folder_bucket(folder: &Path) -> Arc<dyn Bucket> {
-    let options = SharingOptions { push: Push::Never, trust: Arc::new(Trust::none()), allow_unsigned: false };
-    Sharing::open(folder.to_str().unwrap(), options).unwrap().bucket_handle()
-}
-
-fn on_each_bucket(members: usize, body: impl Fn(&str, &Team)) {
-    let folder = tempfile::tempdir().unwrap();
-    body("folder", &Team::new(members, folder_bucket(folder.path())));
-    body("memory", &Team::new(members, Arc::new(Memory::default())));
 }
 
 fn objects(team: &Team) -> Vec<String> {
@@ -238,4 +226,9 @@ fn a_shared_store_that_fails_now_and_then_carries_everything_in_the_end() {
         let _ = paying.flush();
     }
     wait_until("all there", || count(&waiting, 0..40) == 40);
+}
+
+#[test]
+fn all_of_this_holds_on_s3() {
+    support::run_again_on_s3("all_of_this_holds_on_s3");
 }

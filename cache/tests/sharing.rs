@@ -6,26 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cache::{Bucket, Error, Found, Manifest, Push, Put, Sharing, SharingOptions, Store, Transfer, Trust};
-use support::{Faulty, Memory, Team, find, preimage, publish, read, snapshot, table};
-
-/// Shared stores by name: what must hold holds on each.
-fn buckets(folder: &Path) -> Vec<(&'static str, Arc<dyn Bucket>)> {
-    let trust = Arc::new(Trust::none());
-    let at = |name: &str| {
-        let options = SharingOptions { push: Push::Never, trust: trust.clone(), allow_unsigned: false };
-        Sharing::open(folder.join(name).to_str().unwrap(), options).unwrap().bucket_handle()
-    };
-    let careless = Faulty { is_careless: true, ..Faulty::new(at("careless")) };
-    vec![("folder", at("plain")), ("careless folder", Arc::new(careless)), ("memory", Arc::new(Memory::default()))]
-}
-
-fn on_each_bucket(members: usize, body: impl Fn(&str, &Team)) {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, bucket) in buckets(folder.path()) {
-        body(name, &Team::new(members, bucket));
-    }
-}
+use cache::{Error, Found, Manifest, Push, Put, Sharing, SharingOptions, Store, Transfer, Trust};
+use support::{Faulty, Memory, Team, buckets, find, on_each_bucket, preimage, publish, read, snapshot, table};
 
 fn blob_path(store: &Store, manifest: &Manifest) -> String {
     below_root(store, &store.layout().blob(&manifest.outputs["rows"].blobs()[0].0))
@@ -91,7 +73,9 @@ fn writers_of_one_key_go_on_with_one_whole_answer() {
                 assert_eq!(store.lookup(&manifest.key).unwrap().intact().as_ref(), Some(manifest), "{name}");
             }
             let there = find(&team.machine(0), &action).expect("whole there");
-            assert!(adopted.iter().any(|manifest| manifest.outputs["rows"].content() == table(&there).content().unwrap()));
+            assert!(
+                adopted.iter().any(|manifest| manifest.outputs["rows"].content() == table(&there).content().unwrap())
+            );
             if name != "careless folder" {
                 assert!(adopted.windows(2).all(|pair| pair[0] == pair[1]), "{name}: different answers");
             }
@@ -235,7 +219,7 @@ fn a_shared_store_that_goes_away_costs_no_finished_work_and_no_second_payment() 
 fn a_shared_store_that_fails_now_and_then_never_gives_wrong_bytes() {
     let folder = tempfile::tempdir().unwrap();
     for (name, bucket) in buckets(folder.path()) {
-        let team = Team::new(2, Arc::new(Faulty { fails_one_in: Some(3), ..Faulty::new(bucket) }));
+        let team = Team::new(2, Arc::new(Faulty { fails_one_in: Some(20), ..Faulty::new(bucket) }));
         let (store, other) = (team.machine(0), team.machine(1));
         let names: Vec<_> = (0..30).map(|number| number.to_string()).collect();
         let keys: Vec<_> = names.iter().map(|name| preimage(name).action_key()).collect();
@@ -357,4 +341,9 @@ fn an_address_of_no_known_kind_is_refused() {
     let options = SharingOptions { push: Push::Always, trust: Arc::new(Trust::none()), allow_unsigned: false };
     let error = Sharing::open("ftp://host/store", options).unwrap_err().to_string();
     assert!(error.contains("ftp://host/store") && error.contains("hint: name a folder"), "{error}");
+}
+
+#[test]
+fn all_of_this_holds_on_s3() {
+    support::run_again_on_s3("all_of_this_holds_on_s3");
 }

@@ -4,6 +4,7 @@ use crate::spec::Overrides;
 use cache::PublicKey;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -38,6 +39,10 @@ impl Cli {
             Command::Plan(arguments) => arguments.format,
             Command::Check(arguments) => arguments.format,
             Command::Explain(arguments) => arguments.format,
+            Command::Cache(CacheCommand::Stat(arguments)) => arguments.format,
+            Command::Cache(CacheCommand::Verify(arguments)) => arguments.format,
+            Command::Cache(CacheCommand::Sweep(arguments)) => arguments.format,
+            Command::Cache(CacheCommand::Pin(arguments)) => arguments.format,
             Command::Show(_) | Command::Generate(_) | Command::Cache(_) | Command::Schema => EventFormat::Plain,
         };
         format == EventFormat::Json
@@ -86,6 +91,21 @@ pub struct OverrideArgs {
     /// Take a seeded, stable sample of N rows at each source
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
+    #[command(flatten)]
+    pub sharing: SharingArgs,
+}
+
+/// How the store that the recipe's team shares is used.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SharingArgs {
+    /// Go on without the shared store that the recipe names
+    #[arg(long)]
+    pub no_remote: bool,
+    /// Use what no trusted writer has signed in the shared store; nothing of it is kept
+    #[arg(long)]
+    pub allow_unsigned: bool,
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 impl OverrideArgs {
@@ -192,6 +212,9 @@ pub struct RunArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub scope: ScopeArgs,
+    /// Execute this finished node again and compare: publishes nothing, fails where something else comes out (repeatable)
+    #[arg(long, value_name = "NODE")]
+    pub recheck: Vec<String>,
     /// Stop cleanly before spending more than X US dollars on model calls
     #[arg(long, value_name = "X", value_parser = dollars)]
     pub budget_usd: Option<f64>,
@@ -335,38 +358,101 @@ pub enum CacheCommand {
 pub struct CacheStatArgs {
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Tables for people, or one JSON object on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
 }
 
 #[derive(Debug, Args)]
 pub struct CacheVerifyArgs {
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Lines for people, or one JSON object on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
 }
 
+const SWEEP_HELP: &str = "\
+Kept is what a recipe given here needs, what a run of the grace period used or made, what is pinned, and replies.
+Examples:
+  decoct cache sweep                                   say what would go
+  decoct cache sweep pipelines/medical.yaml --yes      keep that recipe's work, remove the rest that is old";
+
 #[derive(Debug, Args)]
+#[command(after_help = SWEEP_HELP)]
 pub struct CacheSweepArgs {
+    /// Recipes whose finished work is kept, however old
+    #[arg(value_name = "RECIPE")]
+    pub recipes: Vec<PathBuf>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+    /// What is younger stays whatever it is, such as 12h, 7d or 0s
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = time_span)]
+    pub grace: Duration,
+    /// Merge finished logs of replies too, without what is damaged or superseded; no reply is lost
+    #[arg(long)]
+    pub replies: bool,
+    /// Do it; without this nothing is removed
+    #[arg(long)]
+    pub yes: bool,
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Tables for people, or one JSON object on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
 }
 
 #[derive(Debug, Args)]
 pub struct CachePinArgs {
+    /// The recipe whose finished work is kept
+    #[arg(required_unless_present_any = ["list", "remove"])]
+    pub recipe: Option<PathBuf>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+    /// Keep this node and what it needs, not the whole recipe (repeatable)
+    #[arg(long, value_name = "NODE")]
+    pub until: Vec<String>,
+    /// The pin's name; one of the same name is replaced [default: the recipe's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// List the pins
+    #[arg(long, conflicts_with_all = ["recipe", "until", "name", "remove"])]
+    pub list: bool,
+    /// Let go of what the pin NAME keeps
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["recipe", "until", "name"])]
+    pub remove: Option<String>,
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Tables for people, or one JSON object on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  decoct cache push pipelines/medical.yaml --set cache.remote=s3://our-bucket/decoct"
+)]
 pub struct CachePushArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    /// Only this node and what it needs (repeatable)
+    #[arg(long, value_name = "NODE", conflicts_with = "all")]
+    pub until: Vec<String>,
+    /// Everything finished in the store: all recipes, all generations
+    #[arg(long)]
+    pub all: bool,
     #[command(flatten)]
     pub store: StoreArgs,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  decoct cache pull pipelines/medical.yaml --until student")]
 pub struct CachePullArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    /// Only this node and what it needs (repeatable)
+    #[arg(long, value_name = "NODE")]
+    pub until: Vec<String>,
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -419,6 +505,22 @@ fn dollars(text: &str) -> Result<f64, String> {
     if amount.is_finite() && amount >= 0.0 { Ok(amount) } else { Err("expected an amount that is not negative".into()) }
 }
 
+/// `90s`, `45m`, `12h`, `30d` or `2w`.
+fn time_span(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a number and one of s, m, h, d, w, such as 12h or 30d".to_string();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let count: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
+    let unit_seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        'w' => 7 * 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    count.checked_mul(unit_seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
 fn temperature(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "expected a number such as 0.7".to_string())?;
     if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a number above 0; see --greedy".into()) }
@@ -445,6 +547,26 @@ mod tests {
             ("gpu", None),
         ] {
             assert_eq!(text.parse().ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn time_spans_have_a_unit() {
+        for (text, expected_seconds) in [
+            ("0s", Some(0)),
+            ("45m", Some(2700)),
+            ("12h", Some(43_200)),
+            ("30d", Some(2_592_000)),
+            ("2w", Some(1_209_600)),
+            ("30", None),
+            ("d", None),
+            ("", None),
+            ("-1d", None),
+            ("1é", None),
+            ("99999999999999999999w", None),
+            ("9999999999999999999w", None),
+        ] {
+            assert_eq!(time_span(text).ok(), expected_seconds.map(Duration::from_secs), "{text}");
         }
     }
 }

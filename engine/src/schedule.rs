@@ -1,7 +1,7 @@
 //! Which node may start when: nodes whose inputs are ready run side by side, one at a time on the device, and a failure stops only
 //! what depends on it. Knows nothing of what a node is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 
 /// Does the work that the schedule orders. Nodes are indices.
@@ -93,7 +93,8 @@ struct Desk<'a> {
     ready: BTreeSet<usize>,
     /// Nodes that wait for the device.
     queue: BTreeSet<usize>,
-    rebuilds: Vec<u32>,
+    /// How often which node (second) was made again for which reader (first).
+    rebuilds: BTreeMap<(usize, usize), u32>,
     jobs: usize,
     running: usize,
     device_is_taken: bool,
@@ -108,7 +109,7 @@ impl<'a> Desk<'a> {
             missing: vec![0; upstream.len()],
             ready: BTreeSet::new(),
             queue: BTreeSet::new(),
-            rebuilds: vec![0; upstream.len()],
+            rebuilds: BTreeMap::new(),
             jobs,
             running: 0,
             device_is_taken: false,
@@ -169,7 +170,7 @@ impl<'a> Desk<'a> {
         match ending {
             Ending::Finished => self.settle(node, Fate::Finished),
             Ending::Failed => self.settle(node, Fate::Failed),
-            Ending::Rebuild(from) if self.reopen(from) => self.wait(node),
+            Ending::Rebuild(from) if self.reopen(from, node) => self.wait(node),
             Ending::Rebuild(_) => self.settle(node, Fate::Failed),
         }
     }
@@ -192,21 +193,26 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Makes `from` run again; whether it may.
-    fn reopen(&mut self, from: usize) -> bool {
-        self.rebuilds[from] += 1;
-        let may = self.rebuilds[from] <= REBUILDS_MAX;
-        if may && self.states[from] == State::Over(Fate::Finished) {
-            self.wait(from);
-            for index in 0..self.downstream[from].len() {
-                let next = self.downstream[from][index];
-                if self.states[next] == State::Waiting {
-                    self.missing[next] += 1;
-                    self.ready.remove(&next);
-                }
+    /// Makes `from` run again for a reader; whether it may.
+    fn reopen(&mut self, from: usize, reader: usize) -> bool {
+        let rebuilds = self.rebuilds.entry((reader, from)).or_default();
+        *rebuilds += 1;
+        if *rebuilds > REBUILDS_MAX {
+            return false;
+        }
+        // Else another reader has asked before, or it has failed meanwhile.
+        if self.states[from] != State::Over(Fate::Finished) {
+            return true;
+        }
+        self.wait(from);
+        for index in 0..self.downstream[from].len() {
+            let next = self.downstream[from][index];
+            if self.states[next] == State::Waiting {
+                self.missing[next] += 1;
+                self.ready.remove(&next);
             }
         }
-        may
+        true
     }
 
     fn wait(&mut self, node: usize) {
@@ -327,6 +333,9 @@ mod tests {
         let once = Script::new(&[(RUN, GOOD), (RUN, &[rebuild, Ending::Finished])]);
         assert_eq!(run(&[vec![], vec![0]], 2, &once), [Fate::Finished; 2]);
         assert_eq!(once.log.into_inner().unwrap(), [0, 1, 0, 1]);
+        let reader: (Look, &[Ending]) = (RUN, &[rebuild, Ending::Finished]);
+        let many = Script::new(&[(RUN, GOOD), reader, reader, reader, reader]);
+        assert_eq!(run(&[vec![], vec![0], vec![0], vec![0], vec![0]], 4, &many), [Fate::Finished; 5]);
         let always = Script::new(&[(RUN, GOOD), (RUN, &[rebuild])]);
         assert_eq!(run(&[vec![], vec![0]], 2, &always), [Fate::Finished, Fate::Failed]);
     }

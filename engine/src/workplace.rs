@@ -1,6 +1,6 @@
 //! A recipe on this machine: read, with its store and its source files' contents at hand. What `run`, `plan` and `show` start from.
 
-use crate::cli::{RecipeArgs, ScopeArgs, StoreArgs};
+use crate::cli::{OverrideArgs, RecipeArgs, ScopeArgs, StoreArgs};
 use crate::executor::past::StoredPast;
 use crate::failure::{Exit, Failure, Result};
 use crate::graph::Graph;
@@ -8,14 +8,18 @@ use crate::manifest::{self, Known};
 use crate::plan::{Decision, Planned, Planner, Wishes};
 use crate::report::Reporter;
 use crate::spec::{self, Recipe};
+use crate::team::Team;
 use cache::{StatCache, Store, source_hash};
 use stages::settings::nearest_hint;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub struct Workplace {
     pub recipe: Recipe,
     pub graph: Graph,
     pub cache_folder: PathBuf,
+    /// The store that the recipe's team shares.
+    pub team: Option<Team>,
 }
 
 impl Workplace {
@@ -26,17 +30,33 @@ impl Workplace {
     pub fn open(arguments: &RecipeArgs, store: &StoreArgs) -> Result<Workplace> {
         let recipe = spec::load(&arguments.recipe, &arguments.overrides.overrides())?;
         let graph = Graph::build(&recipe);
-        Ok(Workplace { recipe, graph, cache_folder: cache_folder(store)? })
+        let team = Team::open(&recipe.sharing, &arguments.overrides.sharing)?;
+        Ok(Workplace { recipe, graph, cache_folder: cache_folder(store)?, team })
     }
 
-    /// The store, made where there is none.
+    /// The store, made where there is none, with the shared one behind it.
+    ///
+    /// # Errors
+    /// If either cannot be used: that is found out before anything is spent.
     pub fn store(&self) -> Result<Store> {
-        Ok(Store::open(&self.cache_folder)?)
+        let store = Store::open(&self.cache_folder)?;
+        match &self.team {
+            Some(team) => Ok(store.shared(team.reached()?)),
+            None => Ok(store),
+        }
     }
 
-    /// The store where one exists; nothing is written to find out.
+    /// The store where one exists, here or shared, for someone who only looks: nothing is kept of what the shared one has.
     pub fn store_if_any(&self) -> Result<Option<Store>> {
-        if self.cache_folder.is_dir() { self.store().map(Some) } else { Ok(None) }
+        let is_here = self.cache_folder.is_dir();
+        match &self.team {
+            None if !is_here => Ok(None),
+            None => Ok(Some(Store::open(&self.cache_folder)?)),
+            Some(team) => {
+                let here = if is_here { self.cache_folder.clone() } else { team.stand_in()? };
+                Ok(Some(Store::open(&here)?.shared(team.reached()?).looking()))
+            }
+        }
     }
 
     pub fn past<'a>(&'a self, store: Option<&'a Store>, reporter: &'a dyn Reporter) -> StoredPast<'a> {
@@ -52,6 +72,7 @@ impl Workplace {
             until: scope.until.clone(),
             force: scope.force.iter().cloned().collect(),
             retry_marked: scope.retry_marked.iter().cloned().collect(),
+            recheck: BTreeSet::new(),
         })
     }
 
@@ -74,8 +95,9 @@ impl Workplace {
     }
 
     /// Keys of models that nodes of the plan may call must be in the environment before anything is spent.
-    pub fn check_environment(&self, planned: &[Planned]) -> Result<()> {
-        let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)));
+    pub fn check_environment(&self, planned: &[Planned], wishes: &Wishes) -> Result<()> {
+        let is_rechecked = |one: &Planned| wishes.recheck.contains(self.graph.name(one.node));
+        let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)) || is_rechecked(one));
         let missing = self.recipe.missing_environment(calling.map(|one| self.graph.name(one.node)));
         if missing.list.is_empty() { Ok(()) } else { Err(missing.into()) }
     }
@@ -83,13 +105,28 @@ impl Workplace {
 
 /// What the command line lays over the recipe, as it was written there.
 pub fn overrides_as_written(arguments: &RecipeArgs) -> Vec<String> {
-    let overrides = &arguments.overrides;
+    written(&arguments.overrides)
+}
+
+/// The same for what is kept: without the user and password of an address.
+pub fn overrides_on_record(overrides: &OverrideArgs) -> Vec<String> {
+    written(overrides).iter().map(|text| without_login(text)).collect()
+}
+
+fn without_login(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_string() };
+    let host_end = rest.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(rest.len());
+    let host = rest[..host_end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", without_login(&rest[host..]))
+}
+
+fn written(overrides: &OverrideArgs) -> Vec<String> {
     let profiles = overrides.profile.iter().map(|name| format!("--profile {name}"));
     let sets = overrides.set.iter().map(|set| format!("--set {set}"));
     profiles.chain(sets).chain(overrides.limit.map(|limit| format!("--limit {limit}"))).collect()
 }
 
-fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
+pub fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
     let nowhere =
         || Failure::usage("there is no place for finished work", Some("name one with `--cache DIR`".to_string()));
     let folder = store.folder().ok_or_else(nowhere)?;
@@ -99,11 +136,33 @@ fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
 /// A store that cannot be used ends a command with its own exit code.
 impl From<cache::Error> for Failure {
     fn from(error: cache::Error) -> Failure {
+        let exit = if matches!(error, cache::Error::Remote { .. }) { Exit::Remote } else { Exit::Cache };
         let text = error.to_string();
         let (message, hint) = match text.split_once("\n  hint: ") {
             Some((message, hint)) => (message.to_string(), Some(hint.to_string())),
             None => (text, None),
         };
-        Failure::Plain { exit: Exit::Cache, message, hint }
+        Failure::Plain { exit, message, hint }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The disaster: a password that was typed once lies in the store for good.
+    #[test]
+    fn no_login_of_an_address_is_put_on_record() {
+        for (set, expected) in [
+            ("models.a.base_url=http://localhost:8000/v1", "--set models.a.base_url=http://localhost:8000/v1"),
+            ("models.a.base_url=https://me:secret@host/v1", "--set models.a.base_url=https://host/v1"),
+            ("models.a.base_url=https://me:p@ss@host", "--set models.a.base_url=https://host"),
+            ("params.seed=8", "--set params.seed=8"),
+            ("params.urls=[https://a:b@c/d, https://e:f@g]", "--set params.urls=[https://c/d, https://g]"),
+            ("params.mail=me@host", "--set params.mail=me@host"),
+        ] {
+            let overrides = OverrideArgs { set: vec![set.to_string()], ..OverrideArgs::default() };
+            assert_eq!(overrides_on_record(&overrides), [expected]);
+        }
     }
 }

@@ -3,7 +3,9 @@
 //! What holds: a reply is there for every later process as soon as [`Replies::put`] returns, whatever happens to this process; a
 //! power cut costs at most the last [`GROUP_MS`] of replies. A torn or damaged record is a miss. Readers never change a log.
 
+pub(crate) mod check;
 mod claim;
+pub mod merge;
 mod record;
 mod segment;
 mod writer;
@@ -16,8 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+pub(crate) use check::count;
 use claim::Claims;
 pub use claim::{Claim, Claimed};
+pub use merge::{Merged, Origins};
 use record::Entry;
 pub(crate) use record::{SEGMENT_HEADER, scan};
 use segment::Segment;
@@ -28,6 +32,7 @@ use crate::error::{AtPath, Result};
 use crate::hash::ReplyAddress;
 use crate::layout::Layout;
 use crate::remote::{Courier, Post, Sharing};
+use crate::survey::name_of;
 
 /// A folder changed within this time before it was listed may have changed again without a new time stamp.
 const LISTING_TICK: Duration = Duration::from_millis(50);
@@ -81,6 +86,8 @@ impl Replies {
         for path in [folder, claims] {
             fs::create_dir_all(path).at("create", path)?;
         }
+        // What cannot be tidied is read as it is.
+        let _ = merge::tidy(folder, claims);
         let writer = Writer::new(folder);
         let shared = Shared {
             folder: folder.to_owned(),
@@ -102,7 +109,8 @@ impl Replies {
     /// If the shared store does not answer now. Later it is missed, and [`Sharing::report`] tells.
     pub(crate) fn open_shared(layout: &Arc<Layout>, sharing: &Sharing, is_looking: bool) -> Result<Self> {
         let Self(shared, _) = Self::open(&layout.replies(), &layout.claims())?;
-        let courier = Courier::start(Post::new(sharing.clone(), shared.clone(), layout.clone(), is_looking), is_looking)?;
+        let courier =
+            Courier::start(Post::new(sharing.clone(), shared.clone(), layout.clone(), is_looking), is_looking)?;
         Ok(Self(shared, Some(Arc::new(courier))))
     }
 
@@ -115,10 +123,16 @@ impl Replies {
         };
         let entry = Entry { address: *address, offset: place.offset, bytes: place.bytes };
         let reply = segment.read(&entry);
-        if reply.is_none() {
-            self.0.forget(address, place, &segment);
+        if reply.is_some() || segment.exists() {
+            if reply.is_none() {
+                self.0.forget(address, place, &segment);
+            }
+            return reply;
         }
-        reply
+        // Its log was merged into another since.
+        self.0.forget_vanished();
+        self.refresh().ok()?;
+        self.get(address)
     }
 
     /// Whether there is a reply, without reading it.
@@ -225,6 +239,10 @@ impl Shared {
         Ok((self.read().listed != Some(stamp)).then_some(stamp))
     }
 
+    fn forget_vanished(&self) {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).forget_vanished(&self.own);
+    }
+
     fn forget(&self, address: &ReplyAddress, place: Place, segment: &Segment) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.index.get(address) == Some(&place) {
@@ -236,6 +254,15 @@ impl Shared {
 }
 
 impl State {
+    /// Drops all that lies in logs which are gone. The others are read again: what they answer too was passed over before.
+    fn forget_vanished(&mut self, own: &str) {
+        let gone: Vec<bool> = self.segments.iter().map(|segment| !segment.exists()).collect();
+        self.index.retain(|_, place| !gone[place.segment as usize]);
+        self.known.retain(|path, number| !gone[*number as usize] && is_own(name_of(path), own));
+        self.live.clear();
+        self.listed = None;
+    }
+
     /// The number of one of our own logs.
     fn number_of(&mut self, path: &Path) -> u32 {
         if let Some(number) = self.known.get(path) {
@@ -253,11 +280,15 @@ impl State {
 
     fn load_new(&mut self, folder: &Path, own: &str) -> Result<u64> {
         let mut lost_bytes = 0;
-        for path in logs_in(folder, own)? {
-            if self.known.contains_key(&path) {
-                continue;
-            }
-            let contents = Segment::new(path.clone()).load()?;
+        let unknown = |path: &PathBuf| !self.known.contains_key(path);
+        let mut new: Vec<PathBuf> = logs_in(folder, Some(own))?.into_iter().filter(unknown).collect();
+        new.reverse();
+        while let Some(path) = new.pop() {
+            let Some(contents) = Segment::new(path.clone()).load_unless_gone()? else {
+                // Merged into another since the listing.
+                lost_bytes += self.load_new(folder, own)?;
+                break;
+            };
             let number = self.add(path);
             self.live.extend(contents.live_from.map(|offset| (number, offset)));
             self.insert(number, &contents.entries);
@@ -272,7 +303,10 @@ impl State {
         for (number, offset) in &mut live {
             let segment = self.segments[*number as usize].clone();
             if segment.size().is_some_and(|size| size > *offset) {
-                let found = segment.read_from(*offset)?;
+                let found = match segment.read_from(*offset) {
+                    Err(_) if !segment.exists() => continue,
+                    found => found?,
+                };
                 *offset = found.end;
                 lost_bytes += found.damaged_bytes;
                 self.insert(*number, &found.entries);
@@ -296,18 +330,27 @@ impl State {
     }
 }
 
-/// Logs of other writers, newest first: of two replies to one request, everyone who opens the folder finds the one whose writer
+/// Logs of all writers but `own`, newest first: of two replies to one request, everyone who opens the folder finds the one whose writer
 /// began later.
-fn logs_in(folder: &Path, own: &str) -> Result<Vec<PathBuf>> {
+fn logs_in(folder: &Path, own: Option<&str>) -> Result<Vec<PathBuf>> {
+    // A listing made while logs are merged could miss the old ones and the new one: so it is not made meanwhile. Where folders cannot
+    // be locked, nothing is merged.
+    let merging = fs::File::open(folder).at("list", folder)?;
+    let _ = merging.lock_shared();
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).at("list", folder)? {
         let name = entry.at("list", folder)?.file_name().into_string().unwrap_or_default();
-        if name.ends_with(".log") && !name.starts_with(own) {
+        if name.ends_with(".log") && !own.is_some_and(|own| is_own(&name, own)) {
             names.push(name);
         }
     }
     names.sort_unstable_by(|a, b| b.cmp(a));
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Whether a log is one that the writer `own` appends to, or has. What another process has merged from it is not.
+fn is_own(name: &str, own: &str) -> bool {
+    name.starts_with(own) && !merge::is_merged(name.strip_suffix(".log").unwrap_or(name))
 }
 
 /// Addresses are hashes already: their first eight bytes will do.

@@ -63,6 +63,24 @@ impl Segment {
         }
     }
 
+    /// Like [`Segment::load`]; `None` if the log is gone, merged into another.
+    pub fn load_unless_gone(&self) -> Result<Option<Contents>> {
+        match self.load() {
+            Err(_) if !self.exists() => Ok(None),
+            loaded => loaded.map(Some),
+        }
+    }
+
+    pub fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Whether there is an index for this size that does not list exactly these records, or one that is damaged.
+    pub fn has_other_index(&self, entries: &[Entry], size: u64) -> bool {
+        let path = self.index_path();
+        path.exists() && read_index(&path, size).is_none_or(|indexed| indexed != entries)
+    }
+
     /// Intact records from `offset` on.
     pub fn read_from(&self, offset: u64) -> Result<Scan> {
         let mut file = File::open(&self.path).at("read", &self.path)?;
@@ -160,9 +178,23 @@ pub fn writer_name() -> String {
     format!("{:016x}-{process:x}-{count:x}-", now.as_micros())
 }
 
+/// Whether its writer is gone. A writer locks its log before it writes the header and holds the lock as long as it lives.
+pub fn is_finished(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| {
+        let has_header = file.metadata().is_ok_and(|metadata| metadata.len() >= SEGMENT_HEADER.len() as u64);
+        // Shared, so that two readers do not take each other for a writer.
+        has_header && matches!(file.try_lock_shared(), Ok(()))
+    })
+}
+
+/// Size of an index with that many entries.
+pub fn index_bytes(entries: usize) -> u64 {
+    (INDEX_HEADER.len() + 16 + entries * ENTRY_BYTES + 32) as u64
+}
+
 /// Header, size of the log, number of entries, entries, hash of all that.
 fn encode_index(entries: &[Entry], size: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(64 + entries.len() * ENTRY_BYTES);
+    let mut bytes = Vec::with_capacity(index_bytes(entries.len()) as usize);
     bytes.extend_from_slice(&INDEX_HEADER);
     bytes.extend_from_slice(&size.to_le_bytes());
     bytes.extend_from_slice(&(entries.len() as u64).to_le_bytes());

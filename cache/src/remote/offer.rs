@@ -27,7 +27,7 @@ pub(crate) enum There {
     Nothing,
     /// Damaged, or signed by no one we trust: may be replaced.
     Unusable,
-    Usable(Offer),
+    Usable(Box<Offer>),
 }
 
 impl Sharing {
@@ -43,7 +43,7 @@ impl Sharing {
             self.tally().refused(&path, signer);
             return Ok(There::Unusable);
         }
-        Ok(There::Usable(Offer { manifest, bytes, is_trusted }))
+        Ok(There::Usable(Box::new(Offer { manifest, bytes, is_trusted })))
     }
 
     /// Whether a blob is there, as far as its size tells.

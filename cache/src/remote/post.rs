@@ -174,7 +174,7 @@ impl Post {
         let place = match self.borrowed.take() {
             Some(place) => place,
             // Not in the store: whoever looks leaves nothing there, even if killed.
-            None => tempfile::tempdir().at("create", &std::env::temp_dir())?,
+            None => tempfile::tempdir().at("create", Path::new("(a temporary folder)"))?,
         };
         Ok(Some(self.borrowed.insert(place).path().to_owned()))
     }

@@ -94,7 +94,9 @@ pub(crate) fn open<'a>(stretch: &Stretch, bytes: &'a [u8]) -> Result<(&'a [u8], 
     match &read {
         label if label.format > FORMAT => Err("it was written by a newer program"),
         label if label.name != stretch.to_string() => Err("it is another stretch"),
-        label if records.len() as u64 != stretch.bytes() || label.hash != hash_of(records) => Err("its hash is another"),
+        label if records.len() as u64 != stretch.bytes() || label.hash != hash_of(records) => {
+            Err("its hash is another")
+        }
         _ => Ok((records, seal.signer_of(label)?)),
     }
 }
@@ -217,7 +219,8 @@ mod tests {
             let (from, to) = (probe.0, probe.0 + probe.1);
             let expected = bytes[from as usize..to as usize].iter().all(|covered| *covered);
             prop_assert_eq!(coverage.covers(&stretch(from, to)), expected);
-            prop_assert!(!coverage.covers(&Stretch { log: "ff".into(), ..stretch(from, to) }));
+            let of_another_log = Stretch { log: "ff".into(), ..stretch(from, to) };
+            prop_assert!(!coverage.covers(&of_another_log));
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod s3;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -58,6 +60,48 @@ pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     files
+}
+
+/// The address of a shared store on which a test binary runs once more, instead of on those made here.
+pub const REMOTE: &str = "CACHE_TEST_REMOTE";
+
+/// Shared stores by name: what must hold holds on each.
+pub fn buckets(folder: &Path) -> Vec<(&'static str, Arc<dyn Bucket>)> {
+    static PREFIXES: AtomicU64 = AtomicU64::new(0);
+    if let Ok(url) = std::env::var(REMOTE) {
+        let prefix = PREFIXES.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{url}/{prefix}-{}", std::process::id());
+        return vec![("object store", open(&prefix))];
+    }
+    let at = |name: &str| open(folder.join(name).to_str().unwrap());
+    let careless = Faulty { is_careless: true, ..Faulty::new(at("careless")) };
+    vec![("folder", at("plain")), ("careless folder", Arc::new(careless)), ("memory", Arc::new(Memory::default()))]
+}
+
+pub fn open(url: &str) -> Arc<dyn Bucket> {
+    let options = SharingOptions { push: Push::Never, trust: Arc::new(Trust::none()), allow_unsigned: false };
+    Sharing::open(url, options).unwrap().bucket_handle()
+}
+
+pub fn on_each_bucket(members: usize, body: impl Fn(&str, &Team)) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bucket) in buckets(folder.path()) {
+        body(name, &Team::new(members, bucket));
+    }
+}
+
+/// Runs all tests of this binary again, in another process, on S3; `except` is the test that asks for it.
+pub fn run_again_on_s3(except: &str) {
+    if std::env::var_os(REMOTE).is_some() {
+        return;
+    }
+    let server = s3::Server::start();
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--skip", except, "--test-threads", "4"]).envs(server.environment()).env(REMOTE, server.url());
+    let output = again.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!text.contains("running 0 tests"), "{text}");
 }
 
 /// People who trust each other, and one shared store.

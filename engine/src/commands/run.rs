@@ -5,10 +5,12 @@ use crate::executor::stop::Stop;
 use crate::executor::{self, Executor};
 use crate::failure::{Exit, Failure, Result};
 use crate::graph::NodeIndex;
-use crate::plan::Planner;
+use crate::plan::{Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
-use crate::workplace::{Workplace, overrides_as_written};
+use crate::team::Team;
+use crate::workplace::{Workplace, overrides_as_written, overrides_on_record};
+use cache::{RunHead, RunRecord, Store};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,25 +22,29 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let started = Instant::now();
     let reporter = reporter(arguments.format);
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
-    let wishes = workplace.wishes(&arguments.scope)?;
+    let wishes = wishes(arguments, &workplace)?;
     let store = workplace.store()?;
     let past = workplace.past(Some(&store), &*reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
     let known = || workplace.known(&planner, stat_cache.as_ref());
-    let planned = planner.plan(&mut known()?, &wishes);
-    workplace.check_environment(&planned)?;
+    let planned = planner.plan(&mut known()?, &wishes)?;
+    workplace.check_environment(&planned, &wishes)?;
+    workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     begin(arguments, &planner, &*reporter);
     let runtime = runtime()?;
     let stop = Stop::default();
     listen(&stop, &runtime, &reporter);
-    let settings =
-        executor::Settings { device: super::device(&arguments.machine)?, budget_usd: arguments.budget_usd, wishes };
+    let record = record(arguments, &workplace, &store, &*reporter);
+    let device = super::device(&arguments.machine)?;
+    let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record };
+    let team = workplace.team.as_ref();
     let executor =
-        Executor::new(&planner, &store, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
+        Executor::new(&planner, &store, team, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
     let fates = schedule::run(&upstream(&planner), super::jobs(&arguments.machine), &executor);
     let (summaries, exit) = executor.into_results();
     let nodes = summaries_in_order(&planner, &fates, summaries, &*reporter);
+    team.inspect(|team| team.tell(&*reporter));
     let ok = nodes.iter().all(|node| matches!(node.state, State::Hit | State::Ran));
     let summary = RunSummary { ok, seconds: started.elapsed().as_secs_f64(), nodes };
     reporter.tell(&Event::Ended(&summary));
@@ -46,6 +52,12 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
         stat_cache.save()?;
     }
     Ok(if ok { Exit::Done } else { exit_of(&stop, exit) })
+}
+
+fn wishes(arguments: &RunArgs, workplace: &Workplace) -> Result<Wishes> {
+    arguments.recheck.iter().try_for_each(|name| workplace.check_node(name))?;
+    let recheck = arguments.recheck.iter().cloned().collect();
+    Ok(Wishes { recheck, ..workplace.wishes(&arguments.scope)? })
 }
 
 fn reporter(format: EventFormat) -> Arc<dyn Reporter> {
@@ -59,6 +71,19 @@ fn begin(arguments: &RunArgs, planner: &Planner, reporter: &dyn Reporter) {
     let overrides = overrides_as_written(&arguments.recipe);
     let nodes: Vec<&str> = planner.entries().map(|node| node.name.as_str()).collect();
     reporter.tell(&Event::Begun { recipe: &arguments.recipe.recipe, overrides: &overrides, nodes: &nodes });
+}
+
+/// The record of this run. Without one it can still be done: what it uses is then only as safe from sweeps as it is young.
+fn record(arguments: &RunArgs, workplace: &Workplace, store: &Store, reporter: &dyn Reporter) -> Option<RunRecord> {
+    let head = RunHead {
+        began_at: cache::now_seconds(),
+        made_by: executor::MADE_BY.to_string(),
+        pipeline: workplace.recipe.name.clone(),
+        recipe: arguments.recipe.recipe.display().to_string(),
+        overrides: overrides_on_record(&arguments.recipe.overrides),
+    };
+    let warn = |error: &cache::Error| reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
+    store.begin_run(&head).inspect_err(warn).ok()
 }
 
 /// Threads for what waits; what computes has its own.

@@ -2,13 +2,16 @@
 
 use crate::report::{NodeSummary, State};
 use crate::spec::Node;
-use cache::{Manifest, Provenance};
+use cache::{ActionKey, Manifest, Provenance, RunNode};
 use serde_json::Value;
 use stages::llm::Meter;
 use stages::report::Report;
 
 /// Under which a stage's report is kept in its provenance.
 const REPORT: &str = "report";
+
+/// Name and version of this program.
+pub const MADE_BY: &str = concat!("decoct ", env!("CARGO_PKG_VERSION"));
 
 /// Who made an output, and what it took.
 pub fn provenance(
@@ -24,7 +27,7 @@ pub fn provenance(
     let reading = meter.read();
     let report = serde_json::to_value(report).expect("a report is plain data");
     Provenance {
-        made_by: concat!("decoct ", env!("CARGO_PKG_VERSION")).to_string(),
+        made_by: MADE_BY.to_string(),
         pipeline: recipe.to_string(),
         node: node.name.clone(),
         kind: node.kind.name.to_string(),
@@ -66,7 +69,23 @@ pub fn summary(
         seconds,
         output: output.map(|output| output.content().to_string()),
         labels: manifest.map(|manifest| manifest.provenance.labels.clone()).unwrap_or_default(),
+        recheck: None,
         report: manifest.map(report_of).unwrap_or_default(),
+    }
+}
+
+/// What the record of a run says about a finished node.
+pub fn run_node(summary: &NodeSummary, key: ActionKey) -> RunNode {
+    RunNode {
+        node: summary.node.clone(),
+        kind: summary.kind.clone(),
+        key,
+        state: summary.state.word().to_string(),
+        calls: summary.calls,
+        calls_reused: summary.calls_reused,
+        cost_usd: summary.cost_usd,
+        seconds: summary.seconds,
+        at: cache::now_seconds(),
     }
 }
 

@@ -30,6 +30,20 @@ pub fn ago(then_seconds: u64, now_seconds: u64) -> String {
     }
 }
 
+/// `512 B`, `1.5 kB`, `20 MB`: in thousands, as disks are sold.
+pub fn bytes(number: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    let mut amount = number as f64;
+    let mut unit = "B";
+    for larger in units {
+        if amount < 999.5 {
+            break;
+        }
+        (amount, unit) = (amount / 1000.0, larger);
+    }
+    if unit == "B" || amount >= 9.95 { format!("{amount:.0} {unit}") } else { format!("{amount:.1} {unit}") }
+}
+
 /// Four digits below a dollar, where single calls count; two above.
 pub fn dollars(amount_usd: f64) -> String {
     match amount_usd {
@@ -43,6 +57,11 @@ pub fn dollars(amount_usd: f64) -> String {
 pub fn counted(number: u64, singular: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {singular}{plural}", thousands(number))
+}
+
+/// `1 reply`, `2,000 replies`.
+pub fn replies(number: u64) -> String {
+    format!("{} {}", thousands(number), if number == 1 { "reply" } else { "replies" })
 }
 
 /// The first line of a text, cut to `width` characters: for values inside one line.
@@ -76,6 +95,19 @@ mod tests {
         }
         for (seconds, expected) in [(3, "just now"), (150, "2 min ago"), (7300, "2 h ago"), (864_000, "10 days ago")] {
             assert_eq!(ago(1_000_000, 1_000_000 + seconds), expected);
+        }
+        for (number, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (9_940, "9.9 kB"),
+            (9_960, "10 kB"),
+            (999_400, "999 kB"),
+            (999_600, "1.0 MB"),
+            (12_345_678_901, "12 GB"),
+            (5_000_000_000_000_000, "5000 TB"),
+        ] {
+            assert_eq!(bytes(number), expected);
         }
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(counted(0, "call"), "0 calls");
