@@ -1,16 +1,16 @@
 //! How fast replies open, are found and are kept: one line for each, by the clock and by this thread's CPU time (which a busy
 //! machine does not distort). `cargo bench -p cache`.
 
+mod support;
+
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use cache::{Digest, Replies, ReplyAddress};
+use support::{Time, report};
 
 const REPLIES: usize = 100_000;
 const REPLY_BYTES: usize = 1_300;
-const REPEATS: usize = 5;
 const LOGS: usize = 1_000;
 const LOG_REPLIES: usize = 20;
 /// At once, as one opening is over before the clock of CPU time ticks.
@@ -20,16 +20,20 @@ fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let addresses: Vec<_> = (0..REPLIES as u64).map(address).collect();
     report("put", REPLIES, fill(folder.path(), &addresses));
-    report("open, indexed", REPLIES, best(|| drop(black_box(open(folder.path())))));
+    report("open, indexed", REPLIES, Time::best(|| drop(black_box(open(folder.path())))));
     let replies = open(folder.path());
-    report("contains", REPLIES, best(|| addresses.iter().for_each(|at| assert!(black_box(replies.contains(at))))));
+    report(
+        "contains",
+        REPLIES,
+        Time::best(|| addresses.iter().for_each(|at| assert!(black_box(replies.contains(at))))),
+    );
     report(
         "get, verified",
         REPLIES,
-        best(|| addresses.iter().for_each(|at| assert!(black_box(replies.get(at)).is_some()))),
+        Time::best(|| addresses.iter().for_each(|at| assert!(black_box(replies.get(at)).is_some()))),
     );
-    report("claim and release", 10_000, best(|| claim(&replies, 10_000)));
-    report("open, scanned", REPLIES, best(|| scan(folder.path())));
+    report("claim and release", 10_000, Time::best(|| claim(&replies, 10_000)));
+    report("open, scanned", REPLIES, Time::best(|| scan(folder.path())));
     many_small_logs();
 }
 
@@ -43,12 +47,12 @@ fn many_small_logs() {
         }
         let replies = logs * LOG_REPLIES;
         let opened = || (0..OPENINGS).for_each(|_| drop(black_box(open(folder.path()))));
-        report(&format!("open, {logs} logs"), replies * OPENINGS, best(opened));
+        report(&format!("open, {logs} logs"), replies * OPENINGS, Time::best(opened));
         let start = Time::now();
         let (place, claims) = (folder.path().join("replies"), folder.path().join("claims"));
         black_box(cache::memo::merge::merge_all(&place, &claims, true).expect("room for a log"));
         report("merge them", replies, Time::now() - start);
-        report("open, merged", replies * OPENINGS, best(opened));
+        report("open, merged", replies * OPENINGS, Time::best(opened));
     }
 }
 
@@ -63,10 +67,10 @@ fn open(folder: &Path) -> Replies {
 fn fill(folder: &Path, addresses: &[ReplyAddress]) -> Time {
     let replies = open(folder);
     let text = "dose ".repeat(REPLY_BYTES / 5);
-    let start = Time::now();
-    addresses.iter().for_each(|address| replies.put(address, text.as_bytes()).expect("room for a reply"));
-    replies.flush().expect("a disk that syncs");
-    Time::now() - start
+    Time::of(|| {
+        addresses.iter().for_each(|address| replies.put(address, text.as_bytes()).expect("room for a reply"));
+        replies.flush().expect("a disk that syncs");
+    })
 }
 
 fn claim(replies: &Replies, count: u64) {
@@ -82,49 +86,4 @@ fn scan(folder: &Path) {
         }
     }
     drop(black_box(open(folder)));
-}
-
-fn best(mut run: impl FnMut()) -> Time {
-    let times = (0..REPEATS).map(|_| {
-        let start = Time::now();
-        run();
-        Time::now() - start
-    });
-    times.min_by_key(|time| time.cpu).expect("at least one repeat")
-}
-
-#[derive(Clone, Copy)]
-struct Time {
-    clock: Duration,
-    cpu: Duration,
-}
-
-impl Time {
-    fn now() -> Self {
-        static BEGIN: OnceLock<Instant> = OnceLock::new();
-        let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-        let cpu_ns = statistics.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or_default();
-        Self { clock: BEGIN.get_or_init(Instant::now).elapsed(), cpu: Duration::from_nanos(cpu_ns) }
-    }
-}
-
-impl std::ops::Sub for Time {
-    type Output = Self;
-
-    fn sub(self, start: Self) -> Self {
-        Self { clock: self.clock - start.clock, cpu: self.cpu - start.cpu }
-    }
-}
-
-fn report(what: &str, count: usize, time: Time) {
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let rate = |time: Duration| count as f64 / time.as_secs_f64() / 1e6;
-    let (clock, cpu) = (time.clock, time.cpu);
-    println!(
-        "{what:<18} {count:>7} · clock {:>7.1} ms {:>6.2} M/s · cpu {:>7.1} ms {:>6.2} M/s",
-        milliseconds(clock),
-        rate(clock),
-        milliseconds(cpu),
-        rate(cpu)
-    );
 }

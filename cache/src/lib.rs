@@ -53,7 +53,7 @@ pub use stat_cache::{StatCache, source_hash};
 pub use store::{KeyLock, Store};
 pub use sweep::{SweepOptions, SweepPlan, Swept};
 pub use table::{Table, TableSummary, TableWriter, read_table};
-pub use tree::{Placement, files_of};
+pub use tree::{Placement, files_of, folder_content};
 pub use trust::{PublicKey, Signature, Signer, Standing, Trust, TrustError};
 pub use usage::{NodeUsage, Share, Usage};
 pub use verify::{Problem, Verified, VerifyProgress};

@@ -1,11 +1,13 @@
 //! Folders as outputs (a model: weights, config, tokenizer, metrics): a list of named blobs, hashed as such.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{AtPath, Error, Result};
 use crate::hash::{ContentHash, Hasher};
 use crate::manifest::TreeFile;
+use crate::write::hash_while_copying;
 
 const TREE_DOMAIN: &str = "decoct 1 tree content";
 
@@ -27,6 +29,19 @@ pub fn tree_content(files: &[TreeFile]) -> ContentHash {
         hasher.field(&file.path, file.blob.as_bytes()).raw(&file.bytes.to_le_bytes());
     }
     ContentHash(hasher.finish())
+}
+
+/// Identity that `folder` would have as a tree: what publishing it gives, without publishing it. `provenance` names those of its
+/// files (by relative path) that are not part of its content.
+pub fn folder_content(folder: &Path, provenance: &[&str]) -> Result<ContentHash> {
+    let mut files = Vec::new();
+    for (path, source) in files_of(folder)? {
+        let mut input = File::open(&source).at("read", &source)?;
+        let (blob, bytes) = hash_while_copying(&mut input, &mut io::sink()).at("read", &source)?;
+        let provenance = provenance.contains(&path.as_str());
+        files.push(TreeFile { path, blob, bytes, provenance });
+    }
+    Ok(tree_content(&files))
 }
 
 /// All files under `folder`, by relative path with `/` between folders, sorted.
@@ -75,6 +90,21 @@ mod tests {
         assert_ne!(base, tree_content(&[file("a", 1, false), file("b", 3, false)]));
         assert_ne!(base, tree_content(&[file("a", 1, false), file("c", 2, false)]));
         assert_ne!(base, tree_content(&[file("a", 1, false)]));
+    }
+
+    #[test]
+    fn a_folder_is_what_it_would_be_once_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::Store::open(&folder.path().join("store")).unwrap();
+        let model = folder.path().join("model");
+        fs::create_dir_all(model.join("inner")).unwrap();
+        for (name, text) in [("weights", "1 2 3"), ("inner/config", "{}"), ("timings", "4 s")] {
+            fs::write(model.join(name), text).unwrap();
+        }
+        let mut publication = store.publish(crate::Preimage::new());
+        let published = publication.tree("model", &model, &["timings"]).unwrap();
+        assert_eq!(folder_content(&model, &["timings"]).unwrap(), published);
+        assert_ne!(folder_content(&model, &[]).unwrap(), published);
     }
 
     #[test]

@@ -91,6 +91,21 @@ pub struct OverrideArgs {
     /// Take a seeded, stable sample of N rows at each source
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
+    #[command(flatten)]
+    pub sharing: SharingArgs,
+}
+
+/// How the store that the recipe's team shares is used.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SharingArgs {
+    /// Go on without the shared store that the recipe names
+    #[arg(long)]
+    pub no_remote: bool,
+    /// Use what no trusted writer has signed in the shared store; nothing of it is kept
+    #[arg(long)]
+    pub allow_unsigned: bool,
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 impl OverrideArgs {
@@ -197,6 +212,9 @@ pub struct RunArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub scope: ScopeArgs,
+    /// Execute this finished node again and compare: publishes nothing, fails where something else comes out (repeatable)
+    #[arg(long, value_name = "NODE")]
+    pub recheck: Vec<String>,
     /// Stop cleanly before spending more than X US dollars on model calls
     #[arg(long, value_name = "X", value_parser = dollars)]
     pub budget_usd: Option<f64>,
@@ -411,17 +429,30 @@ pub struct CachePinArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  decoct cache push pipelines/medical.yaml --set cache.remote=s3://our-bucket/decoct"
+)]
 pub struct CachePushArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    /// Only this node and what it needs (repeatable)
+    #[arg(long, value_name = "NODE", conflicts_with = "all")]
+    pub until: Vec<String>,
+    /// Everything finished in the store: all recipes, all generations
+    #[arg(long)]
+    pub all: bool,
     #[command(flatten)]
     pub store: StoreArgs,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  decoct cache pull pipelines/medical.yaml --until student")]
 pub struct CachePullArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
+    /// Only this node and what it needs (repeatable)
+    #[arg(long, value_name = "NODE")]
+    pub until: Vec<String>,
     #[command(flatten)]
     pub store: StoreArgs,
 }

@@ -72,7 +72,7 @@ impl Explainer<'_> {
     /// Finished work of a node, newest first.
     fn generations(&self, node: &str) -> impl Iterator<Item = Manifest> {
         let history = self.store.history(&self.recipe.name, node);
-        history.into_iter().rev().filter_map(|one| self.store.lookup(&one.key).ok()?.intact())
+        history.into_iter().rev().filter_map(|one| self.store.lookup_here(&one.key).ok()?.intact())
     }
 
     fn compare(&self, node: &Node, earlier: Option<Manifest>, told: &mut HashSet<String>) -> Story {

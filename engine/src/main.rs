@@ -11,6 +11,7 @@ mod plan;
 mod report;
 mod schedule;
 mod spec;
+mod team;
 mod workplace;
 
 use clap::Parser;

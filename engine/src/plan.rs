@@ -1,5 +1,6 @@
 //! What a run would do, and why: pure, it sends nothing and writes nothing.
 
+use crate::failure::Result;
 use crate::graph::{Graph, NodeIndex};
 use crate::manifest::{self, Known};
 use crate::report::words::shortened;
@@ -10,9 +11,15 @@ use std::collections::BTreeSet;
 
 /// What a plan may ask about finished work. The store stands behind it, tests fake it.
 pub trait Past: Sync {
-    fn find(&self, key: &ActionKey) -> Option<Manifest>;
+    ///
+    /// # Errors
+    /// If a shared store does not answer: work that a colleague has done is not done again for that.
+    fn find(&self, key: &ActionKey) -> Result<Option<Manifest>>;
     /// Whether all files of finished work are there, as far as a glance can tell.
-    fn is_whole(&self, manifest: &Manifest) -> bool;
+    ///
+    /// # Errors
+    /// As [`Past::find`].
+    fn is_whole(&self, manifest: &Manifest) -> Result<bool>;
     /// The latest finished work of a node of this recipe, whatever its key.
     fn last(&self, node: &str) -> Option<Manifest>;
     /// Whether the node has had this key before.
@@ -26,6 +33,8 @@ pub struct Wishes {
     pub until: Vec<String>,
     pub force: BTreeSet<String>,
     pub retry_marked: BTreeSet<String>,
+    /// Execute these although they are finished, and compare.
+    pub recheck: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -85,40 +94,50 @@ impl<'a> Planner<'a> {
     }
 
     /// Decides all nodes; contents of hits are added to `known`.
-    pub fn plan(&self, known: &mut Known, wishes: &Wishes) -> Vec<Planned> {
+    ///
+    /// # Errors
+    /// As [`Past::find`].
+    pub fn plan(&self, known: &mut Known, wishes: &Wishes) -> Result<Vec<Planned>> {
         let decide_next = |&node: &NodeIndex| {
             let entry = self.entry(node);
-            let decision = self.decide(node, known, wishes).unwrap_or_else(|| self.waits(node, known));
+            let decision = self.decide(node, known, wishes)?.unwrap_or_else(|| self.waits(node, known));
             if let Decision::Hit(manifest) = &decision {
                 known.add_outputs(&entry.name, contents(entry, manifest));
             }
-            Planned { node, decision, last: self.past.last(&entry.name) }
+            Ok(Planned { node, decision, last: self.past.last(&entry.name) })
         };
         self.nodes.iter().map(decide_next).collect()
     }
 
     /// `None` while an input's content is not known.
-    pub fn decide(&self, node: NodeIndex, known: &Known, wishes: &Wishes) -> Option<Decision> {
+    ///
+    /// # Errors
+    /// As [`Past::find`].
+    pub fn decide(&self, node: NodeIndex, known: &Known, wishes: &Wishes) -> Result<Option<Decision>> {
         let entry = self.entry(node);
-        let preimage = manifest::preimage(self.recipe, entry, known)?;
+        let Some(preimage) = manifest::preimage(self.recipe, entry, known) else { return Ok(None) };
         if wishes.force.contains(&entry.name) {
-            return Some(Decision::Run { preimage, why: Why::Forced });
+            return Ok(Some(Decision::Run { preimage, why: Why::Forced }));
         }
         if wishes.retry_marked.contains(&entry.name) {
-            return Some(Decision::Run { preimage, why: Why::RetryMarked });
+            return Ok(Some(Decision::Run { preimage, why: Why::RetryMarked }));
         }
-        Some(match self.find(node, &preimage.action_key()) {
+        Ok(Some(match self.find(node, &preimage.action_key())? {
             Some(manifest) => Decision::Hit(Box::new(manifest)),
             None => Decision::Run { why: self.why(entry, &preimage), preimage },
-        })
+        }))
     }
 
     /// Finished work under a key. Files that vanished matter only where no later node vouches for them: one that reads them will notice.
-    pub fn find(&self, node: NodeIndex, key: &ActionKey) -> Option<Manifest> {
+    ///
+    /// # Errors
+    /// As [`Past::find`].
+    pub fn find(&self, node: NodeIndex, key: &ActionKey) -> Result<Option<Manifest>> {
         let entry = self.entry(node);
         let is_last = self.graph.downstream(node).iter().all(|next| !self.nodes.contains(next));
-        let found = self.past.find(key).filter(|manifest| is_complete(entry, manifest));
-        found.filter(|manifest| !is_last || self.past.is_whole(manifest))
+        let Some(found) = self.past.find(key)?.filter(|manifest| is_complete(entry, manifest)) else { return Ok(None) };
+        let is_usable = !is_last || self.past.is_whole(&found)?;
+        Ok(is_usable.then_some(found))
     }
 
     fn why(&self, node: &Node, preimage: &Preimage) -> Why {

@@ -8,14 +8,18 @@ use crate::manifest::{self, Known};
 use crate::plan::{Decision, Planned, Planner, Wishes};
 use crate::report::Reporter;
 use crate::spec::{self, Recipe};
+use crate::team::Team;
 use cache::{StatCache, Store, source_hash};
 use stages::settings::nearest_hint;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub struct Workplace {
     pub recipe: Recipe,
     pub graph: Graph,
     pub cache_folder: PathBuf,
+    /// The store that the recipe's team shares.
+    pub team: Option<Team>,
 }
 
 impl Workplace {
@@ -26,17 +30,33 @@ impl Workplace {
     pub fn open(arguments: &RecipeArgs, store: &StoreArgs) -> Result<Workplace> {
         let recipe = spec::load(&arguments.recipe, &arguments.overrides.overrides())?;
         let graph = Graph::build(&recipe);
-        Ok(Workplace { recipe, graph, cache_folder: cache_folder(store)? })
+        let team = Team::open(&recipe.sharing, &arguments.overrides.sharing)?;
+        Ok(Workplace { recipe, graph, cache_folder: cache_folder(store)?, team })
     }
 
-    /// The store, made where there is none.
+    /// The store, made where there is none, with the shared one behind it.
+    ///
+    /// # Errors
+    /// If either cannot be used: that is found out before anything is spent.
     pub fn store(&self) -> Result<Store> {
-        Ok(Store::open(&self.cache_folder)?)
+        let store = Store::open(&self.cache_folder)?;
+        match &self.team {
+            Some(team) => Ok(store.shared(team.reached()?)),
+            None => Ok(store),
+        }
     }
 
-    /// The store where one exists; nothing is written to find out.
+    /// The store where one exists, here or shared, for someone who only looks: nothing is kept of what the shared one has.
     pub fn store_if_any(&self) -> Result<Option<Store>> {
-        if self.cache_folder.is_dir() { self.store().map(Some) } else { Ok(None) }
+        let is_here = self.cache_folder.is_dir();
+        match &self.team {
+            None if !is_here => Ok(None),
+            None => Ok(Some(Store::open(&self.cache_folder)?)),
+            Some(team) => {
+                let here = if is_here { self.cache_folder.clone() } else { team.stand_in()? };
+                Ok(Some(Store::open(&here)?.shared(team.reached()?).looking()))
+            }
+        }
     }
 
     pub fn past<'a>(&'a self, store: Option<&'a Store>, reporter: &'a dyn Reporter) -> StoredPast<'a> {
@@ -52,6 +72,7 @@ impl Workplace {
             until: scope.until.clone(),
             force: scope.force.iter().cloned().collect(),
             retry_marked: scope.retry_marked.iter().cloned().collect(),
+            recheck: BTreeSet::new(),
         })
     }
 
@@ -74,8 +95,9 @@ impl Workplace {
     }
 
     /// Keys of models that nodes of the plan may call must be in the environment before anything is spent.
-    pub fn check_environment(&self, planned: &[Planned]) -> Result<()> {
-        let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)));
+    pub fn check_environment(&self, planned: &[Planned], wishes: &Wishes) -> Result<()> {
+        let is_rechecked = |one: &Planned| wishes.recheck.contains(self.graph.name(one.node));
+        let calling = planned.iter().filter(|one| !matches!(one.decision, Decision::Hit(_)) || is_rechecked(one));
         let missing = self.recipe.missing_environment(calling.map(|one| self.graph.name(one.node)));
         if missing.list.is_empty() { Ok(()) } else { Err(missing.into()) }
     }
@@ -114,12 +136,13 @@ pub fn cache_folder(store: &StoreArgs) -> Result<PathBuf> {
 /// A store that cannot be used ends a command with its own exit code.
 impl From<cache::Error> for Failure {
     fn from(error: cache::Error) -> Failure {
+        let exit = if matches!(error, cache::Error::Remote { .. }) { Exit::Remote } else { Exit::Cache };
         let text = error.to_string();
         let (message, hint) = match text.split_once("\n  hint: ") {
             Some((message, hint)) => (message.to_string(), Some(hint.to_string())),
             None => (text, None),
         };
-        Failure::Plain { exit: Exit::Cache, message, hint }
+        Failure::Plain { exit, message, hint }
     }
 }
 

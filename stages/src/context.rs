@@ -24,6 +24,12 @@ pub trait Context: Send + Sync {
     /// Something the reader of the console should know that is no failure.
     fn warn(&self, message: &str);
 
+    /// The row, below `count`, with which to begin where the order does not matter. Machines that share their replies begin at
+    /// different rows, so that they meet each other's replies in place of paying for the same ones side by side.
+    fn first_row(&self, _count: usize) -> usize {
+        0
+    }
+
     /// `Err(Cancelled)` when asked to stop: for the question mark at a safe point.
     fn checkpoint(&self) -> Result<()> {
         if self.cancelled() { Err(Failure::Cancelled) } else { Ok(()) }

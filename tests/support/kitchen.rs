@@ -26,6 +26,17 @@ impl Kitchen {
         kitchen
     }
 
+    /// With a copy of everything in `folder`, a `recipe.yaml` among it.
+    pub fn copy_of(folder: &Path) -> Kitchen {
+        let kitchen = Kitchen { folder: tempfile::tempdir().unwrap() };
+        for file in files_below(folder) {
+            let target = kitchen.folder.path().join(file.strip_prefix(folder).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(&file, &target).unwrap();
+        }
+        kitchen
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -52,7 +63,12 @@ impl Kitchen {
     /// Ready to be started, and nothing of the caller's environment in it that matters.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_decoct"));
-        command.args(arguments).current_dir(self.folder.path()).env("DECOCT_CACHE", self.store()).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("DECOCT_CACHE", self.store())
+            .env("DECOCT_CONFIG", self.path("config"));
+        command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -23,6 +23,11 @@ pub trait Bucket: Send + Sync {
     /// How people call it; never holds a secret.
     fn name(&self) -> &str;
 
+    /// Whether it can be used at all, as far as that can be told without a request.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// How many milliseconds pass between two looks for others' replies: while there are some, and when there are none for long.
     fn round_ms(&self) -> RangeInclusive<u64>;
 

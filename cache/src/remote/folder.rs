@@ -119,6 +119,12 @@ impl Bucket for Folder {
         &self.name
     }
 
+    /// A folder that is not there may be one that is not mounted: whoever made it all the same would pay for everything again.
+    fn check(&self) -> Result<()> {
+        let absent = || format!("there is no such folder; mount it, or make it with `mkdir -p {}`", self.name);
+        if self.root.is_dir() { Ok(()) } else { Err(Error::remote("use", &self.name, absent())) }
+    }
+
     fn round_ms(&self) -> RangeInclusive<u64> {
         500..=2_000
     }

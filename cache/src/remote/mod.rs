@@ -103,6 +103,7 @@ impl Sharing {
 
     /// One small request, so that a store out of reach, or of a newer program, is noticed before anything is spent.
     pub fn reach(&self) -> Result<()> {
+        self.bucket().check()?;
         self.read_mark().map(drop)
     }
 

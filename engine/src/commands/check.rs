@@ -26,7 +26,7 @@ fn check_environment(arguments: &CheckArgs, workplace: &Workplace) -> Result<()>
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = store.as_ref().filter(|_| !arguments.store.no_stat_cache).map(|store| store.stat_cache());
     let mut known = workplace.known(&planner, stat_cache.as_ref())?;
-    workplace.check_environment(&planner.plan(&mut known, &wishes))
+    workplace.check_environment(&planner.plan(&mut known, &wishes)?, &wishes)
 }
 
 fn sound(recipe: &Recipe) -> String {

@@ -29,7 +29,7 @@ pub fn run(arguments: &ExplainArgs) -> Result<Exit> {
     let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
     let mut known = workplace.known(&planner, stat_cache.as_ref())?;
     let decision =
-        planner.plan(&mut known, &wishes).pop().expect("a plan holds at least the node it is about").decision;
+        planner.plan(&mut known, &wishes)?.pop().expect("a plan holds at least the node it is about").decision;
     let explainer = Explainer { recipe: &workplace.recipe, store: &store, known: &known };
     let story = explainer.story(&arguments.node, arguments.against.as_deref());
     let story = story.ok_or_else(|| no_generation(arguments))?;

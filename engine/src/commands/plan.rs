@@ -18,13 +18,17 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = store.as_ref().filter(|_| !arguments.store.no_stat_cache).map(|store| store.stat_cache());
     let mut known = workplace.known(&planner, stat_cache.as_ref())?;
-    let planned = planner.plan(&mut known, &wishes);
+    let planned = planner.plan(&mut known, &wishes)?;
     let lines: Vec<Line> = planned.iter().map(|one| Line::of(&planner, one)).collect();
     match arguments.format {
         EventFormat::Json => println!("{}", to_json(&lines)),
         EventFormat::Plain => print_table(arguments, &lines),
     }
-    workplace.check_environment(&planned)?;
+    if let Some(team) = &workplace.team {
+        team.tell(&reporter);
+        team.check()?;
+    }
+    workplace.check_environment(&planned, &wishes)?;
     Ok(Exit::Done)
 }
 

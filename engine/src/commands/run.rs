@@ -5,9 +5,10 @@ use crate::executor::stop::Stop;
 use crate::executor::{self, Executor};
 use crate::failure::{Exit, Failure, Result};
 use crate::graph::NodeIndex;
-use crate::plan::Planner;
+use crate::plan::{Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
+use crate::team::Team;
 use crate::workplace::{Workplace, overrides_as_written, overrides_on_record};
 use cache::{RunHead, RunRecord, Store};
 use std::collections::HashMap;
@@ -21,14 +22,15 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let started = Instant::now();
     let reporter = reporter(arguments.format);
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
-    let wishes = workplace.wishes(&arguments.scope)?;
+    let wishes = wishes(arguments, &workplace)?;
     let store = workplace.store()?;
     let past = workplace.past(Some(&store), &*reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
     let known = || workplace.known(&planner, stat_cache.as_ref());
-    let planned = planner.plan(&mut known()?, &wishes);
-    workplace.check_environment(&planned)?;
+    let planned = planner.plan(&mut known()?, &wishes)?;
+    workplace.check_environment(&planned, &wishes)?;
+    workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     begin(arguments, &planner, &*reporter);
     let runtime = runtime()?;
     let stop = Stop::default();
@@ -36,11 +38,13 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let record = record(arguments, &workplace, &store, &*reporter);
     let device = super::device(&arguments.machine)?;
     let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record };
+    let team = workplace.team.as_ref();
     let executor =
-        Executor::new(&planner, &store, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
+        Executor::new(&planner, &store, team, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
     let fates = schedule::run(&upstream(&planner), super::jobs(&arguments.machine), &executor);
     let (summaries, exit) = executor.into_results();
     let nodes = summaries_in_order(&planner, &fates, summaries, &*reporter);
+    team.inspect(|team| team.tell(&*reporter));
     let ok = nodes.iter().all(|node| matches!(node.state, State::Hit | State::Ran));
     let summary = RunSummary { ok, seconds: started.elapsed().as_secs_f64(), nodes };
     reporter.tell(&Event::Ended(&summary));
@@ -48,6 +52,12 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
         stat_cache.save()?;
     }
     Ok(if ok { Exit::Done } else { exit_of(&stop, exit) })
+}
+
+fn wishes(arguments: &RunArgs, workplace: &Workplace) -> Result<Wishes> {
+    arguments.recheck.iter().try_for_each(|name| workplace.check_node(name))?;
+    let recheck = arguments.recheck.iter().cloned().collect();
+    Ok(Wishes { recheck, ..workplace.wishes(&arguments.scope)? })
 }
 
 fn reporter(format: EventFormat) -> Arc<dyn Reporter> {

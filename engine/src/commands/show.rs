@@ -60,7 +60,7 @@ pub fn find_finished(workplace: &Workplace, node: &str, use_stat_cache: bool) ->
         let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
         let stat_cache = use_stat_cache.then(|| store.stat_cache());
         let mut known = workplace.known(&planner, stat_cache.as_ref())?;
-        let planned = planner.plan(&mut known, &wishes);
+        let planned = planner.plan(&mut known, &wishes)?;
         match planned.into_iter().last().expect("a plan holds at least the node it is about").decision {
             Decision::Hit(manifest) => Some(*manifest),
             Decision::Run { .. } | Decision::Waits { .. } => past.last(node).inspect(|_| {
@@ -99,6 +99,7 @@ pub fn failure(trouble: Trouble) -> Failure {
     match trouble {
         Trouble::Stage(failure) => failure.into(),
         Trouble::Cache(error) => error.into(),
+        Trouble::Engine(failure) => failure,
         other => Failure::Plain {
             exit: Exit::Cache,
             message: other.to_string(),

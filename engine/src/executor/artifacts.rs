@@ -1,14 +1,14 @@
 //! Between stages and the store: finished outputs become inputs, what a stage returns becomes finished outputs.
 
 use arrow::array::RecordBatch;
-use cache::{Found, Manifest, Placement, Publication, Store, Table};
+use cache::{ContentHash, Found, Manifest, Placement, Publication, Store, Table};
 use stages::failure::Failure;
 use stages::rows::Rows;
 use stages::stage::{Artifact, Form, Output, Outputs};
 use std::path::Path;
 
 /// Written by training nodes: how long it took is no part of what came out.
-const PROVENANCE_FILES: &[&str] = &["timings.json"];
+pub const PROVENANCE_FILES: &[&str] = &["timings.json"];
 
 /// Why an artifact cannot be had or kept.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,8 @@ pub enum Trouble {
     Stage(#[from] Failure),
     #[error(transparent)]
     Cache(#[from] cache::Error),
+    #[error(transparent)]
+    Engine(#[from] crate::failure::Failure),
     /// It was evicted and can be made again.
     #[error("{0}")]
     Damaged(cache::Notice),
@@ -75,7 +77,19 @@ pub fn publish(publication: &mut Publication, declared: &[Output], outputs: &Out
     Ok(())
 }
 
-fn check(declared: &[Output], outputs: &Outputs) -> Result<(), Failure> {
+/// What [`publish`] would name the artifact by.
+pub fn content(artifact: &Artifact) -> Result<ContentHash, Trouble> {
+    match artifact {
+        Artifact::Rows(rows) => {
+            let batch = rows.to_batch()?;
+            Ok(cache::content_hash(&batch.schema(), [&batch])?)
+        }
+        Artifact::Model(folder) => Ok(cache::folder_content(folder, PROVENANCE_FILES)?),
+    }
+}
+
+/// What a stage returned must be what it promised.
+pub fn check(declared: &[Output], outputs: &Outputs) -> Result<(), Failure> {
     let returned = outputs.artifacts.iter().map(|(name, artifact)| {
         let form = if matches!(artifact, Artifact::Rows(_)) { Form::Rows } else { Form::Model };
         Output { name: name.clone(), form }
@@ -105,6 +119,7 @@ mod tests {
         let mut publication = store.publish(Preimage::new());
         publish(&mut publication, &[Output::rows("")], &Outputs::rows(rows.clone(), Report::default())).unwrap();
         let manifest = publication.commit(Provenance::default()).unwrap();
+        assert_eq!(content(&Artifact::Rows(rows.clone())).unwrap(), manifest.outputs[""].content());
         assert_eq!(open_rows(&store, &manifest, "").unwrap(), rows);
     }
 

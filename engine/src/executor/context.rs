@@ -26,6 +26,8 @@ pub struct NodeContext<'a> {
     pub stop: Stop,
     pub reporter: &'a dyn Reporter,
     pub started: Instant,
+    /// Where this process begins when the order of rows does not matter: differs between machines that share a store.
+    pub first_row: usize,
     /// When progress is told next, in milliseconds after the start.
     pub next_progress_ms: AtomicU64,
 }
@@ -71,6 +73,10 @@ impl Context for NodeContext<'_> {
             let (meter, seconds) = (self.meter.read(), elapsed.as_secs_f64());
             self.reporter.tell(&Event::Progressed { node: self.node, progress: &progress, meter, seconds });
         }
+    }
+
+    fn first_row(&self, count: usize) -> usize {
+        self.first_row % count.max(1)
     }
 
     fn warn(&self, message: &str) {

@@ -4,6 +4,7 @@ pub mod artifacts;
 mod context;
 mod models;
 pub mod past;
+mod recheck;
 pub mod stop;
 mod telling;
 
@@ -15,6 +16,7 @@ use crate::plan::{Decision, Planner, Why, Wishes, contents};
 use crate::report::{Event, NodeSummary, Reporter, State};
 use crate::schedule::{Ending, Look, Worker};
 use crate::spec::Node;
+use crate::team::Team;
 use artifacts::Trouble;
 use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, RunRecord, Store};
 use context::NodeContext;
@@ -46,6 +48,7 @@ pub struct Settings {
 pub struct Executor<'a> {
     planner: &'a Planner<'a>,
     store: &'a Store,
+    team: Option<&'a Team>,
     reporter: &'a dyn Reporter,
     runtime: tokio::runtime::Handle,
     device: Device,
@@ -63,8 +66,10 @@ struct Progressing {
     wishes: Wishes,
     /// Of finished nodes.
     manifests: HashMap<String, Manifest>,
-    /// Decided and not yet started.
-    decided: HashMap<usize, (Preimage, Why)>,
+    /// Decided and not yet started; a failure if a shared store did not say whether there is anything to do.
+    decided: HashMap<usize, Result<(Preimage, Why), crate::failure::Failure>>,
+    /// Found, to be executed again and compared.
+    rechecks: HashMap<usize, Manifest>,
     summaries: HashMap<usize, NodeSummary>,
     /// The first failure's exit code: it is the run's.
     exit: Option<Exit>,
@@ -83,6 +88,7 @@ impl<'a> Executor<'a> {
     pub fn new(
         planner: &'a Planner<'a>,
         store: &'a Store,
+        team: Option<&'a Team>,
         reporter: &'a dyn Reporter,
         runtime: tokio::runtime::Handle,
         stop: Stop,
@@ -94,12 +100,14 @@ impl<'a> Executor<'a> {
             wishes: settings.wishes,
             manifests: HashMap::new(),
             decided: HashMap::new(),
+            rechecks: HashMap::new(),
             summaries: HashMap::new(),
             exit: None,
         };
         Executor {
             planner,
             store,
+            team,
             reporter,
             models: Models::new(settings.device.clone(), runtime.clone()),
             runtime,
@@ -136,18 +144,17 @@ impl<'a> Executor<'a> {
         let node = self.node(index);
         let lock = self.lock(node, &preimage)?;
         let is_wished = matches!(why, Why::Forced | Why::RetryMarked);
-        if let Some(manifest) =
-            self.planner.find(self.planner.nodes[index], &preimage.action_key()).filter(|_| !is_wished)
-        {
+        if !is_wished && let Some(manifest) = self.planner.find(self.planner.nodes[index], &preimage.action_key())? {
             return Ok(Made { manifest, adopted: true, lock });
         }
+        self.check_trust()?;
         let started = Instant::now();
         let scratch = self.store.scratch(&preimage.action_key())?;
-        let inputs = self.inputs(node, &scratch)?;
-        let (callers, mut labels) = self.callers(node, meter, *why == Why::RetryMarked, &scratch)?;
-        labels.extend(self.input_labels(node));
-        let outputs = self.run_stage(node, inputs, callers, meter, &scratch, started)?;
+        let (outputs, labels) = self.execute(node, *why == Why::RetryMarked, meter, &scratch)?;
         let mut publication = self.store.publish(preimage);
+        if is_wished {
+            publication.replace();
+        }
         if is_wished {
             publication.replace();
         }
@@ -156,6 +163,26 @@ impl<'a> Executor<'a> {
         let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
         let provenance = Provenance { device: self.device.name(), ..provenance };
         Ok(Made { manifest: publication.commit(provenance)?, adopted: false, lock })
+    }
+
+    /// Before anything is paid for: under `trust: strict` nothing is done again that a stranger says is done.
+    fn check_trust(&self) -> Result<(), Trouble> {
+        Ok(self.team.map_or(Ok(()), Team::check)?)
+    }
+
+    /// What comes out of a node, and the labels that it carries. `scratch` is for what it needs meanwhile.
+    fn execute(
+        &self,
+        node: &Node,
+        retry_marked: bool,
+        meter: &Arc<Meter>,
+        scratch: &Path,
+    ) -> Result<(Outputs, Vec<String>), Trouble> {
+        let started = Instant::now();
+        let inputs = self.inputs(node, scratch)?;
+        let (callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
+        labels.extend(self.input_labels(node));
+        Ok((self.run_stage(node, inputs, callers, meter, scratch, started)?, labels))
     }
 
     /// A process that was killed between publishing and clearing up has left its checkpoints; whoever works on the key still has
@@ -208,6 +235,7 @@ impl<'a> Executor<'a> {
             stop: self.stop.clone(),
             reporter: self.reporter,
             started,
+            first_row: self.team.map_or(0, Team::first_row),
             next_progress_ms: Default::default(),
         };
         Ok(node.stage.run(inputs, &context)?)
@@ -266,8 +294,12 @@ impl<'a> Executor<'a> {
 
     /// Notes a finished node, so that those after it can start.
     fn finish(&self, index: usize, manifest: Manifest, why: String, state: State, meter: Option<&Meter>, seconds: f64) {
+        let summary = summary(self.node(index), Some(&manifest), state, why, meter, seconds);
+        self.finish_with(index, manifest, summary);
+    }
+
+    fn finish_with(&self, index: usize, manifest: Manifest, summary: NodeSummary) {
         let node = self.node(index);
-        let summary = summary(node, Some(&manifest), state, why, meter, seconds);
         for noted in [
             self.store.remember(&self.planner.recipe.name, &node.name, &manifest.key, cache::now_seconds()),
             self.record.as_ref().map_or(Ok(()), |record| record.node(&telling::run_node(&summary, manifest.key))),
@@ -281,6 +313,7 @@ impl<'a> Executor<'a> {
         progressing.known.add_outputs(&node.name, contents(node, &manifest));
         progressing.wishes.force.remove(&node.name);
         progressing.wishes.retry_marked.remove(&node.name);
+        progressing.wishes.recheck.remove(&node.name);
         progressing.manifests.insert(node.name.clone(), manifest);
         drop(progressing);
         self.settle(index, summary);
@@ -316,17 +349,23 @@ impl<'a> Executor<'a> {
                 self.finish(index, manifest, why.to_string(), State::Ran, Some(meter), seconds);
                 Ending::Finished
             }
-            Err(Trouble::DamagedInput { node, notice }) => {
+            Err(trouble) => self.end_badly(index, trouble, meter, seconds),
+        }
+    }
+
+    fn end_badly(&self, index: usize, trouble: Trouble, meter: &Meter, seconds: f64) -> Ending {
+        match trouble {
+            Trouble::DamagedInput { node, notice } => {
                 self.reporter.tell(&Event::Warned { node: Some(&node), message: &notice.to_string() });
                 let from = self.planner.nodes.iter().position(|&index| self.planner.graph.name(index) == node);
                 Ending::Rebuild(from.expect("inputs of a wanted node are wanted"))
             }
-            Err(Trouble::Stage(Failure::Cancelled)) => {
+            Trouble::Stage(Failure::Cancelled) => {
                 let why = "interrupted; what it has done is kept for the next run".to_string();
                 self.settle(index, summary(self.node(index), None, State::Skipped, why, Some(meter), seconds));
                 Ending::Failed
             }
-            Err(trouble) => {
+            trouble => {
                 self.fail(index, trouble.to_string(), exit_for(&trouble), meter, seconds);
                 Ending::Failed
             }
@@ -340,33 +379,57 @@ impl Worker for Executor<'_> {
             let state = self.state();
             self.planner.decide(self.planner.nodes[index], &state.known, &state.wishes)
         };
-        match decision.expect("all inputs of a node that may start are known") {
-            Decision::Hit(manifest) => {
+        let decided = match decision.map(|decision| decision.expect("all inputs of a node that may start are known")) {
+            Ok(Decision::Hit(manifest)) if self.state().wishes.recheck.contains(&self.node(index).name) => {
+                self.state().rechecks.insert(index, *manifest);
+                return Look::Run { needs_device: self.needs_device(self.node(index)) };
+            }
+            Ok(Decision::Hit(manifest)) => {
                 self.clear_scratch(&manifest.key);
                 self.finish(index, *manifest, "nothing changed".to_string(), State::Hit, None, 0.0);
-                Look::Finished
+                return Look::Finished;
             }
-            Decision::Run { preimage, why } => {
-                self.state().decided.insert(index, (preimage, why));
-                Look::Run { needs_device: self.needs_device(self.node(index)) }
+            Ok(Decision::Run { preimage, why }) => {
+                self.warn_of_nothing_to_compare(index, &why);
+                Ok((preimage, why))
             }
-            Decision::Waits { .. } => unreachable!("only whole plans hold nodes that wait"),
-        }
+            Ok(Decision::Waits { .. }) => unreachable!("only whole plans hold nodes that wait"),
+            Err(failure) => Err(failure),
+        };
+        let needs_device = decided.is_ok() && self.needs_device(self.node(index));
+        self.state().decided.insert(index, decided);
+        Look::Run { needs_device }
     }
 
     fn run(&self, index: usize) -> Ending {
+        let cached = self.state().rechecks.remove(&index);
+        if let Some(cached) = cached {
+            return self.recheck(index, cached);
+        }
         let node = self.node(index);
-        let (preimage, why) = self.state().decided.remove(&index).expect("a node is decided before it runs");
+        let decided = self.state().decided.remove(&index).expect("a node is decided before it runs");
+        let (preimage, why) = match decided {
+            Ok(decided) => decided,
+            Err(failure) => {
+                self.fail(index, failure.to_string(), failure.exit(), &Meter::default(), 0.0);
+                return Ending::Failed;
+            }
+        };
         self.reporter.tell(&Event::Started { node: &node.name, kind: node.kind.name, why: &why.to_string() });
         let (started, meter) = (Instant::now(), Arc::new(Meter::default()));
-        let work = AssertUnwindSafe(|| self.make(index, preimage, &why, &meter));
-        let result = catch_unwind(work).unwrap_or_else(|panic| Err(Failure::Ourselves(message_of(&*panic)).into()));
+        let result = caught(|| self.make(index, preimage, &why, &meter));
         self.end(index, result, why, &meter, started.elapsed().as_secs_f64())
     }
 
     fn is_stopping(&self) -> bool {
         self.stop.is_asked()
     }
+}
+
+/// A panic inside a node fails that node.
+fn caught<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    let caught = catch_unwind(AssertUnwindSafe(work));
+    caught.unwrap_or_else(|panic| Err(Failure::Ourselves(message_of(&*panic)).into()))
 }
 
 fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
@@ -377,6 +440,7 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
 fn exit_for(trouble: &Trouble) -> Exit {
     match trouble {
         Trouble::Stage(failure) => exit_of(failure),
+        Trouble::Engine(failure) => failure.exit(),
         _ => Exit::Cache,
     }
 }

@@ -1,5 +1,6 @@
 //! Finished work as plans ask for it, with the store behind it.
 
+use crate::failure::Result;
 use crate::plan::Past;
 use crate::report::{Event, Reporter};
 use cache::{ActionKey, Found, Manifest, Store};
@@ -13,24 +14,27 @@ pub struct StoredPast<'a> {
 }
 
 impl Past for StoredPast<'_> {
-    fn find(&self, key: &ActionKey) -> Option<Manifest> {
-        match self.store?.lookup(key) {
-            Ok(Found::Intact(manifest)) => Some(manifest),
-            Ok(Found::Missing) => None,
-            Ok(Found::Damaged(notice)) => self.warn(&notice.to_string()),
+    fn find(&self, key: &ActionKey) -> Result<Option<Manifest>> {
+        let Some(store) = self.store else { return Ok(None) };
+        match store.lookup(key) {
+            Ok(Found::Intact(manifest)) => Ok(Some(manifest)),
+            Ok(Found::Missing) => Ok(None),
+            Ok(Found::Damaged(notice)) => Ok(self.warn(&notice.to_string())),
+            Err(error @ cache::Error::Remote { .. }) => Err(error.into()),
             // What cannot be read cannot be used: the work is done again, and publishing tells if the store is beyond that.
-            Err(error) => self.warn(&error.to_string()),
+            Err(error) => Ok(self.warn(&error.to_string())),
         }
     }
 
-    fn is_whole(&self, manifest: &Manifest) -> bool {
-        self.store.is_some_and(|store| store.missing_blobs(manifest).is_ok_and(|missing| missing.is_empty()))
+    fn is_whole(&self, manifest: &Manifest) -> Result<bool> {
+        let Some(store) = self.store else { return Ok(false) };
+        Ok(store.missing_blobs(manifest)?.is_empty())
     }
 
     fn last(&self, node: &str) -> Option<Manifest> {
         let store = self.store?;
         let generations = store.history(self.recipe, node);
-        generations.iter().rev().find_map(|generation| store.lookup(&generation.key).ok()?.intact())
+        generations.iter().rev().find_map(|generation| store.lookup_here(&generation.key).ok()?.intact())
     }
 
     fn had(&self, node: &str, key: &ActionKey) -> bool {

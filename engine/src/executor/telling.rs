@@ -69,6 +69,7 @@ pub fn summary(
         seconds,
         output: output.map(|output| output.content().to_string()),
         labels: manifest.map(|manifest| manifest.provenance.labels.clone()).unwrap_or_default(),
+        recheck: None,
         report: manifest.map(report_of).unwrap_or_default(),
     }
 }

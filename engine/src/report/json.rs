@@ -1,6 +1,7 @@
 //! The face for programs: one JSON event a line on stdout, the last is `finished`.
 
 use super::{Event, NodeSummary, Reporter, RunSummary};
+use cache::Moved;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::Mutex;
@@ -32,9 +33,18 @@ fn to_json(event: &Event) -> Value {
             "tokens_out": meter.tokens_out, "cost_usd": meter.cost_usd, "seconds": seconds,
         }),
         Event::Warned { node, message } => json!({"event": "warning", "node": node, "message": message}),
+        Event::Shared { place, report } => json!({
+            "event": "shared", "place": place, "fetched": moved(&report.fetched), "sent": moved(&report.sent),
+            "unsent": report.unsent.as_ref().map(|unsent| unsent.results), "refused": report.refused.values().sum::<u64>(),
+            "damaged": report.damaged,
+        }),
         Event::Settled(summary) => with_event("node", summary),
         Event::Ended(summary) => finished(summary),
     }
+}
+
+fn moved(moved: &Moved) -> Value {
+    json!({"results": moved.manifests, "blobs": moved.blobs, "replies": moved.replies, "bytes": moved.bytes})
 }
 
 fn with_event(event: &str, summary: &NodeSummary) -> Value {

@@ -8,6 +8,7 @@ pub mod words;
 pub use json::JsonReporter;
 pub use plain::PlainReporter;
 
+use cache::SharingReport;
 use serde::Serialize;
 use stages::context::Progress;
 use stages::llm::MeterReading;
@@ -41,6 +42,11 @@ pub enum Event<'a> {
         node: Option<&'a str>,
         message: &'a str,
     },
+    /// What went to and came from a shared store.
+    Shared {
+        place: &'a str,
+        report: &'a SharingReport,
+    },
     Settled(&'a NodeSummary),
     Ended(&'a RunSummary),
 }
@@ -67,6 +73,13 @@ impl State {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recheck {
+    Same,
+    Different,
+}
+
 /// What became of one node in this run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeSummary {
@@ -87,6 +100,9 @@ pub struct NodeSummary {
     pub output: Option<String>,
     /// What a reader must know before believing the output, such as `rehearsal`.
     pub labels: Vec<String>,
+    /// Of a finished node that was executed again: whether the same came out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recheck: Option<Recheck>,
     #[serde(skip_serializing_if = "report_is_empty")]
     pub report: Report,
 }

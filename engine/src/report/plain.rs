@@ -1,7 +1,8 @@
 //! The face for people and logs: talk goes to stderr a line at a time, the final tables go to stdout.
 
-use super::words::{counted, dollars, duration, thousands};
-use super::{Event, NodeSummary, Reporter, RunSummary, State, table};
+use super::words::{bytes, counted, dollars, duration, replies, thousands};
+use super::{Event, NodeSummary, Recheck, Reporter, RunSummary, State, table};
+use cache::{Moved, SharingReport};
 use stages::context::Progress;
 use stages::llm::MeterReading;
 use stages::report::ReportTable;
@@ -95,8 +96,27 @@ impl Reporter for PlainReporter {
             }
             Event::Warned { node: Some(node), message } => self.line("warning", "33", node, message),
             Event::Warned { node: None, message } => say(&format!(" warning  {message}")),
+            Event::Shared { place, report } => tell_shared(place, report),
             Event::Settled(summary) => self.settled(summary),
             Event::Ended(summary) => end(summary),
+        }
+    }
+}
+
+/// `3 results, 120 replies, 1.4 MB`; nothing for nothing.
+fn describe_moved(moved: &Moved) -> Option<String> {
+    let results = (moved.manifests > 0).then(|| counted(moved.manifests, "result"));
+    let replies = (moved.replies > 0).then(|| replies(moved.replies));
+    let size = (moved.bytes > 0).then(|| bytes(moved.bytes));
+    let parts: Vec<String> = results.into_iter().chain(replies).chain(size).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn tell_shared(place: &str, report: &SharingReport) {
+    let ways = [("fetched", "from", &report.fetched), ("sent", "to", &report.sent)];
+    for (done, way, moved) in ways {
+        if let Some(what) = describe_moved(moved) {
+            say(&format!("{done} {what} {way} {place}"));
         }
     }
 }
@@ -115,6 +135,9 @@ fn describe(summary: &NodeSummary) -> String {
     }
     if summary.cost_usd > 0.0 {
         parts.push(dollars(summary.cost_usd));
+    }
+    if summary.recheck == Some(Recheck::Same) {
+        parts.push(format!("rechecked: same ({})", duration(summary.seconds)));
     }
     parts.extend(summary.labels.iter().map(|label| format!("[{label}]")));
     if matches!(summary.state, State::Failed | State::Skipped) {

@@ -59,6 +59,11 @@ pub fn counted(number: u64, singular: &str) -> String {
     format!("{} {singular}{plural}", thousands(number))
 }
 
+/// `1 reply`, `2,000 replies`.
+pub fn replies(number: u64) -> String {
+    format!("{} {}", thousands(number), if number == 1 { "reply" } else { "replies" })
+}
+
 /// The first line of a text, cut to `width` characters: for values inside one line.
 pub fn shortened(text: &str, width: usize) -> String {
     let line = text.lines().next().unwrap_or_default();

@@ -35,8 +35,11 @@ where
     F: Fn(Item) -> Fut,
     Fut: Future<Output = Result<T>> + Send + 'static,
 {
-    let items =
-        rows.rows.iter().enumerate().map(|(index, row)| Item { index, id: row.id.clone(), row: rows.object(row) });
+    let (count, first) = (rows.len(), context.first_row(rows.len()));
+    let items = (0..count).map(|place| (first + place) % count).map(|index| {
+        let row = &rows.rows[index];
+        Item { index, id: row.id.clone(), row: rows.object(row) }
+    });
     context
         .runtime()
         .block_on(Crowd::new(context, concurrency, rows.len()).run(items.map(|item| (item.index, work(item)))))

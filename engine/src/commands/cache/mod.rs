@@ -1,12 +1,13 @@
 //! `decoct cache …`: looking after the store and sharing it, one file a command.
 
 mod keys;
+mod moving;
 mod pin;
 mod pull;
 mod push;
 mod stat;
 mod sweep;
-mod trust;
+pub mod trust;
 mod verify;
 
 use crate::cli::{CacheCommand, StoreArgs};
