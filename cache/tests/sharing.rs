@@ -221,7 +221,7 @@ fn a_shared_store_that_fails_now_and_then_never_gives_wrong_bytes() {
     for (name, bucket) in buckets(folder.path()) {
         let team = Team::new(2, Arc::new(Faulty { fails_one_in: Some(20), ..Faulty::new(bucket) }));
         let (store, other) = (team.machine(0), team.machine(1));
-        let names: Vec<_> = (0..30).map(|number| number.to_string()).collect();
+        let names: Vec<_> = (0..10).map(|number| number.to_string()).collect();
         let keys: Vec<_> = names.iter().map(|name| preimage(name).action_key()).collect();
         for (number, name) in names.iter().enumerate() {
             publish(&store, name, &[number as i64]);
