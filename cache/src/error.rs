@@ -54,12 +54,6 @@ pub enum Error {
         "`{url}` is no shared store\n  hint: name a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`"
     )]
     UnknownRemote { url: String },
-
-    #[error(
-        "this program was built without object stores and cannot use `{url}`\n  hint: share a folder, or build with the feature `object-store` of the package `cache`"
-    )]
-    WithoutObjects { url: String },
-
     #[error("`{name}` cannot be the name of a pin\n  hint: use letters, digits, `-`, `_` and dots, no dot in front")]
     NotAName { name: String },
 
@@ -67,6 +61,11 @@ pub enum Error {
         "pin `{name}` is damaged, so what it keeps is not known\n  hint: pin again under the same name, or `decoct cache pin --remove {name}`"
     )]
     DamagedPin { name: String },
+
+    #[error(
+        "this program was built without object stores and cannot use `{url}`\n  hint: share a folder, or build with the feature `object-store` of the package `cache`"
+    )]
+    WithoutObjects { url: String },
 }
 
 impl Error {

@@ -36,7 +36,7 @@ fn what_one_machine_publishes_is_a_hit_on_another() {
         let alone = Store::open(theirs.layout().root()).unwrap();
         assert_eq!(alone.lookup(&published.key).unwrap(), Found::Intact(published));
         assert_eq!(find(&alone, "a"), Some(vec![1, 2, 3]));
-        assert!(alone.verify(&|_| {}).unwrap().lost.is_empty());
+        assert!(alone.verify(&|_| {}).unwrap().problems.is_empty());
     });
 }
 
@@ -186,7 +186,7 @@ fn a_damaged_blob_here_is_fetched_again() {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "damaged").unwrap();
         assert_eq!(find(&store, "a"), Some(vec![1]), "{name}");
-        assert!(Store::open(store.layout().root()).unwrap().verify(&|_| {}).unwrap().lost.is_empty());
+        assert!(Store::open(store.layout().root()).unwrap().verify(&|_| {}).unwrap().problems.is_empty());
     });
 }
 
@@ -240,7 +240,7 @@ fn a_shared_store_that_fails_now_and_then_never_gives_wrong_bytes() {
         for (number, name) in names.iter().enumerate() {
             assert_eq!(find(&other, name), Some(vec![number as i64]));
         }
-        assert!(Store::open(other.layout().root()).unwrap().verify(&|_| {}).unwrap().lost.is_empty());
+        assert!(Store::open(other.layout().root()).unwrap().verify(&|_| {}).unwrap().problems.is_empty());
     }
 }
 

@@ -181,11 +181,13 @@ impl Replies {
         if let Some(reply) = self.get(address) {
             return Ok(Claim::Answered(reply));
         }
-        let Some(claimed) = self.0.claims.take(address)? else { return Ok(Claim::Elsewhere) };
+        let claimed = self.0.claims.take(address)?;
+        // Who had it before us has put its reply; and who has it now may be making another call under the same lock.
         self.refresh()?;
-        Ok(match self.get(address) {
-            Some(reply) => Claim::Answered(reply),
-            None => Claim::Ours(claimed),
+        Ok(match (self.get(address), claimed) {
+            (Some(reply), _) => Claim::Answered(reply),
+            (None, Some(claimed)) => Claim::Ours(claimed),
+            (None, None) => Claim::Elsewhere,
         })
     }
 
