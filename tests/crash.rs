@@ -165,7 +165,7 @@ fn killed_again_and_again_on_one_store_it_gets_to_the_end() {
     for kills in 0.. {
         assert!(kills < 300, "it gets nowhere");
         // Far enough for a run to do something beyond opening the store.
-        let last = 50 + kills as usize * 29 % 83;
+        let last = 50 + kills as usize * 29 % 113;
         let act = if kills % 2 == 0 { Act::KillBefore } else { Act::KillHalfway };
         let run = traced(&scene, |step| if step.number >= last { act } else { Act::Go });
         scene.check_store();
