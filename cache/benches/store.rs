@@ -140,6 +140,7 @@ fn large_blob() {
     report("1 GiB opened, verified", megabytes, ours);
     report("1 GiB read", megabytes, plain);
     compare("1 GiB opened, verified", ours, plain);
+    let out = folder.path().join("out");
     let place =
         |how| store.materialise(&manifest, "model", &out, how).expect("a store").intact().expect("an intact blob");
     report("1 GiB out, linked", megabytes, Time::shortest(|| place(Placement::Link)));
