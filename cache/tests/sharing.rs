@@ -336,6 +336,17 @@ fn a_shared_store_of_a_newer_program_is_refused() {
     });
 }
 
+/// The disaster: a network folder is not mounted, and a run fills the empty place under its mount point.
+#[test]
+fn a_folder_that_is_not_there_is_out_of_reach_and_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SharingOptions { push: Push::Always, trust: Arc::new(Trust::none()), allow_unsigned: false };
+    let path = folder.path().join("mount/store");
+    let error = Sharing::open(path.to_str().unwrap(), options).unwrap().reach().unwrap_err();
+    assert!(error.to_string().contains("mkdir -p"), "{error}");
+    assert!(!path.exists());
+}
+
 #[test]
 fn an_address_of_no_known_kind_is_refused() {
     let options = SharingOptions { push: Push::Always, trust: Arc::new(Trust::none()), allow_unsigned: false };

@@ -73,7 +73,10 @@ pub fn buckets(folder: &Path) -> Vec<(&'static str, Arc<dyn Bucket>)> {
         let prefix = format!("{url}/{prefix}-{}", std::process::id());
         return vec![("object store", open(&prefix))];
     }
-    let at = |name: &str| open(folder.join(name).to_str().unwrap());
+    let at = |name: &str| {
+        fs::create_dir(folder.join(name)).unwrap();
+        open(folder.join(name).to_str().unwrap())
+    };
     let careless = Faulty { is_careless: true, ..Faulty::new(at("careless")) };
     vec![("folder", at("plain")), ("careless folder", Arc::new(careless)), ("memory", Arc::new(Memory::default()))]
 }
