@@ -15,7 +15,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("clap", &["engine"]),
     ("annotate-snippets", &["engine"]),
     ("minijinja", &["stages"]),
-    ("reqwest", &["stages"]),
+    // The cache names it without using it: to switch on the TLS of object_store.
+    ("reqwest", &["stages", "cache"]),
     ("tokenizers", &["stages"]),
     ("safetensors", &["stages"]),
     ("cudarc", &["kernels"]),

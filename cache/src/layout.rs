@@ -44,9 +44,9 @@ impl Layout {
         &self.root
     }
 
-    /// Folders that exist in every store; those with two-digit subfolders make them on first use.
+    /// Folders that exist in every store; those with two-digit subfolders make them on first use, and the first pin makes its own.
     pub fn folders(&self) -> Vec<PathBuf> {
-        ["cas", "ac", "replies", "claims", "locks", "scratch", "history", "runs", "pins", "tmp"]
+        ["cas", "ac", "replies", "claims", "locks", "scratch", "history", "runs", "tmp"]
             .map(|name| self.root.join(name))
             .into()
     }

@@ -136,7 +136,7 @@ impl Tally {
 /// Every blob that one of these manifests names.
 pub(crate) fn named_blobs(manifests: &[&StoredManifest]) -> BTreeSet<BlobHash> {
     let outputs = manifests.iter().filter_map(|found| found.manifest.as_ref().ok());
-    outputs.flat_map(|manifest| blobs_of(manifest)).collect()
+    outputs.flat_map(blobs_of).collect()
 }
 
 /// What these generations take, largest node first. `bytes_of` says how much a blob counts.

@@ -146,15 +146,14 @@ impl Store {
         let found = check_all(&pieces, tell)?;
         let mut damaged = BTreeSet::new();
         for (piece, found) in found {
-            match (piece, found) {
-                (Piece::Blob { hash, path, stamp }, Finding::DamagedBlob) => {
-                    if remove_if_same(layout, path, stamp)? {
-                        damaged.insert(*hash);
-                        verified.problems.push(Problem::Blob(*hash));
-                    }
-                }
-                (_, Finding::Log(log)) => verified.note_log(&log),
-                _ => {}
+            if let Finding::Log(log) = &found {
+                verified.note_log(log);
+            }
+            if let (Piece::Blob { hash, path, stamp }, Finding::DamagedBlob) = (piece, found)
+                && remove_if_same(layout, path, stamp)?
+            {
+                damaged.insert(*hash);
+                verified.problems.push(Problem::Blob(*hash));
             }
         }
         Ok(damaged)

@@ -208,22 +208,26 @@ fn what_was_merged_is_known_by_log_and_range() {
     let whole = shelf.files(".log").remove(0);
     let bytes = fs::metadata(&whole).unwrap().len();
     fs::remove_file(whole.with_extension("idx")).unwrap();
+    let elsewhere = "0000000000000001-1-0-0001";
     for (from, to) in [(16, 100), (100, 250), (400, 500)] {
-        fs::copy(&whole, shelf.replies().join(format!("elsewhere.{from}-{to}.log"))).unwrap();
+        fs::copy(&whole, shelf.replies().join(format!("{elsewhere}.{from}-{to}.log"))).unwrap();
     }
     (0..4).for_each(|_| shelf.fill(0..10));
     shelf.merge();
     assert_eq!(shelf.covered(&stem(&whole)), [16..bytes]);
-    assert_eq!(shelf.covered("elsewhere"), [16..250, 400..500]);
+    assert_eq!(shelf.covered(elsewhere), [16..250, 400..500]);
+    let merged = shelf.files(".log").remove(0);
+    let merged_bytes = fs::metadata(&merged).unwrap().len();
     (0..4).for_each(|_| shelf.fill(5..15));
     shelf.merge();
+    assert_eq!(shelf.covered(&stem(&merged)), [16..merged_bytes], "it may have been sent before it was merged again");
     assert_eq!(shelf.files(".log").len(), 1);
-    assert_eq!(shelf.covered("elsewhere"), [16..250, 400..500], "handed on when merged again");
+    assert_eq!(shelf.covered(elsewhere), [16..250, 400..500], "handed on when merged again");
     assert_eq!(shelf.covered("nowhere"), []);
     let list = shelf.files(".origins").remove(0);
     let text = fs::read_to_string(&list).unwrap();
     fs::write(&list, text.replace("250", "260")).unwrap();
-    assert_eq!(shelf.covered("elsewhere"), [], "a damaged list vouches for nothing");
+    assert_eq!(shelf.covered(elsewhere), [], "a damaged list vouches for nothing");
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn child_process() {
             }
         }
         "call each once" => call_each_once(&folder),
+        "claim many" => claim_many(&folder),
         other => panic!("no role `{other}`"),
     }
 }
@@ -131,6 +132,42 @@ fn processes_that_want_the_same_replies_call_once_each() {
     called.sort_unstable();
     assert_eq!(called, (0..CALLS).collect::<Vec<_>>());
     assert_has(&open(folder.path()), 0..CALLS);
+}
+
+/// More claims at once than this process may open files.
+fn claim_many(folder: &Path) {
+    let replies = open(folder);
+    let claims: Vec<_> = (0..200).map(|number| replies.claim(&address(number)).unwrap()).collect();
+    let ours = claims.iter().filter(|claim| matches!(claim, Claim::Ours(_))).count();
+    assert!((1..200).contains(&ours), "{ours} claims");
+    drop(claims);
+    assert!(matches!(replies.claim(&address(199)).unwrap(), Claim::Ours(_)), "given back");
+}
+
+#[test]
+fn more_calls_at_once_than_files_may_be_open_wait_instead_of_failing() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "child_process"])
+        .env("CACHE_TEST_ROLE", "claim many")
+        .env("CACHE_TEST_FOLDER", folder.path())
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_reply_is_found_while_its_lock_serves_another_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mine, theirs) = (open(folder.path()), open(folder.path()));
+    let shelf = |number: usize| address(number).to_string()[..3].to_owned();
+    let neighbour = (1..).find(|number| shelf(*number) == shelf(0)).unwrap();
+    let Claim::Ours(_held) = theirs.claim(&address(neighbour)).unwrap() else { panic!("free") };
+    assert!(matches!(mine.claim(&address(0)).unwrap(), Claim::Elsewhere));
+    theirs.put(&address(0), b"yes").unwrap();
+    assert!(matches!(mine.claim(&address(0)).unwrap(), Claim::Answered(found) if found == b"yes"));
 }
 
 #[test]

@@ -110,6 +110,39 @@ fn who_publishes_by_hand_sends_what_is_not_there_yet_and_passes_on_what_was_fetc
     });
 }
 
+/// Merging is housekeeping on one machine: it neither hides from others what was not sent yet, nor sends or fetches anything twice.
+#[test]
+fn merged_logs_are_sent_once_and_what_they_hold_is_not_fetched_again() {
+    // Each log repeats one long reply, so that merging is worth while.
+    let pay = |store: &Store, log: usize| {
+        let replies = store.replies().unwrap();
+        put(&replies, 99..100);
+        put(&replies, log * 10..(log + 1) * 10);
+    };
+    on_each_bucket(3, |name, team| {
+        let (ours, theirs) = (team.machine_with(0, Push::Manual, false), team.machine(1));
+        (0..3).for_each(|log| pay(&ours, log));
+        ours.push(&[], &|_| {}).unwrap();
+        assert_eq!(count(&theirs.replies().unwrap(), 0..100), 31, "{name}");
+        for store in [&ours, &theirs] {
+            assert_eq!(store.merge_replies(true).unwrap().logs_after, 1, "{name}");
+        }
+        ours.push(&[], &|_| {}).unwrap();
+        assert_eq!(ours.sharing().unwrap().report().sent.replies, 33, "{name}: sent again");
+        assert_eq!(count(&theirs.replies().unwrap(), 0..100), 31, "{name}");
+        assert_eq!(fetched(&theirs), 33, "{name}: fetched again");
+
+        // Merged before it was sent.
+        (3..5).for_each(|log| pay(&ours, log));
+        ours.merge_replies(true).unwrap();
+        ours.push(&[], &|_| {}).unwrap();
+        ours.push(&[], &|_| {}).unwrap();
+        assert_eq!(count(&team.machine(2).replies().unwrap(), 0..100), 51, "{name}");
+        assert_eq!(count(&ours.replies().unwrap(), 0..100), 51, "{name}");
+        assert_eq!(fetched(&ours), 0, "{name}: its own");
+    });
+}
+
 #[test]
 fn damage_to_what_travels_is_a_miss_never_a_wrong_reply() {
     let changes: [(&str, fn(&mut Vec<u8>)); 7] = [
@@ -210,6 +243,28 @@ fn a_shared_store_that_goes_away_in_mid_run_stops_no_call_and_loses_no_reply() {
     ours.push(&[], &|_| {}).unwrap();
     assert_eq!(sharing.report().unsent, None, "made up for");
     assert_eq!(count(&theirs.replies().unwrap(), 0..20), 20);
+}
+
+/// A run that was killed, or whose store was out of reach, has begun to share its replies: the next run goes on with that.
+#[test]
+fn the_next_run_sends_what_an_earlier_one_left_and_nothing_that_was_never_shared() {
+    let faulty = Arc::new(Faulty::new(Arc::new(Memory::default())));
+    let team = Team::new(2, faulty.clone());
+    let (ours, theirs) = (team.machine(0), team.machine(1));
+    put(&Store::open(ours.layout().root()).unwrap().replies().unwrap(), 100..110);
+    let replies = ours.replies().unwrap();
+    put(&replies, 0..10);
+    replies.flush().unwrap();
+    faulty.is_dead.store(true, Ordering::SeqCst);
+    put(&replies, 10..20);
+    drop(replies);
+    faulty.is_dead.store(false, Ordering::SeqCst);
+    assert_eq!(count(&theirs.replies().unwrap(), 0..20), 10);
+
+    ours.replies().unwrap().flush().unwrap();
+    let replies = theirs.replies().unwrap();
+    assert_eq!(count(&replies, 0..20), 20);
+    assert_eq!(count(&replies, 100..110), 0, "of another project perhaps");
 }
 
 #[test]

@@ -213,12 +213,14 @@ fn checkpoints_go_when_no_one_is_busy_with_them() {
             age_all(store, 60);
             age(&scratch, 60);
         }
+        let empty = store.scratch(&preimage("empty").action_key()).unwrap();
+        age(&empty, 60);
         let _lock = store.lock(&busy.action_key()).unwrap();
         let plan = store.plan_sweep(&BTreeSet::from([rooted.action_key()]), &SweepOptions::default()).unwrap();
         assert_eq!(plan.scratch, Share { files: 2, bytes: 1 }, "a link frees nothing while the file has other names");
         sweep(store, &[rooted.action_key()], AT_ONCE);
         let exists = |preimage: &Preimage| store.layout().scratch(&preimage.action_key()).exists();
-        assert_eq!([exists(&left), exists(&busy), exists(&rooted)], [false, true, true]);
+        assert_eq!([exists(&left), exists(&busy), exists(&rooted), empty.exists()], [false, true, true, false]);
     });
 }
 
@@ -300,6 +302,22 @@ fn a_damaged_pin_stops_the_sweep() {
         flip(&store.layout().pin("paper"), 30);
         let refused = store.plan_sweep(&BTreeSet::new(), &AT_ONCE);
         assert!(matches!(refused, Err(Error::DamagedPin { .. })), "{refused:?}");
+    });
+}
+
+/// A killed process leaves its lock file, which holds nothing.
+#[test]
+fn locks_of_the_dead_go_and_those_of_the_living_stay() {
+    with_store(|store, _| {
+        let [dead, living] = ["dead", "living"].map(|name| preimage(name).action_key());
+        fs::write(store.layout().lock(&dead), "").unwrap();
+        let lock = store.lock(&living).unwrap();
+        age_all(store, 60);
+        sweep(store, &[], SweepOptions::default());
+        let exists = |key: &ActionKey| store.layout().lock(key).exists();
+        assert_eq!([exists(&dead), exists(&living)], [false, true]);
+        assert!(store.try_lock(&living).unwrap().is_none());
+        drop(lock);
     });
 }
 

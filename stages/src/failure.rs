@@ -31,9 +31,19 @@ impl Failure {
         Failure::Recipe(message.into())
     }
 
-    /// An input/output error with the path it happened at.
+    /// An input/output error with the path it happened at, and what to do where that is known.
     pub fn io(action: &str, path: &std::path::Path, error: std::io::Error) -> Failure {
-        Failure::Machine(format!("cannot {action} `{}`: {error}", path.display()))
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let next_step = match error.kind() {
+            StorageFull | QuotaExceeded => {
+                "\n  hint: everything finished so far is kept; free some space and run again"
+            }
+            ReadOnlyFilesystem => {
+                "\n  hint: make this place writable, or choose another cache folder with `--cache DIR`"
+            }
+            _ => "",
+        };
+        Failure::Machine(format!("cannot {action} `{}`: {error}{next_step}", path.display()))
     }
 }
 

@@ -1,12 +1,16 @@
 //! Who makes a call: marks on addresses in flight, within the process and between processes.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
 use crate::hash::ReplyAddress;
 use crate::lock::FileLock;
+
+/// What a process may have open where the system does not say.
+const USUAL_OPEN_FILES: usize = 1024;
 
 /// The answer to a claim.
 pub enum Claim {
@@ -23,6 +27,8 @@ pub enum Claim {
 pub struct Claims {
     folder: PathBuf,
     held: Arc<Mutex<Held>>,
+    /// Each lock keeps a file open; calls beyond them wait until another is over.
+    locks_max: usize,
 }
 
 #[derive(Default)]
@@ -40,18 +46,20 @@ pub struct Claimed {
 
 impl Claims {
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), held: Arc::default() }
+        Self { folder: folder.to_owned(), held: Arc::default(), locks_max: locks_max() }
     }
 
-    /// `None` if someone else holds the address, or another one under the same lock.
+    /// `None` if someone else holds the address, or another one under the same lock, or this process has as many locks as it may.
     pub fn take(&self, address: &ReplyAddress) -> Result<Option<Claimed>> {
         let mut held = lock(&self.held);
         if held.addresses.contains(address) {
             return Ok(None);
         }
         let shelf = shelf_of(address);
+        let has_all = held.locks.len() >= self.locks_max;
         match held.locks.get_mut(&shelf) {
             Some((_, count)) => *count += 1,
+            None if has_all => return Ok(None),
             None => match FileLock::try_acquire(&self.folder.join(format!("{shelf:03x}")))? {
                 Some(file) => drop(held.locks.insert(shelf, (file, 1))),
                 None => return Ok(None),
@@ -73,6 +81,13 @@ impl Drop for Claimed {
             held.locks.remove(&shelf);
         }
     }
+}
+
+/// A quarter of the files that this process may have open: connections, logs and tables need the others.
+fn locks_max() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft_limit = |line: &str| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok();
+    limits.lines().find_map(soft_limit).unwrap_or(USUAL_OPEN_FILES).div_ceil(4)
 }
 
 fn shelf_of(address: &ReplyAddress) -> u16 {

@@ -329,17 +329,13 @@ fn written(folder: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<
     Ok(aside)
 }
 
-/// What a log stands for: itself, a piece of another one, or all that it was merged from.
+/// What a log stands for: itself or a piece of another one, and all that it was merged from.
 fn origins_of(path: &Path, bytes: u64) -> Vec<Origin> {
     let stem = stem_of(path);
-    if is_merged(stem) {
-        return merged_from(path);
-    }
-    vec![piece_of(stem).unwrap_or_else(|| Origin {
-        stem: stem.to_owned(),
-        from: SEGMENT_HEADER.len() as u64,
-        to: bytes,
-    })]
+    let whole = || Origin { stem: stem.to_owned(), from: SEGMENT_HEADER.len() as u64, to: bytes };
+    let mut origins = merged_from(path);
+    origins.push(piece_of(stem).unwrap_or_else(whole));
+    origins
 }
 
 /// The log's own part of a name: without the range of a piece or the ending of a merge.

@@ -25,6 +25,7 @@ pub use merge::{Merged, Origins};
 use record::Entry;
 pub(crate) use record::{SEGMENT_HEADER, scan};
 use segment::Segment;
+pub(crate) use segment::is_finished;
 pub use writer::GROUP_MS;
 use writer::Writer;
 
@@ -180,11 +181,13 @@ impl Replies {
         if let Some(reply) = self.get(address) {
             return Ok(Claim::Answered(reply));
         }
-        let Some(claimed) = self.0.claims.take(address)? else { return Ok(Claim::Elsewhere) };
+        let claimed = self.0.claims.take(address)?;
+        // Who had it before us has put its reply; and who has it now may be making another call under the same lock.
         self.refresh()?;
-        Ok(match self.get(address) {
-            Some(reply) => Claim::Answered(reply),
-            None => Claim::Ours(claimed),
+        Ok(match (self.get(address), claimed) {
+            (Some(reply), _) => Claim::Answered(reply),
+            (None, Some(claimed)) => Claim::Ours(claimed),
+            (None, None) => Claim::Elsewhere,
         })
     }
 
@@ -198,12 +201,13 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn is_own_log(&self, name: &str) -> bool {
+        is_own(name, &self.own)
+    }
+
     /// Logs that this process writes, or has written.
     pub(crate) fn own_logs(&self) -> Vec<PathBuf> {
-        let is_own = |path: &&PathBuf| {
-            path.parent() == Some(&self.folder)
-                && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&self.own))
-        };
+        let is_own = |path: &&PathBuf| path.file_name().is_some_and(|name| self.is_own_log(&name.to_string_lossy()));
         let mut logs: Vec<_> = self.read().known.keys().filter(is_own).cloned().collect();
         logs.sort();
         logs

@@ -14,6 +14,8 @@ mod post;
 mod report;
 mod sending;
 mod stretch;
+mod stretches;
+mod tail;
 mod transfer;
 
 use std::collections::HashSet;

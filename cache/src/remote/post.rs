@@ -1,8 +1,7 @@
 //! Replies on their way between this store and a shared one: what is new in our own log goes out, what is new there comes in.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -10,25 +9,19 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 use super::report::Moved;
-use super::stretch::{Coverage, Stretch, open, seal};
-use super::transfer::{Counter, each, into_inner, push_to};
-use super::{Push, Put, Sharing, path_text};
+use super::stretch::{Coverage, Stretch, open};
+use super::tail::{HEADER_BYTES, Tail, coverage_of, log_name, logs_of};
+use super::transfer::{each, into_inner, push_to};
+use super::{Push, Sharing};
 use crate::error::{AtPath, Error, Result};
 use crate::layout::Layout;
-use crate::memo::{SEGMENT_HEADER, Shared, scan};
-use crate::store::Store;
+use crate::memo::{SEGMENT_HEADER, Shared, is_finished, scan};
+use crate::trust::Standing;
 use crate::write::{persist, write_aside};
 
-const HEADER_BYTES: u64 = SEGMENT_HEADER.len() as u64;
-
-/// What one object holds at most, unless a single reply is larger: it is sent and fetched in one piece.
-const STRETCH_BYTES: u64 = 16 << 20;
-
-/// Nothing that we write comes near this; what does is not fetched into memory.
-const LARGEST_OBJECT_BYTES: u64 = 1 << 30;
-
-/// So many small objects of one log are worth replacing by few large ones.
+/// So many objects of one log are worth replacing by few large ones, if they are small.
 const MANY_STRETCHES: usize = 4;
+const SMALL_BYTES: u64 = 1 << 20;
 
 /// Others may add as fast as we fetch: then the rest has to wait for the next round.
 const LOOKS: usize = 16;
@@ -46,6 +39,8 @@ pub(crate) struct Post {
     settled: HashSet<String>,
     /// Logs that are used in this process only.
     borrowed: Option<TempDir>,
+    /// What earlier processes left unsent is sent.
+    has_looked_back: bool,
     /// The last attempt to send failed.
     is_failing: bool,
 }
@@ -53,7 +48,17 @@ pub(crate) struct Post {
 impl Post {
     pub fn new(sharing: Sharing, replies: Arc<Shared>, layout: Arc<Layout>, is_looking: bool) -> Self {
         let (sent, settled) = (HashMap::new(), HashSet::new());
-        Self { sharing, replies, layout, is_looking, sent, settled, borrowed: None, is_failing: false }
+        Self {
+            sharing,
+            replies,
+            layout,
+            is_looking,
+            sent,
+            settled,
+            borrowed: None,
+            has_looked_back: false,
+            is_failing: false,
+        }
     }
 
     pub fn round_ms(&self) -> RangeInclusive<u64> {
@@ -105,9 +110,7 @@ impl Post {
 
     /// What is there and neither here nor useless; the largest of those that cover each other.
     fn wanted(&mut self) -> Result<Vec<Stretch>> {
-        let listed = self.sharing.bucket().list(&path_text(&self.sharing.layout().replies()))?;
-        let is_sound = |(name, bytes): (String, u64)| name.parse().ok().filter(|_| bytes <= LARGEST_OBJECT_BYTES);
-        let mut new: Vec<Stretch> = listed.into_iter().filter_map(is_sound).collect();
+        let mut new = self.sharing.stretches()?;
         new.retain(|stretch| !self.settled.contains(&stretch.to_string()));
         if new.is_empty() {
             return Ok(new);
@@ -142,7 +145,7 @@ impl Post {
     /// Keeps an object where the index will find it, if it is there and sound and its writer is trusted. What is to be used in
     /// this process only lies at the path returned.
     fn fetch_one(&self, stretch: &Stretch, borrowed: Option<&Path>) -> Result<Option<PathBuf>> {
-        let path = object_path(&self.sharing, stretch);
+        let path = self.sharing.stretch_path(stretch);
         let Some(bytes) = self.sharing.bucket().get(&path)? else { return Ok(None) };
         let Ok((records, signer)) = open(stretch, &bytes) else {
             self.sharing.tally().damaged(&path);
@@ -185,12 +188,18 @@ impl Post {
             return Ok(false);
         }
         let mut any = false;
+        if !std::mem::replace(&mut self.has_looked_back, true)
+            && let Err(error) = self.send_leftovers()
+        {
+            self.has_looked_back = false;
+            return Err(error);
+        }
         for path in self.replies.own_logs() {
             let log = log_name(&path);
             let from = self.sent.get(&log).and_then(|sent| sent.last()).map_or(HEADER_BYTES, |last| last.to);
             let tail = Tail::read(&path, &log, from)?;
             for stretch in tail.stretches(&Coverage::default()) {
-                send_stretch(&self.sharing, &stretch, tail.records(&stretch))?;
+                self.sharing.send_stretch(&stretch, tail.records(&stretch))?;
                 self.sent.entry(log.clone()).or_default().push(stretch);
                 any = true;
             }
@@ -202,11 +211,48 @@ impl Post {
     fn finish(&mut self) -> Result<()> {
         self.send()?;
         for (log, sent) in std::mem::take(&mut self.sent) {
-            if sent.len() >= MANY_STRETCHES {
-                self.put_together(&log, &sent)?;
+            let bytes: u64 = sent.iter().map(Stretch::bytes).sum();
+            if sent.len() >= MANY_STRETCHES && bytes / (sent.len() as u64) < SMALL_BYTES {
+                // If it fails there are small objects, or large ones beside them: untidy, and all there.
+                let _ = self.put_together(&log, &sent);
             }
         }
         Ok(())
+    }
+
+    /// Sends the rest of earlier processes' logs that they began to send there and did not end: they were killed, or the store
+    /// was out of reach. Logs that were never meant for this store stay here.
+    fn send_leftovers(&self) -> Result<()> {
+        let there = self.sharing.stretches()?;
+        let mut covered = Coverage::default();
+        there.iter().for_each(|stretch| covered.add(stretch));
+        for log in logs_of(&self.layout.replies())?.iter().filter(|log| !self.replies.is_own_log(log)) {
+            let of_log: Vec<_> = there.iter().filter(|stretch| stretch.log == *log).collect();
+            if of_log.is_empty() {
+                continue;
+            }
+            let path = self.layout.reply_log(log);
+            let tail = Tail::of(&path, log, &covered)?;
+            let lacking = tail.stretches(&covered);
+            if !lacking.is_empty() && is_finished(&path) && self.is_ours(&of_log)? {
+                for stretch in &lacking {
+                    self.sharing.send_stretch(stretch, tail.records(stretch))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether we have signed one of them: a stranger's must not draw out our log.
+    fn is_ours(&self, stretches: &[&Stretch]) -> Result<bool> {
+        for stretch in stretches {
+            let bytes = self.sharing.bucket().get(&self.sharing.stretch_path(stretch))?.unwrap_or_default();
+            let signer = open(stretch, &bytes).ok().and_then(|(_, signer)| signer);
+            if self.sharing.options().trust.standing(signer.as_ref()) == Standing::Own {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn put_together(&self, log: &str, sent: &[Stretch]) -> Result<()> {
@@ -214,94 +260,13 @@ impl Post {
         let large = tail.stretches(&Coverage::default());
         let mut covered = Coverage::default();
         for stretch in &large {
-            send_stretch(&self.sharing, stretch, tail.records(stretch))?;
+            self.sharing.send_stretch(stretch, tail.records(stretch))?;
             covered.add(stretch);
         }
         for small in sent.iter().filter(|small| covered.covers(small) && !large.contains(small)) {
-            self.sharing.bucket().remove(&object_path(&self.sharing, small))?;
+            self.sharing.bucket().remove(&self.sharing.stretch_path(small))?;
         }
         Ok(())
-    }
-}
-
-impl Store {
-    /// Sends all replies that are kept here and not there yet.
-    pub(crate) fn push_replies(&self, sharing: &Sharing, counter: &Counter) -> Result<()> {
-        let mut there = Coverage::default();
-        for (name, _) in sharing.bucket().list(&path_text(&sharing.layout().replies()))? {
-            name.parse().into_iter().for_each(|stretch| there.add(&stretch));
-        }
-        let logs = logs_of(&self.layout().replies())?;
-        counter.expect(logs.len());
-        each(&logs, |name| {
-            let tail = Tail::of(&self.layout().reply_log(name), name, &there)?;
-            let stretches = tail.stretches(&there);
-            for stretch in &stretches {
-                send_stretch(sharing, stretch, tail.records(stretch))?;
-            }
-            counter.done(stretches.iter().map(Stretch::bytes).sum());
-            Ok(())
-        })?;
-        sharing.tally().replies_sent(None);
-        Ok(())
-    }
-
-    /// Fetches all replies that are there and not here yet.
-    pub(crate) fn pull_replies(&self) -> Result<()> {
-        self.replies().map(drop)
-    }
-}
-
-/// The end of one log, in memory.
-struct Tail {
-    log: String,
-    /// Where in the log `bytes` begin.
-    from: u64,
-    bytes: Vec<u8>,
-}
-
-impl Tail {
-    fn read(path: &Path, log: &str, from: u64) -> Result<Self> {
-        Self::read_at(path, log, from, from)
-    }
-
-    /// What `path` holds from `offset` on is the log from `from` on.
-    fn read_at(path: &Path, log: &str, from: u64, offset: u64) -> Result<Self> {
-        let mut bytes = Vec::new();
-        let mut file = File::open(path).at("read", path)?;
-        file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_to_end(&mut bytes)).at("read", path)?;
-        Ok(Self { log: log.to_owned(), from, bytes })
-    }
-
-    /// The log called `name` of a folder, or the stretch of another writer's log; not read if all of it is `there`.
-    fn of(path: &Path, name: &str, there: &Coverage) -> Result<Self> {
-        let size = fs::metadata(path).at("read", path)?.len();
-        let stretch = name.parse().unwrap_or(Stretch { log: name.to_owned(), from: HEADER_BYTES, to: size });
-        match there.covers(&stretch) {
-            true => Ok(Self { log: stretch.log, from: stretch.from, bytes: Vec::new() }),
-            false => Self::read_at(path, &stretch.log, stretch.from, HEADER_BYTES),
-        }
-    }
-
-    /// Its whole records that are not covered, cut into objects. Damage between them is in none.
-    fn stretches(&self, covered: &Coverage) -> Vec<Stretch> {
-        let mut stretches: Vec<Stretch> = Vec::new();
-        for entry in scan(&self.bytes, self.from).entries {
-            let (from, to) = (entry.offset, entry.offset + u64::from(entry.bytes));
-            let record = Stretch { log: self.log.clone(), from, to };
-            if covered.covers(&record) {
-                continue;
-            }
-            match stretches.last_mut().filter(|last| last.to == from && to - last.from <= STRETCH_BYTES) {
-                Some(last) => last.to = to,
-                None => stretches.push(record),
-            }
-        }
-        stretches
-    }
-
-    fn records(&self, stretch: &Stretch) -> &[u8] {
-        &self.bytes[(stretch.from - self.from) as usize..(stretch.to - self.from) as usize]
     }
 }
 
@@ -309,43 +274,4 @@ fn borrow(folder: &Path, stretch: &Stretch, records: &[u8]) -> Result<PathBuf> {
     let path = folder.join(format!("{stretch}.log"));
     fs::write(&path, [&SEGMENT_HEADER[..], records].concat()).at("write", &path)?;
     Ok(path)
-}
-
-fn send_stretch(sharing: &Sharing, stretch: &Stretch, records: &[u8]) -> Result<()> {
-    sharing.mark()?;
-    let bytes = seal(stretch, records, &sharing.options().trust.signer()?);
-    sharing.bucket().put(&object_path(sharing, stretch), &bytes, Put::Replace)?;
-    let replies = scan(records, stretch.from).entries.len() as u64;
-    sharing.tally().sent(Moved { replies, bytes: bytes.len() as u64, ..Moved::default() });
-    Ok(())
-}
-
-fn object_path(sharing: &Sharing, stretch: &Stretch) -> String {
-    format!("{}/{stretch}", path_text(&sharing.layout().replies()))
-}
-
-fn log_name(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Names of all logs in a folder of replies.
-fn logs_of(folder: &Path) -> Result<Vec<String>> {
-    let mut logs = Vec::new();
-    for entry in fs::read_dir(folder).at("list", folder)? {
-        let name = entry.at("list", folder)?.file_name().to_string_lossy().into_owned();
-        logs.extend(name.strip_suffix(".log").map(str::to_owned));
-    }
-    Ok(logs)
-}
-
-/// Which parts of which logs lie in a folder of replies.
-fn coverage_of(folder: &Path) -> Result<Coverage> {
-    let mut coverage = Coverage::default();
-    for name in logs_of(folder)? {
-        match name.parse() {
-            Ok(stretch) => coverage.add(&stretch),
-            Err(()) => coverage.add_whole(&name),
-        }
-    }
-    Ok(coverage)
 }

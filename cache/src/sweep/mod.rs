@@ -62,6 +62,8 @@ pub struct SweepPlan {
     cutoff: SystemTime,
     roots: BTreeSet<ActionKey>,
     doomed: Vec<Doomed>,
+    /// Whose checkpoints are among them; a folder of these may be empty.
+    scratches: Vec<ActionKey>,
 }
 
 /// What a sweep has removed.
@@ -132,20 +134,19 @@ impl Store {
 
     /// Folder by folder, each under its key's lock.
     fn sweep_scratch(&self, plan: &SweepPlan, needed: &BTreeSet<ActionKey>, swept: &mut Swept) -> Result<()> {
-        let layout = self.layout();
-        let files = plan.doomed.iter().filter_map(|doomed| match doomed.what {
-            What::Scratch(key) => Some((key, doomed)),
-            _ => None,
-        });
-        let mut folders: HashMap<ActionKey, Vec<&Doomed>> = HashMap::new();
-        files.for_each(|(key, doomed)| folders.entry(key).or_default().push(doomed));
-        for (key, files) in folders {
-            let lock = if needed.contains(&key) { None } else { self.try_lock(&key)? };
-            for doomed in files {
-                swept.note(lock.is_some(), doomed, layout)?;
+        let mut files: HashMap<ActionKey, Vec<&Doomed>> = HashMap::new();
+        for doomed in &plan.doomed {
+            if let What::Scratch(key) = doomed.what {
+                files.entry(key).or_default().push(doomed);
+            }
+        }
+        for key in &plan.scratches {
+            let lock = if needed.contains(key) { None } else { self.try_lock(key)? };
+            for doomed in files.remove(key).into_iter().flatten() {
+                swept.note(lock.is_some(), doomed, self.layout())?;
             }
             if lock.is_some() {
-                remove_empty_folders(&layout.scratch(&key));
+                remove_empty_folders(&self.layout().scratch(key));
             }
         }
         Ok(())
@@ -166,7 +167,7 @@ impl Swept {
 
 impl SweepPlan {
     pub fn is_empty(&self) -> bool {
-        self.doomed.is_empty()
+        self.doomed.is_empty() && self.scratches.is_empty()
     }
 }
 

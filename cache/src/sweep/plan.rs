@@ -41,10 +41,15 @@ impl Store {
             stamp: *stamp,
         }));
         let kept_keys = kept.iter().map(|found| found.key).collect();
-        doomed.extend(scratch_files(layout, &needed, &held, cutoff)?);
+        let scratches = stale_scratches(layout, &needed, &held, cutoff)?;
+        for key in &scratches {
+            let files = files_below(&layout.scratch(key))?.into_iter();
+            doomed.extend(files.map(|(path, stamp)| Doomed { what: What::Scratch(*key), path, stamp }));
+        }
         doomed.extend(self.stale_records(&kept_keys, cutoff)?);
         doomed.extend(stale_locks(layout, cutoff)?);
-        Ok(SweepPlan { kept_generations: kept.len() as u64, cutoff, roots: roots.clone(), ..account(&dropped, doomed) })
+        let (kept_generations, roots) = (kept.len() as u64, roots.clone());
+        Ok(SweepPlan { kept_generations, cutoff, roots, scratches, ..account(&dropped, doomed) })
     }
 
     fn stale_records(&self, kept: &BTreeSet<ActionKey>, cutoff: SystemTime) -> Result<Vec<Doomed>> {
@@ -80,6 +85,7 @@ impl SweepPlan {
             cutoff: SystemTime::UNIX_EPOCH,
             roots: BTreeSet::new(),
             doomed: Vec::new(),
+            scratches: Vec::new(),
         }
     }
 }
@@ -104,13 +110,14 @@ fn account(dropped: &[&StoredManifest], doomed: Vec<Doomed>) -> SweepPlan {
     let nodes = by_node(dropped, |blob| freed_by_blob.get(blob).copied().unwrap_or(0));
     let named = named_blobs(dropped);
     let mut plan = SweepPlan::empty(nodes);
-    for (doomed, freed) in doomed.iter().zip(freed) {
+    // Locks are empty and no one's data: they are not counted.
+    for (doomed, freed) in doomed.iter().zip(freed).filter(|(doomed, _)| !matches!(doomed.what, What::Lock)) {
         plan.total.add(freed);
         match doomed.what {
             What::Blob(hash) if !named.contains(&hash) => plan.orphans.add(freed),
             What::Scratch(_) => plan.scratch.add(freed),
-            What::Record | What::Lock => plan.records.add(freed),
-            What::Generation(_) | What::Blob(_) => {}
+            What::Record => plan.records.add(freed),
+            What::Generation(_) | What::Blob(_) | What::Lock => {}
         }
     }
     let damaged = dropped.iter().filter(|found| found.manifest.is_err());
@@ -125,19 +132,19 @@ fn blob_of(doomed: &Doomed) -> Option<BlobHash> {
     }
 }
 
-/// Checkpoints in which nothing was written within the grace period, and whose key no one needs or works on.
-fn scratch_files(
+/// Keys with checkpoints in which nothing was written within the grace period, and that no one needs or works on.
+fn stale_scratches(
     layout: &Layout,
     needed: &BTreeSet<ActionKey>,
     held: &Held,
     cutoff: SystemTime,
-) -> Result<Vec<Doomed>> {
+) -> Result<Vec<ActionKey>> {
     let mut stale = Vec::new();
     for folder in survey::folders_in(&layout.scratches())? {
         let Ok(key) = name_of(&folder).parse::<ActionKey>() else { continue };
-        let files = files_below(&folder)?;
-        if !needed.contains(&key) && !held.keys.contains(&key) && !is_fresh(&folder, &files, cutoff) {
-            stale.extend(files.into_iter().map(|(path, stamp)| Doomed { what: What::Scratch(key), path, stamp }));
+        let is_free = !needed.contains(&key) && !held.keys.contains(&key);
+        if is_free && !is_fresh(&folder, &files_below(&folder)?, cutoff) {
+            stale.push(key);
         }
     }
     Ok(stale)

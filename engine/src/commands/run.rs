@@ -47,10 +47,11 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     team.inspect(|team| team.tell(&*reporter));
     let ok = nodes.iter().all(|node| matches!(node.state, State::Hit | State::Ran));
     let summary = RunSummary { ok, seconds: started.elapsed().as_secs_f64(), nodes };
-    reporter.tell(&Event::Ended(&summary));
-    if let Some(stat_cache) = stat_cache {
-        stat_cache.save()?;
+    if let Some(Err(error)) = stat_cache.map(|stat_cache| stat_cache.save()) {
+        // It costs reading the sources again, not the work.
+        reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
     }
+    reporter.tell(&Event::Ended(&summary));
     Ok(if ok { Exit::Done } else { exit_of(&stop, exit) })
 }
 

@@ -155,9 +155,6 @@ impl<'a> Executor<'a> {
         if is_wished {
             publication.replace();
         }
-        if is_wished {
-            publication.replace();
-        }
         artifacts::publish(&mut publication, &node.stage.outputs(), &outputs)?;
         let seconds = started.elapsed().as_secs_f64();
         let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
