@@ -65,10 +65,14 @@ impl std::ops::AddAssign for Time {
 /// `count` things in `time`, with thousands a second (a blob's things are MiB).
 pub fn report(what: &str, count: usize, time: Time) {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let rate = |time: Duration| count as f64 / time.as_secs_f64() / 1e3;
+    // Some systems count a thread's CPU time in steps of milliseconds: what is shorter has no rate.
+    let rate = |time: Duration| match time.is_zero() {
+        true => "–".to_string(),
+        false => format!("{:.1}", count as f64 / time.as_secs_f64() / 1e3),
+    };
     let Time { clock, cpu } = time;
     println!(
-        "{what:<28} {count:>7} · clock {:>8.1} ms {:>8.1} k/s · cpu {:>8.1} ms {:>8.1} k/s",
+        "{what:<28} {count:>7} · clock {:>8.1} ms {:>8} k/s · cpu {:>8.1} ms {:>8} k/s",
         milliseconds(clock),
         rate(clock),
         milliseconds(cpu),
