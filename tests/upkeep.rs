@@ -159,6 +159,29 @@ fn the_statistics_name_every_node_and_add_up() {
     assert!(kitchen.says(&["cache", "stat"]).contains("`decoct cache sweep --yes` would free"));
 }
 
+/// Many short runs leave many short logs; together they are one, and nothing is paid again.
+#[test]
+fn merged_replies_free_what_was_said_and_answer_as_before() {
+    let kitchen = Kitchen::new(
+        "version: 1\nmodels: { teacher: { provider: rehearsal } }\nnodes:\n  \
+         exam: { kind: source, generate: tablets, rows: 100 }\n  \
+         problems: { kind: reformat, input: exam, model: teacher }\n",
+    );
+    for limit in ["4", "8", "12", "16", "20", "24", "28", "32"] {
+        kitchen.run(&["--limit", limit]).expect_done();
+    }
+    let logs = || kitchen.files().iter().filter(|path| path.extension().is_some_and(|ending| ending == "log")).count();
+    let before = bytes_of(&kitchen.files());
+    let said = json(&kitchen, &["cache", "sweep", "--replies"]);
+    assert_eq!((logs(), bytes_of(&kitchen.files())), (8, before), "a rehearsal");
+    let done = json(&kitchen, &["cache", "sweep", "--replies", "--yes"]);
+    assert_eq!((logs(), &done["freed_bytes"]), (1, &said["would_free_bytes"]));
+    assert_eq!(Value::from(before - bytes_of(&kitchen.files())), said["would_free_bytes"]);
+    assert!(kitchen.says(&["cache", "verify"]).contains("all is well"));
+    let again = kitchen.run(&["--limit", "32", "--force", "problems"]).expect_done();
+    assert_eq!((again.total("calls"), again.total("calls_reused") >= 32), (0, true));
+}
+
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;

@@ -68,21 +68,22 @@ fn joined(mut ranges: Vec<Range<u64>>, next: Range<u64>) -> Vec<Range<u64>> {
 }
 
 /// Bytes `from..to` of one log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Origin {
     stem: String,
     from: u64,
     to: u64,
 }
 
+/// As it is written: stem, from, to. Short, so that merging small logs frees something.
 #[derive(Serialize, Deserialize)]
 struct OriginList {
-    origins: Vec<Origin>,
+    origins: Vec<(String, u64, u64)>,
 }
 
 /// The list for a log that is merged from these, given with their sizes.
 pub(super) fn list_of<'a>(sources: impl Iterator<Item = (&'a Path, u64)>) -> String {
-    sealed(&OriginList { origins: sources.flat_map(|(path, bytes)| origins_of(path, bytes)).collect() })
+    let origins = sources.flat_map(|(path, bytes)| origins_of(path, bytes));
+    sealed(&OriginList { origins: origins.map(|origin| (origin.stem, origin.from, origin.to)).collect() })
 }
 
 /// Where the list of a log lies.
@@ -120,7 +121,8 @@ fn origins_of(path: &Path, bytes: u64) -> Vec<Origin> {
 
 fn merged_from(path: &Path) -> Vec<Origin> {
     let list = fs::read(list_path(path)).ok().and_then(|bytes| unsealed::<OriginList>(&bytes));
-    list.map(|list| list.origins).unwrap_or_default()
+    let origins = list.map(|list| list.origins).unwrap_or_default().into_iter();
+    origins.map(|(stem, from, to)| Origin { stem, from, to }).collect()
 }
 
 fn stem_of(log: &Path) -> &str {

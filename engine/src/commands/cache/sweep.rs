@@ -51,16 +51,18 @@ fn print(plan: &SweepPlan, swept: Option<Swept>, merged: Option<Merged>) {
         let name = if node.node.is_empty() { "(unknown)" } else { &node.node };
         vec![node.pipeline.clone(), name.to_string(), thousands(node.generations), bytes(node.bytes)]
     });
-    let merging =
-        merged.map_or(Share::default(), |merged| Share { files: merged.logs_before, bytes: merged.freed_bytes });
+    let merging = merged.filter(|merged| merged.logs_before > 0).map(|merged| {
+        let what = format!("merging {} of replies", counted(merged.logs_before, "log"));
+        (what, Share { files: merged.logs_before, bytes: merged.freed_bytes })
+    });
     let others = [
         ("checkpoints no one is busy with", plan.scratch),
         ("files that no result names", plan.orphans),
         ("histories and runs without results", plan.records),
-        ("merging of logs of replies", merging),
     ];
-    let others = others.into_iter().filter(|(_, share)| share.files > 0);
-    let others = others.map(|(what, share)| vec![String::new(), what.to_string(), String::new(), bytes(share.bytes)]);
+    let others = others.map(|(what, share)| (what.to_string(), share)).into_iter().chain(merging);
+    let others = others.filter(|(_, share)| share.files > 0);
+    let others = others.map(|(what, share)| vec![String::new(), what, String::new(), bytes(share.bytes)]);
     let rows: Vec<Vec<String>> = nodes.chain(others).collect();
     if !rows.is_empty() {
         table::lines(&columns, &rows).iter().for_each(|line| println!("{line}"));
