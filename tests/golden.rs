@@ -57,13 +57,11 @@ fn instruction_set() -> &'static str {
         let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let has_wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
         let has_wide = has_wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl");
-        return if has_avx2 && has_wide {
-            "x86-64 avx512"
-        } else if has_avx2 {
-            "x86-64 avx2"
-        } else {
-            "x86-64"
-        };
+        match (has_avx2, has_wide) {
+            (true, true) => "x86-64 avx512",
+            (true, false) => "x86-64 avx2",
+            _ => "x86-64",
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     std::env::consts::ARCH

@@ -138,11 +138,26 @@ fn a_different_weight_is_named_by_its_tensor() {
 }
 
 #[test]
+fn an_input_that_is_gone_is_made_again_first() {
+    let kitchen = cooked(&["--until", "verdicts"]);
+    lose(&kitchen, "halves");
+    let run = kitchen.run(&["--until", "verdicts", "--recheck", "chains"]).expect_done();
+    let shown = |node: &str| (run.node(node)["state"].clone(), run.node(node)["recheck"].clone());
+    assert_eq!(shown("halves"), ("ran".into(), serde_json::Value::Null));
+    assert_eq!(shown("chains"), ("hit".into(), "same".into()));
+}
+
+/// Removes the files of a node's outputs.
+fn lose(kitchen: &Kitchen, node: &str) {
+    for (blob, _) in manifest(kitchen, node).outputs.values().flat_map(cache::Output::blobs) {
+        std::fs::remove_file(store(kitchen).layout().blob(&blob)).unwrap();
+    }
+}
+
+#[test]
 fn where_there_is_nothing_to_compare_with_it_says_so() {
     let kitchen = cooked(&["--until", "verdicts"]);
-    for (blob, _) in manifest(&kitchen, "chains").outputs.values().flat_map(cache::Output::blobs) {
-        std::fs::remove_file(store(&kitchen).layout().blob(&blob)).unwrap();
-    }
+    lose(&kitchen, "chains");
     let run = kitchen.run(&["--until", "verdicts", "--recheck", "chains"]).expect_done();
     assert_eq!(run.node("chains")["recheck"], "same", "its hash is still known");
     assert!(warnings(&run, "chains")[0].contains("are gone"), "{:?}", run.events);

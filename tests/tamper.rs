@@ -54,6 +54,9 @@ fn cook(seed: &str) -> Cooked {
         kitchen.run(&["--until", node]).expect_done();
     }
     let outputs = kitchen.run(&[]).expect_done().outputs();
+    for (name, node) in [("early", "problems"), ("late", "both")] {
+        kitchen.says(&["cache", "pin", "recipe.yaml", "--name", name, "--until", node]);
+    }
     let contents = Contents::of(&kitchen.store());
     assert_eq!((contents.damaged, contents.read.len() > 10), (0, true));
     Cooked { kitchen, outputs, contents }
@@ -187,6 +190,12 @@ impl Bench {
     fn run(&self) -> Run {
         COOKED.kitchen.run(&["--cache", self.root().to_str().unwrap()])
     }
+
+    /// Exit code and all that was told.
+    fn decoct(&self, arguments: &[&str]) -> (i32, String) {
+        let output = COOKED.kitchen.decoct(&[arguments, &["--cache", self.root().to_str().unwrap()]].concat());
+        (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
 }
 
 /// Every file below `folder` by its path there, with its bytes.
@@ -313,14 +322,31 @@ fn harm_to_an_index_of_replies_costs_nothing() {
 
 #[test]
 fn harm_to_records_that_only_explain_changes_no_result() {
-    for (begin, end) in [("history/", ""), ("stat.json", "")] {
+    for (begin, end) in [("history/", ""), ("runs/", ""), ("stat.json", "")] {
         for_each_harm_to(begin, end, |bench, _, story| {
             let (run, damaged) = expect_recovery(bench, story);
             assert_eq!((run.states(), damaged), (all_hit(), 0), "{story}");
-            let plan = COOKED.kitchen.decoct(&["plan", "recipe.yaml", "--cache", bench.root().to_str().unwrap()]);
-            assert!(plan.status.success(), "{story}: {}", String::from_utf8_lossy(&plan.stderr));
+            let (exit, told) = bench.decoct(&["plan", "recipe.yaml"]);
+            assert_eq!(exit, 0, "{story}: {told}");
         });
     }
+}
+
+/// The disaster: a pin that cannot be read is taken for none, and a sweep takes what it kept.
+#[test]
+fn harm_to_a_pin_stops_every_sweep_and_no_run() {
+    for_each_harm_to("pins/", ".json", |bench, harm, story| {
+        let before = files_in(bench.root());
+        for arguments in [&["cache", "pin", "--list"][..], &["cache", "sweep", "--yes", "--grace", "0s"]] {
+            let (exit, told) = bench.decoct(arguments);
+            // Without the file there is no pin, and one that was sealed under this name is one.
+            let may_pass = matches!(harm, Removed | Replaced);
+            assert!(exit == 4 || exit == 0 && may_pass, "{story}, {arguments:?}: {exit} {told}");
+            assert!(exit == 0 || told.contains("decoct cache pin"), "{story}: {told}");
+            assert!(exit == 0 || files_in(bench.root()) == before, "{story}: swept");
+        }
+        expect_recovery(bench, story);
+    });
 }
 
 /// The disaster: one source's hash under another's name, and the rows of the wrong file.
@@ -360,7 +386,7 @@ fn a_store_that_cannot_be_understood_is_refused_and_left_alone() {
 /// A store whose training was killed when it had left two checkpoints.
 fn killed_in_training(seed: &str) -> Kitchen {
     let kitchen = kitchen(seed);
-    kitchen.edit("recipe.yaml", "tokens: 3000", "tokens: 400000");
+    kitchen.edit("recipe.yaml", "tokens: 3000", "tokens: 100000");
     let mut run = kitchen.command(&["run", "recipe.yaml", "--until", "student"]).spawn().unwrap();
     let checkpoints =
         || kitchen.scratch_files().iter().filter(|path| path.extension().is_some_and(|it| it == "checkpoint")).count();
@@ -380,7 +406,7 @@ fn harm_to_a_checkpoint_never_changes_the_trained_model() {
         killed.run(&["--until", "student", "--cache", bench.root().to_str().unwrap()]).expect_done().outputs()
     };
     let undisturbed = kitchen("seed: 7");
-    undisturbed.edit("recipe.yaml", "tokens: 3000", "tokens: 400000");
+    undisturbed.edit("recipe.yaml", "tokens: 3000", "tokens: 100000");
     let expected = undisturbed.run(&["--until", "student"]).expect_done().outputs();
     assert_eq!(finish(&Bench::new(&killed.store())), expected, "resumed");
     for_each_harm(&killed.store(), &foreign.store(), "scratch/", ".checkpoint", |bench, _, story| {
@@ -388,9 +414,10 @@ fn harm_to_a_checkpoint_never_changes_the_trained_model() {
     });
     // What a killed process has left where the model will be written is no part of the model.
     let bench = Bench::new(&killed.store());
-    let key = chosen(&killed.store(), "scratch/", ".checkpoint", 1)[0].split('/').nth(1).unwrap().to_string();
+    let checkpoint = bench.path(&chosen(&killed.store(), "scratch/", ".checkpoint", 1)[0]);
+    let work = checkpoint.parent().unwrap().parent().unwrap();
     for folder in ["model", "base"] {
-        let folder = bench.path(&format!("scratch/{key}/{folder}"));
+        let folder = work.join(folder);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("config.json"), "{").unwrap();
         std::fs::write(folder.join("leftover.safetensors"), "not of this model").unwrap();

@@ -18,6 +18,8 @@ const REPLIES: usize = 100_000;
 const REPLY_BYTES: usize = 1_300;
 /// Replies that one transaction carries in the grouped case.
 const GROUP: usize = 100;
+/// Pages that SQLite may keep in memory, 30 times its default.
+const PAGES_KIB: i64 = 64 * 1024;
 
 type Pairs = Vec<(ReplyAddress, Vec<u8>)>;
 
@@ -86,7 +88,8 @@ fn open(folder: &Path) -> Connection {
     let connection = Connection::open(folder.join("replies.sqlite")).expect("a database");
     connection.pragma_update(None, "journal_mode", "wal").expect("a database");
     connection.pragma_update(None, "synchronous", "normal").expect("a database");
-    let table = "create table if not exists replies (address blob primary key, reply blob not null) without rowid";
+    connection.pragma_update(None, "cache_size", -PAGES_KIB).expect("a database");
+    let table = "create table if not exists replies (address blob primary key, reply blob not null)";
     connection.execute(table, []).expect("a table");
     connection
 }

@@ -37,9 +37,11 @@ impl Store {
         file.write_all(line.as_bytes()).at("write", &path)
     }
 
-    /// Every key the node has had, oldest first; unreadable lines are left out.
+    /// Every key the node has had, oldest first; lines that are unreadable or another node's are left out.
     pub fn history(&self, pipeline: &str, node: &str) -> Vec<Generation> {
-        generations(&fs::read(self.layout().history(pipeline, node)).unwrap_or_default())
+        let mut known = generations(&fs::read(self.layout().history(pipeline, node)).unwrap_or_default());
+        known.retain(|generation| generation.pipeline == pipeline && generation.node == node);
+        known
     }
 }
 
@@ -65,6 +67,17 @@ mod tests {
         assert_eq!(keys, ["a", "b", "a"].map(key));
         assert!(store.history("medical", "verdicts").is_empty());
         assert!(store.history("legal", "chains").is_empty());
+    }
+
+    /// The disaster: `plan` explains one node by the edits of another.
+    #[test]
+    fn a_history_in_the_place_of_another_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.remember("p", "n", &Preimage::new().action_key(), 1).unwrap();
+        let path = |node| store.layout().history("p", node);
+        fs::copy(path("n"), path("m")).unwrap();
+        assert_eq!((store.history("p", "n").len(), store.history("p", "m").len()), (1, 0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{AtPath, Error, Result};
 use crate::hash::{ContentHash, Digest, Hasher};
+use crate::line::{sealed, unsealed};
 
 const FOLDER_DOMAIN: &str = "decoct 1 source folder";
 const STAT_DOMAIN: &str = "decoct 1 stat cache";
@@ -46,26 +48,32 @@ impl Stamp {
     }
 }
 
+type Entries = HashMap<Digest, (Stamp, ContentHash)>;
+
 /// Hashes of source files by path and stamp. A damaged or missing file of it only costs reading the sources again.
 #[derive(Debug)]
 pub struct StatCache {
     path: PathBuf,
-    entries: Mutex<HashMap<Digest, (Stamp, ContentHash)>>,
+    entries: Mutex<Entries>,
+}
+
+/// As it lies on disk, sealed: a hash that is not its file's would give the rows of another one.
+#[derive(Serialize, Deserialize)]
+struct Saved<E> {
+    files: E,
 }
 
 impl StatCache {
     pub fn open(path: &Path) -> Self {
-        let entries =
-            std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { path: path.to_owned(), entries: Mutex::new(entries) }
+        let saved = std::fs::read(path).ok().and_then(|bytes| unsealed::<Saved<Entries>>(bytes.trim_ascii_end()));
+        Self { path: path.to_owned(), entries: Mutex::new(saved.map(|saved| saved.files).unwrap_or_default()) }
     }
 
     /// Written aside and renamed; what another process saved meanwhile is lost, at the cost of reading those files again.
     pub fn save(&self) -> Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).at("write", folder)?;
-        serde_json::to_writer(&mut file, &*self.lock())
-            .map_err(|error| Error::io("write", &self.path, error.into()))?;
+        writeln!(file, "{}", sealed(&Saved { files: &*self.lock() })).at("write", file.path())?;
         file.persist(&self.path).map_err(|error| Error::io("write", &self.path, error.error))?;
         Ok(())
     }
@@ -78,7 +86,7 @@ impl StatCache {
         self.lock().insert(path_digest(path), (stamp, hash));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Stamp, ContentHash)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -187,6 +195,36 @@ mod tests {
 
         fs::write(&saved, "{ damaged").unwrap();
         assert_ne!(source_hash(&path, Some(&StatCache::open(&saved))).unwrap(), mark);
+    }
+
+    /// The disaster: one flipped digit, or two hashes that changed places, and the rows of another file.
+    #[test]
+    fn what_was_not_saved_like_this_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, saved) = (folder.path().join("rows.jsonl"), folder.path().join("stat.json"));
+        fs::write(&path, "one").unwrap();
+        let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+        let mark = ContentHash(Digest::from_bytes([7; 32]));
+        let cache = StatCache::open(&saved);
+        cache.remember(&path, stamp, mark);
+        cache.save().unwrap();
+        let bytes = fs::read(&saved).unwrap();
+        let found = |bytes: &[u8]| {
+            fs::write(&saved, bytes).unwrap();
+            StatCache::open(&saved).find(&path, &stamp)
+        };
+        assert_eq!(found(&bytes), Some(mark));
+        // The last byte ends the line.
+        for position in 0..bytes.len() - 1 {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[position] ^= 1 << bit;
+                assert_eq!(found(&flipped), None, "bit {bit} of byte {position}");
+            }
+            assert_eq!(found(&bytes[..position]), None, "cut at {position}");
+        }
+        // As the first release saved it.
+        assert_eq!(found(&serde_json::to_vec(&*cache.lock()).unwrap()), None);
     }
 
     #[test]

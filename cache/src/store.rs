@@ -42,10 +42,14 @@ impl Store {
     /// If the folder cannot be written to, or was made by a newer program.
     pub fn open(root: &Path) -> Result<Self> {
         let layout = Layout::new(root);
+        // First, so that nothing is written into a store that is not ours to change.
+        let has_format = check_format(&layout)?;
         for folder in layout.folders() {
             fs::create_dir_all(&folder).at("create", &folder)?;
         }
-        check_format(&layout)?;
+        if !has_format {
+            write_format(&layout)?;
+        }
         remove_abandoned(&layout.temporary());
         Ok(Self { layout: Arc::new(layout), sharing: None, looking: false })
     }
@@ -271,23 +275,26 @@ pub(crate) fn evict(path: &Path) -> Result<()> {
     }
 }
 
-fn check_format(layout: &Layout) -> Result<()> {
+/// Whether the store says which layout it has; an error if that is none of ours.
+fn check_format(layout: &Layout) -> Result<bool> {
     let path = layout.format();
-    let found = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return write_format(layout),
-        Err(error) => return Err(Error::io("read", &path, error)),
-    };
-    check_format_text(&path, &found)
+    match fs::read(&path) {
+        Ok(text) => check_format_text(&path, &String::from_utf8_lossy(&text)).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("read", &path, error)),
+    }
 }
 
-/// Whether this program knows the layout that `text`, found at `path`, names.
+/// Whether this program knows the layout that `text`, found at `path`, names. Lines after the first are for people: a newer
+/// program says there who it is.
 pub(crate) fn check_format_text(path: &Path, text: &str) -> Result<()> {
-    let found = text.trim();
-    let version = found.strip_prefix("decoct-store ").and_then(|version| version.parse::<u32>().ok());
-    match version {
-        Some(version) if version <= FORMAT_VERSION => Ok(()),
-        _ => Err(Error::UnknownFormat { path: path.to_owned(), found: found.to_owned(), known: FORMAT_VERSION }),
+    let mark = text.lines().next().unwrap_or_default();
+    match mark.strip_prefix("decoct-store ").and_then(|version| version.parse::<u32>().ok()) {
+        Some(1..=FORMAT_VERSION) => Ok(()),
+        _ => {
+            let found = text.trim().replace('\n', ", ");
+            Err(Error::UnknownFormat { path: path.to_owned(), found, known: FORMAT_VERSION })
+        }
     }
 }
 

@@ -188,7 +188,7 @@ fn a_crash_at_any_step_loses_nothing() {
     check("between two removals", &|_, old| restore(old, old.len() / 2 + 1));
     check("before the index", &|shelf, old| {
         restore(old, old.len());
-        fs::remove_file(&shelf.files(".idx").into_iter().find(|path| is_merged(path)).unwrap()).unwrap();
+        fs::remove_file(shelf.files(".idx").into_iter().find(|path| is_merged(path)).unwrap()).unwrap();
     });
     check("before the log", &|shelf, old| {
         for path in shelf.files("").iter().filter(|path| is_merged(path)) {
@@ -214,13 +214,17 @@ fn what_was_merged_is_known_by_log_and_range() {
     }
     (0..4).for_each(|_| shelf.fill(0..10));
     shelf.merge();
-    assert_eq!(shelf.covered(&stem(&whole)), [16..bytes]);
+    assert_eq!(shelf.covered(&stem(&whole)), vec![16..bytes]);
     assert_eq!(shelf.covered(elsewhere), [16..250, 400..500]);
     let merged = shelf.files(".log").remove(0);
     let merged_bytes = fs::metadata(&merged).unwrap().len();
     (0..4).for_each(|_| shelf.fill(5..15));
     shelf.merge();
-    assert_eq!(shelf.covered(&stem(&merged)), [16..merged_bytes], "it may have been sent before it was merged again");
+    assert_eq!(
+        shelf.covered(&stem(&merged)),
+        vec![16..merged_bytes],
+        "it may have been sent before it was merged again"
+    );
     assert_eq!(shelf.files(".log").len(), 1);
     assert_eq!(shelf.covered(elsewhere), [16..250, 400..500], "handed on when merged again");
     assert_eq!(shelf.covered("nowhere"), []);

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
@@ -274,7 +275,10 @@ fn what_came_into_use_after_the_plan_stays() {
     check("the same rows under another key", |store, _| Box::new(publish(store, "b", "chains", &[1, 2, 3])), "b");
     check("a run found it", |store, manifest| Box::new(run_of(store, manifest)), "a");
     check("someone took its lock", |store, manifest| Box::new(store.lock(&manifest.key).unwrap()), "a");
-    let pin = |store: &Store, manifest: &Manifest| -> Box<dyn Any> { Box::new(store.pin(&pin_of(manifest)).unwrap()) };
+    let pin = |store: &Store, manifest: &Manifest| -> Box<dyn Any> {
+        store.pin(&pin_of(manifest)).unwrap();
+        Box::new(())
+    };
     check("it was pinned", pin, "a");
 }
 
@@ -291,6 +295,50 @@ fn two_sweeps_at_once_free_each_file_once() {
         });
         assert_eq!(swept[0].removed.bytes + swept[1].removed.bytes, plans[0].total.bytes);
         assert_eq!(before - bytes_below(store.layout().root()), plans[0].total.bytes);
+    });
+}
+
+/// Writers and readers that no lock and no record protects: a sweep may take all they have, but only whole files, and no call fails.
+#[test]
+fn beside_a_sweep_a_reader_gets_all_or_a_miss() {
+    with_store(|store, folder| {
+        let model = folder.join("model");
+        fs::create_dir(&model).unwrap();
+        (0..5).for_each(|number| fs::write(model.join(format!("part{number}")), vec![number; 3_000]).unwrap());
+        let (done, writers) = (AtomicBool::new(false), AtomicUsize::new(2));
+        let work = |placement: Placement, name: &'static str| {
+            let mut found = [0, 0];
+            for round in 0..150 {
+                let mut publication = store.publish(preimage(name));
+                publication.tree("model", &model, &[]).unwrap();
+                publication.table("rows", &table(&[1, 2, 3])).unwrap();
+                let manifest = publication.commit(Provenance::default()).unwrap();
+                let rows = store.open_rows(&manifest, "rows").unwrap();
+                rows.intact().inspect(|rows| assert_eq!(rows.concat().unwrap(), table(&[1, 2, 3]).concat().unwrap()));
+                let place = folder.join(format!("{name}{round}"));
+                let is_whole = store.materialise(&manifest, "model", &place, placement).unwrap().intact().is_some();
+                found[usize::from(is_whole)] += 1;
+                for path in files(&place) {
+                    assert_eq!(fs::read(&path).unwrap(), fs::read(model.join(path.file_name().unwrap())).unwrap());
+                }
+            }
+            done.store(writers.fetch_sub(1, Ordering::SeqCst) == 1, Ordering::SeqCst);
+            found
+        };
+        let sweeping = || {
+            let mut removed = 0;
+            while !done.load(Ordering::SeqCst) {
+                let plan = store.plan_sweep(&BTreeSet::new(), &AT_ONCE).unwrap();
+                removed += store.sweep(&plan).unwrap().removed.files;
+            }
+            removed
+        };
+        let (removed, found) = std::thread::scope(|scope| {
+            let writers = [(Placement::Link, "linked"), (Placement::Copy, "copied")];
+            let writers = writers.map(|(placement, name)| scope.spawn(move || work(placement, name)));
+            (scope.spawn(sweeping).join().unwrap(), writers.map(|writer| writer.join().unwrap()))
+        });
+        assert!(removed > 0 && found[0][1] + found[1][1] > 0, "they did not meet: {removed} removed, {found:?}");
     });
 }
 

@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 const REPEATS: usize = 5;
+const TURNS: usize = 3;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Time {
     pub clock: Duration,
     pub cpu: Duration,
@@ -33,8 +34,16 @@ impl Time {
     }
 
     /// Of several runs the shortest by the clock: for work that waits for a disk.
-    pub fn shortest(repeats: usize, mut run: impl FnMut()) -> Self {
-        (0..repeats).map(|_| Self::of(&mut run)).min_by_key(|time| time.clock).expect("at least one repeat")
+    pub fn shortest(run: impl FnMut()) -> Self {
+        Self::in_turns(run, || {}).0
+    }
+
+    /// The same of two kinds of work, one after the other and again: a shared disk is not equally fast all the time.
+    pub fn in_turns(mut one: impl FnMut(), mut other: impl FnMut()) -> (Self, Self) {
+        let times: Vec<_> = (0..TURNS).map(|_| (Self::of(&mut one), Self::of(&mut other))).collect();
+        let shortest = |times: Vec<Self>| times.into_iter().min_by_key(|time| time.clock).expect("at least one turn");
+        let (one, other) = times.into_iter().unzip();
+        (shortest(one), shortest(other))
     }
 }
 
@@ -46,13 +55,24 @@ impl std::ops::Sub for Time {
     }
 }
 
-/// `count` things in `time`, with thousands a second.
+impl std::ops::AddAssign for Time {
+    fn add_assign(&mut self, more: Self) {
+        self.clock += more.clock;
+        self.cpu += more.cpu;
+    }
+}
+
+/// `count` things in `time`, with thousands a second (a blob's things are MiB).
 pub fn report(what: &str, count: usize, time: Time) {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let rate = |time: Duration| count as f64 / time.as_secs_f64() / 1e3;
+    // Some systems count a thread's CPU time in steps of milliseconds: what is shorter has no rate.
+    let rate = |time: Duration| match time.is_zero() {
+        true => "–".to_string(),
+        false => format!("{:.1}", count as f64 / time.as_secs_f64() / 1e3),
+    };
     let Time { clock, cpu } = time;
     println!(
-        "{what:<28} {count:>7} · clock {:>8.1} ms {:>8.1} k/s · cpu {:>8.1} ms {:>8.1} k/s",
+        "{what:<28} {count:>7} · clock {:>8.1} ms {:>8} k/s · cpu {:>8.1} ms {:>8} k/s",
         milliseconds(clock),
         rate(clock),
         milliseconds(cpu),

@@ -4,26 +4,25 @@
 //! answer it had. The merged log is written aside, synced and renamed before the old ones go; a crash leaves both, which say the same.
 //! Beside it lies a list of what it was merged from (`.origins`), for whoever has to know which bytes of which log are here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::Write;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use super::logs_in;
+use super::origins::{list_of, list_path, merged_name};
 use super::record::{Entry, SEGMENT_HEADER, scan};
 use super::segment::{self, Segment};
 use crate::error::{AtPath, Error, Result};
 use crate::hash::ReplyAddress;
-use crate::line::{sealed, unsealed};
 use crate::lock::FileLock;
 use crate::store::Store;
-use crate::survey::{name_of, unless_gone};
+use crate::survey::unless_gone;
 use crate::write::sync_folder;
 
 /// A folder with more finished small logs than this is tidied when it is opened. So many stay open for reading; below it, opening
@@ -37,8 +36,6 @@ const SMALL_LOG_BYTES: u64 = 4 << 20;
 const MERGED_BYTES_MAX: u64 = 256 << 20;
 
 const LOCK: &str = "merge";
-/// Parts of the name of a log as its writer gave it: when it began, process, count, number.
-const NAME_PARTS: usize = 4;
 
 /// Tidying leaves alone what was written so shortly ago: where locks do not reach from machine to machine, its writer may live.
 const RESTED: Duration = Duration::from_secs(3600);
@@ -53,69 +50,6 @@ pub struct Merged {
     /// Bytes that belong to no intact record.
     pub damaged_bytes: u64,
     pub freed_bytes: u64,
-}
-
-/// Which bytes of which logs a folder's merged logs hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(BTreeMap<String, Vec<Range<u64>>>);
-
-impl Origins {
-    /// Reads the lists in `folder`.
-    ///
-    /// # Errors
-    /// If the folder cannot be listed. A list that is damaged counts as absent.
-    pub fn of(folder: &Path) -> Result<Self> {
-        let mut origins = Self::default();
-        for path in logs_in(folder, None)? {
-            merged_from(&path).into_iter().for_each(|origin| origins.add(origin));
-        }
-        Ok(origins)
-    }
-
-    /// Every log of which there is something, and its ranges.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Range<u64>])> {
-        self.0.iter().map(|(stem, ranges)| (stem.as_str(), ranges.as_slice()))
-    }
-
-    /// What one log was merged from; nothing for a log that was not.
-    pub fn of_log(path: &Path) -> Self {
-        let mut origins = Self::default();
-        merged_from(path).into_iter().for_each(|origin| origins.add(origin));
-        origins
-    }
-
-    /// What is here of the log whose file name begins with `stem`, ranges in order and apart.
-    pub fn covered(&self, stem: &str) -> &[Range<u64>] {
-        self.0.get(stem).map_or(&[], Vec::as_slice)
-    }
-
-    fn add(&mut self, origin: Origin) {
-        let ranges = self.0.entry(origin.stem).or_default();
-        ranges.push(origin.from..origin.to);
-        ranges.sort_by_key(|range| range.start);
-        *ranges = ranges.drain(..).fold(Vec::new(), joined);
-    }
-}
-
-fn joined(mut ranges: Vec<Range<u64>>, next: Range<u64>) -> Vec<Range<u64>> {
-    match ranges.last_mut().filter(|last| last.end >= next.start) {
-        Some(last) => last.end = last.end.max(next.end),
-        None => ranges.push(next),
-    }
-    ranges
-}
-
-/// Bytes `from..to` of one log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Origin {
-    stem: String,
-    from: u64,
-    to: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct OriginList {
-    origins: Vec<Origin>,
 }
 
 impl Store {
@@ -233,9 +167,9 @@ impl<'a> Merge<'a> {
         let all = entries.len();
         let mut place = 0..all;
         entries.retain(|(_, entry)| last[&entry.address] == place.next().expect("one for each"));
-        let origins: Vec<Origin> = sources.iter().flat_map(|source| origins_of(&source.path, source.bytes)).collect();
+        let origins = list_of(sources.iter().map(|source| (source.path.as_path(), source.bytes)));
         let superseded = (all - entries.len()) as u64;
-        Ok(Self { folder, sources, kept: entries, origins: sealed(&OriginList { origins }), superseded, damaged_bytes })
+        Ok(Self { folder, sources, kept: entries, origins, superseded, damaged_bytes })
     }
 
     fn figures(&self) -> Merged {
@@ -276,11 +210,10 @@ impl<'a> Merge<'a> {
 
     /// All but the log in its place; the log is given it last.
     fn write_aside(&self) -> Result<(NamedTempFile, PathBuf)> {
-        let newest = written_as(stem_of(&self.sources.last().expect("a group has members").path));
-        let name = format!("{newest}-{}.log", segment::writer_name().trim_end_matches('-'));
-        let path = self.folder.join(name);
+        let newest = &self.sources.last().expect("a group has members").path;
+        let path = self.folder.join(merged_name(newest));
         let origins = written(self.folder, |file| file.write_all(self.origins.as_bytes()))?;
-        let list = origins_path(&path);
+        let list = list_path(&path);
         origins.persist(&list).map_err(|error| Error::io("write", &list, error.error))?;
         let mut entries = Vec::new();
         let log = written(self.folder, |file| self.copy_into(file, &mut entries))?;
@@ -329,47 +262,6 @@ fn written(folder: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<
     Ok(aside)
 }
 
-/// What a log stands for: itself or a piece of another one, and all that it was merged from.
-fn origins_of(path: &Path, bytes: u64) -> Vec<Origin> {
-    let stem = stem_of(path);
-    let whole = || Origin { stem: stem.to_owned(), from: SEGMENT_HEADER.len() as u64, to: bytes };
-    let mut origins = merged_from(path);
-    origins.push(piece_of(stem).unwrap_or_else(whole));
-    origins
-}
-
-/// The log's own part of a name: without the range of a piece or the ending of a merge.
-fn written_as(stem: &str) -> String {
-    let log = stem.split('.').next().unwrap_or_default();
-    log.split('-').take(NAME_PARTS).collect::<Vec<_>>().join("-")
-}
-
-/// Whether a log called `stem` was merged from others: the name of its newest part, and when and by whom it was merged.
-pub(super) fn is_merged(stem: &str) -> bool {
-    !stem.contains('.') && stem.split('-').count() > NAME_PARTS
-}
-
-/// `<stem>.<from>-<to>`, as pieces fetched from a shared store are called.
-fn piece_of(name: &str) -> Option<Origin> {
-    let (stem, range) = name.rsplit_once('.')?;
-    let (from, to) = range.split_once('-')?;
-    Some(Origin { stem: stem.to_owned(), from: from.parse().ok()?, to: to.parse().ok()? })
-}
-
-fn merged_from(path: &Path) -> Vec<Origin> {
-    let list = fs::read(origins_path(path)).ok().and_then(|bytes| unsealed::<OriginList>(&bytes));
-    list.map(|list| list.origins).unwrap_or_default()
-}
-
 fn files_of(log: &Path) -> [PathBuf; 3] {
-    [log.to_owned(), log.with_extension("idx"), origins_path(log)]
-}
-
-fn origins_path(log: &Path) -> PathBuf {
-    log.with_extension("origins")
-}
-
-fn stem_of(log: &Path) -> &str {
-    let name = name_of(log);
-    name.strip_suffix(".log").unwrap_or(name)
+    [log.to_owned(), log.with_extension("idx"), list_path(log)]
 }

@@ -6,6 +6,7 @@
 pub(crate) mod check;
 mod claim;
 pub mod merge;
+mod origins;
 mod record;
 mod segment;
 mod writer;
@@ -21,7 +22,8 @@ use std::time::{Duration, SystemTime};
 pub(crate) use check::count;
 use claim::Claims;
 pub use claim::{Claim, Claimed};
-pub use merge::{Merged, Origins};
+pub use merge::Merged;
+pub use origins::Origins;
 use record::Entry;
 pub(crate) use record::{SEGMENT_HEADER, scan};
 use segment::Segment;
@@ -354,7 +356,7 @@ fn logs_in(folder: &Path, own: Option<&str>) -> Result<Vec<PathBuf>> {
 
 /// Whether a log is one that the writer `own` appends to, or has. What another process has merged from it is not.
 fn is_own(name: &str, own: &str) -> bool {
-    name.starts_with(own) && !merge::is_merged(name.strip_suffix(".log").unwrap_or(name))
+    name.starts_with(own) && !origins::is_merged(name.strip_suffix(".log").unwrap_or(name))
 }
 
 /// Addresses are hashes already: their first eight bytes will do.

@@ -111,7 +111,7 @@ struct Syncer {
 struct SyncState {
     dirty: bool,
     stopped: bool,
-    failed: Option<io::ErrorKind>,
+    failed: Option<io::Error>,
 }
 
 impl Syncer {
@@ -131,8 +131,8 @@ impl Syncer {
 
     /// Passes on what the thread ran into: after a failed sync nobody knows what the disk holds.
     fn check(&self, path: &Path) -> Result<()> {
-        match lock(&self.shared.0).failed {
-            Some(kind) => Err(Error::io("sync", path, kind.into())),
+        match &lock(&self.shared.0).failed {
+            Some(error) => Err(Error::io("sync", path, same(error))),
             None => Ok(()),
         }
     }
@@ -160,8 +160,13 @@ fn run(file: &File, (state, changed): &(Mutex<SyncState>, Condvar)) {
         drop(held);
         let synced = file.sync_data();
         held = lock(state);
-        held.failed = synced.err().map(|error| error.kind()).or(held.failed);
+        held.failed = synced.err().or(held.failed.take());
     }
+}
+
+/// Once more for each who asks, in the system's words.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 fn lock(state: &Mutex<SyncState>) -> MutexGuard<'_, SyncState> {

@@ -57,7 +57,11 @@ impl Student {
         generations.into_iter().map(with_text).collect()
     }
 
+    /// In place of whatever is there: a killed process may have left files that are no part of this model.
     pub fn save(&self, folder: &Path, precision: Precision) -> Result<()> {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder).map_err(|error| Failure::io("remove", folder, error))?;
+        }
         let config = self.decoder.config().clone();
         let (tokenizer, template) = (self.tokenizer.clone(), Some(self.template.clone()));
         ModelFolder { config, weights: self.decoder.weights(), tokenizer, template }.save(folder, precision)
