@@ -4,6 +4,7 @@
 //! - [`Store`]: finished actions. [`Store::lookup`] by key, [`Store::open_rows`] and [`Store::materialise`] read outputs
 //!   (verified), [`Store::publish`] adds one (atomically).
 //! - [`Replies`]: answers to single model calls, kept as they came.
+//! - [`Sharing`]: a store that a team shares, behind a private one: [`Store::shared`], [`Store::push`], [`Store::pull`].
 //! - [`Trust`]: whose work from a shared store is used, and the key that signs one's own.
 //! - [`source_hash`]: identity of a file or folder outside the store.
 //!

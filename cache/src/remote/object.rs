@@ -22,6 +22,9 @@ use crate::error::{Error, Result, without_secrets};
 /// How long a request is tried again before the store counts as out of reach.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRIES: usize = 10;
+/// Pauses grow by chance between the first and so many times the one before: a server that restarts is waited for.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_GROWTH: f64 = 3.0;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What one request carries of something large: it fits into a request's time limit on a slow line.
@@ -176,7 +179,7 @@ impl Bucket for Objects {
 
 /// `None` for a scheme that is no object store's.
 fn connect(scheme: &str, url: &str) -> Option<Result<Arc<dyn ObjectStore>, Refusal>> {
-    let backoff = BackoffConfig { max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
+    let backoff = BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, base: PAUSE_GROWTH };
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: PATIENCE, backoff };
     Some(match scheme {
         "s3" | "s3a" => AmazonS3Builder::from_env().with_url(url).with_retry(retry).build().map(share),
