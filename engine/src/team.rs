@@ -7,7 +7,7 @@ use crate::report::words::counted;
 use crate::report::{Event, Reporter};
 use crate::spec::{PushPolicy, SharingSettings, TrustPolicy};
 use cache::{PublicKey, Push, Sharing, SharingOptions, SharingReport};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 pub struct Team {
@@ -28,8 +28,8 @@ impl Team {
         };
         let trust = Arc::new(trust::open(&arguments.trust)?);
         let options = SharingOptions { push, trust, allow_unsigned: arguments.allow_unsigned };
-        let stand_in =
-            tempfile::tempdir().map_err(|error| Failure::io("make a folder in", &std::env::temp_dir(), &error))?;
+        let unable = |error| Failure::new(Exit::NodeFailed, format!("cannot make a temporary folder: {error}"));
+        let stand_in = tempfile::tempdir().map_err(unable)?;
         Ok(Some(Team { sharing: Sharing::open(remote, options)?, policy: settings.trust, stand_in }))
     }
 
@@ -55,8 +55,8 @@ impl Team {
         std::hash::Hasher::finish(&hasher) as usize
     }
 
-    pub fn stand_in(&self) -> Result<PathBuf> {
-        Ok(self.stand_in.path().to_path_buf())
+    pub fn stand_in(&self) -> &Path {
+        self.stand_in.path()
     }
 
     /// Under `trust: strict`, work by strangers is no reason to do it again.

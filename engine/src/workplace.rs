@@ -53,8 +53,8 @@ impl Workplace {
             None if !is_here => Ok(None),
             None => Ok(Some(Store::open(&self.cache_folder)?)),
             Some(team) => {
-                let here = if is_here { self.cache_folder.clone() } else { team.stand_in()? };
-                Ok(Some(Store::open(&here)?.shared(team.reached()?).looking()))
+                let here = if is_here { &self.cache_folder } else { team.stand_in() };
+                Ok(Some(Store::open(here)?.shared(team.reached()?).looking()))
             }
         }
     }

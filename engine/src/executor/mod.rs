@@ -121,6 +121,10 @@ impl<'a> Executor<'a> {
 
     /// Summaries of all nodes that were looked at, by their place in the plan, and the exit code of the first failure.
     pub fn into_results(self) -> (HashMap<usize, NodeSummary>, Option<Exit>) {
+        if let Err(error) = self.models.flush() {
+            let message = format!("the last replies may not survive a power cut: {error}");
+            self.reporter.tell(&Event::Warned { node: None, message: &message });
+        }
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         (state.summaries, state.exit)
     }

@@ -14,7 +14,7 @@ pub struct Models {
     runtime: tokio::runtime::Handle,
     /// By name in the recipe and by the weights, where a node of the recipe makes them.
     opened: Mutex<HashMap<(String, Option<ContentHash>), Arc<dyn LanguageModel>>>,
-    replies: OnceLock<Arc<dyn Replies>>,
+    replies: OnceLock<Arc<Kept>>,
 }
 
 impl Models {
@@ -45,8 +45,13 @@ impl Models {
         if let Some(replies) = self.replies.get() {
             return Ok(replies.clone());
         }
-        let opened: Arc<dyn Replies> = Arc::new(Kept(store.replies()?));
+        let opened = Arc::new(Kept(store.replies()?));
         Ok(self.replies.get_or_init(|| opened).clone())
+    }
+
+    /// Waits until all replies of this run would survive a power cut.
+    pub fn flush(&self) -> Result<(), cache::Error> {
+        self.replies.get().map_or(Ok(()), |replies| replies.0.flush())
     }
 }
 
