@@ -22,14 +22,12 @@ fn reply(number: usize) -> Vec<u8> {
 /// Two members, and what the first has sent.
 fn team() -> Team {
     let team = Team::new(2, Arc::new(Memory::default()));
-    for writer in 0..2 {
+    for (writer, (action, rows)) in ACTIONS.into_iter().enumerate() {
         let store = team.machine(writer);
-        let (action, rows) = ACTIONS[writer];
         publish(&store, action, rows);
         let replies = store.replies().unwrap();
-        (0..REPLIES).for_each(|number| {
-            replies.put(&address(writer * REPLIES + number), &reply(writer * REPLIES + number)).unwrap()
-        });
+        let numbers = writer * REPLIES..(writer + 1) * REPLIES;
+        numbers.for_each(|number| replies.put(&address(number), &reply(number)).unwrap());
     }
     team
 }
@@ -57,7 +55,7 @@ impl Reader<'_> {
         });
         let rows = rows.count();
         let replies = store.replies().unwrap();
-        let known = (0..2 * REPLIES).filter(|number| {
+        let known = (0..ACTIONS.len() * REPLIES).filter(|number| {
             let found = replies.get(&address(*number));
             assert!(found.is_none() || found == Some(reply(*number)), "{story}: wrong reply {found:?}");
             found.is_some()
@@ -83,7 +81,7 @@ fn objects(team: &Team) -> Vec<String> {
     folders.iter().flat_map(below).collect()
 }
 
-const ALL: usize = ACTIONS.len() + 2 * REPLIES;
+const ALL: usize = ACTIONS.len() * (1 + REPLIES);
 
 #[test]
 fn a_flipped_bit_at_any_byte_and_a_cut_at_any_length_never_gives_a_wrong_answer() {
