@@ -308,7 +308,11 @@ fn beside_a_sweep_a_reader_gets_all_or_a_miss() {
         let (done, writers) = (AtomicBool::new(false), AtomicUsize::new(2));
         let work = |placement: Placement, name: &'static str| {
             let mut found = [0, 0];
-            for round in 0..150 {
+            // As long as it takes to be swept away and to be spared: how they meet is up to the machine.
+            for round in 0..10_000 {
+                if round >= 150 && !found.contains(&0) {
+                    break;
+                }
                 let mut publication = store.publish(preimage(name));
                 publication.tree("model", &model, &[]).unwrap();
                 publication.table("rows", &table(&[1, 2, 3])).unwrap();
@@ -330,6 +334,7 @@ fn beside_a_sweep_a_reader_gets_all_or_a_miss() {
             while !done.load(Ordering::SeqCst) {
                 let plan = store.plan_sweep(&BTreeSet::new(), &AT_ONCE).unwrap();
                 removed += store.sweep(&plan).unwrap().removed.files;
+                std::thread::sleep(Duration::from_millis(removed % 8));
             }
             removed
         };

@@ -43,6 +43,7 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
         Command::Run(arguments) => commands::run::run(arguments),
         Command::Plan(arguments) => commands::plan::run(arguments),
         Command::Explain(arguments) => commands::explain::run(arguments),
+        Command::Diff(arguments) => commands::diff::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Cache(command) => commands::cache::run(command),

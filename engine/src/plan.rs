@@ -60,7 +60,7 @@ pub enum Why {
     Changed(Vec<Difference>),
 }
 
-/// One node of a plan, with the latest finished work as a measure of what lies ahead.
+/// One node of a plan; where it is no hit, with the latest finished work as a measure of what lies ahead.
 pub struct Planned {
     pub node: NodeIndex,
     pub decision: Decision,
@@ -101,10 +101,14 @@ impl<'a> Planner<'a> {
         let decide_next = |&node: &NodeIndex| {
             let entry = self.entry(node);
             let decision = self.decide(node, known, wishes)?.unwrap_or_else(|| self.waits(node, known));
-            if let Decision::Hit(manifest) = &decision {
-                known.add_outputs(&entry.name, contents(entry, manifest));
-            }
-            Ok(Planned { node, decision, last: self.past.last(&entry.name) })
+            let last = match &decision {
+                Decision::Hit(manifest) => {
+                    known.add_outputs(&entry.name, contents(entry, manifest));
+                    None
+                }
+                Decision::Run { .. } | Decision::Waits { .. } => self.past.last(&entry.name),
+            };
+            Ok(Planned { node, decision, last })
         };
         self.nodes.iter().map(decide_next).collect()
     }

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod chain;
+pub mod changes;
 pub mod compare;
 pub mod context;
 pub mod draw;

@@ -36,6 +36,7 @@ impl Cli {
             Command::Plan(arguments) => arguments.format,
             Command::Check(arguments) => arguments.format,
             Command::Explain(arguments) => arguments.format,
+            Command::Diff(arguments) => arguments.format,
             Command::Cache(CacheCommand::Stat(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Verify(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Sweep(arguments)) => arguments.format,
@@ -55,6 +56,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Say which ingredients of a node's result changed, up to the edit that began it
     Explain(ExplainArgs),
+    /// Compare two versions of an output: by row, and in numbers
+    Diff(DiffArgs),
     /// Find every mistake in a recipe; runs nothing
     Check(CheckArgs),
     /// Show the rows, the report or the metrics of a finished node
@@ -114,6 +117,33 @@ pub struct ExplainArgs {
     #[command(flatten)]
     pub store: StoreArgs,
     /// Lines for people, or one JSON object a line on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
+}
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  decoct diff pipelines/medical.yaml:stories                  the version before, and this one
+  decoct diff a.yaml:chains b.yaml:chains                     of two recipes
+  decoct diff medical.yaml:stories@3fa9c2 medical.yaml:stories";
+
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_EXAMPLES)]
+pub struct DiffArgs {
+    /// RECIPE:NODE, RECIPE:NODE.output or RECIPE:NODE@KEY; alone: the version before is compared with the present one
+    #[arg(value_name = "OLD")]
+    pub old: String,
+    /// What it is compared with
+    #[arg(value_name = "NEW")]
+    pub new: Option<String>,
+    /// Show N changed rows [default: 5]
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Lines for people, or one JSON object on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }
