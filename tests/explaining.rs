@@ -123,7 +123,7 @@ fn the_rows_before_and_after_an_edit_stand_side_by_side() {
     assert_eq!(changed + same + count(&changes["removed"]), changes["old"]["rows"].as_u64().unwrap() as usize);
     assert!(changes["columns"].as_array().unwrap().iter().any(|column| column["column"] == "chain"), "{changes}");
     let told = kitchen.says(&["diff", "recipe.yaml:chains", "--rows", "1"]);
-    assert!(told.contains("\nrow ") && told.contains("more changed rows"), "{told}");
+    assert!(told.contains("\nrow ") && told.contains("more changed row"), "{told}");
 
     let key = changes["old"]["key"].as_str().unwrap();
     let named = diff(&kitchen, &[&format!("recipe.yaml:chains@{}", &key[..10]), "recipe.yaml:chains"]);

@@ -5,7 +5,7 @@ use crate::cli::{DiffArgs, EventFormat, RecipeArgs};
 use crate::executor::artifacts;
 use crate::failure::{Exit, Failure, Result};
 use crate::report::table;
-use crate::report::words::{ago, counted, dollars, shortened, thousands};
+use crate::report::words::{ago, counted, dollars, thousands};
 use crate::workplace::Workplace;
 use cache::{Manifest, Store, now_seconds};
 use serde_json::{Value, json};
@@ -149,8 +149,8 @@ fn text(old: &Version, new: &Version, changes: &Changes, shown: usize) -> String
         lines.extend(changed.cells.iter().flat_map(cell_lines));
     }
     if changes.changed.len() > shown {
-        let more = thousands((changes.changed.len() - shown) as u64);
-        lines.extend([String::new(), format!("{more} more changed rows; `--rows N` shows more")]);
+        let more = counted((changes.changed.len() - shown) as u64, "more changed row");
+        lines.extend([String::new(), format!("{more}; `--rows N` shows more")]);
     }
     lines.join("\n") + "\n"
 }
@@ -166,18 +166,12 @@ fn column_table(columns: &[ColumnChange]) -> Vec<String> {
 }
 
 fn cell_lines(cell: &Cell) -> Vec<String> {
-    match (cell.old, cell.new) {
-        (Value::String(old), Value::String(new)) if old.len().max(new.len()) > VALUE_CHARACTERS => {
-            let edits = word_edits(old, new);
-            std::iter::once(format!("  {}:", cell.column))
-                .chain(edits.into_iter().map(|line| format!("    {line}")))
-                .collect()
-        }
-        (old, new) => {
-            let show = |value: &Value| shortened(&value.to_string(), VALUE_CHARACTERS);
-            vec![format!("  {}: {} → {}", cell.column, show(old), show(new))]
-        }
+    let [old, new] = [cell.old, cell.new].map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_string));
+    if old.chars().count().max(new.chars().count()) <= VALUE_CHARACTERS {
+        return vec![format!("  {}: {old} → {new}", cell.column)];
     }
+    let edits = word_edits(&old, &new).into_iter().map(|line| format!("    {line}"));
+    std::iter::once(format!("  {}:", cell.column)).chain(edits).collect()
 }
 
 /// `- old words` and `+ new words` with a little of what stands around them.
