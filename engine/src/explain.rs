@@ -2,6 +2,7 @@
 //!
 //! It compares stored preimages, which are what the keys were computed from; so the explanation cannot differ from the key.
 
+use crate::executor::past::generations;
 use crate::manifest::{self, Known};
 use crate::spec::{Node, Recipe};
 use cache::{ContentHash, Difference, Manifest, Store};
@@ -62,17 +63,11 @@ impl Explainer<'_> {
             Some(prefix) => earlier.key.to_string().starts_with(prefix),
             None => !now.preimage.differences(&earlier.preimage).is_empty(),
         };
-        let earlier = self.generations(node).find(is_wanted);
+        let earlier = generations(self.store, &self.recipe.name, node).find(is_wanted);
         if against.is_some() && earlier.is_none() {
             return None;
         }
         Some(self.compare(entry, earlier, &mut HashSet::new()))
-    }
-
-    /// Finished work of a node, newest first.
-    fn generations(&self, node: &str) -> impl Iterator<Item = Manifest> {
-        let history = self.store.history(&self.recipe.name, node);
-        history.into_iter().rev().filter_map(|one| self.store.lookup_here(&one.key).ok()?.intact())
     }
 
     fn compare(&self, node: &Node, earlier: Option<Manifest>, told: &mut HashSet<String>) -> Story {
@@ -114,7 +109,7 @@ impl Explainer<'_> {
     fn made(&self, maker: &Node, from: &NodeRef, content: &Value) -> Option<Manifest> {
         let output = maker.output(&from.output)?.name;
         let gave = |one: &Manifest| one.outputs.get(&output).map(cache::Output::content);
-        self.generations(&maker.name)
+        generations(self.store, &self.recipe.name, &maker.name)
             .find(|one| gave(one).is_some_and(|hash: ContentHash| *content == hash.to_string()))
     }
 }

@@ -50,6 +50,16 @@ pub enum Decision {
     },
 }
 
+impl Decision {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Decision::Hit(_) => "hit",
+            Decision::Run { .. } => "run",
+            Decision::Waits { .. } => "waits",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Why {
     FirstRun,

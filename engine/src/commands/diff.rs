@@ -3,6 +3,7 @@
 use super::show::{failure, find_finished, named_output};
 use crate::cli::{DiffArgs, EventFormat, RecipeArgs};
 use crate::executor::artifacts;
+use crate::executor::past::generations;
 use crate::failure::{Exit, Failure, Result};
 use crate::report::table;
 use crate::report::words::{ago, counted, dollars, thousands};
@@ -57,7 +58,7 @@ impl Version {
             Some(key) => {
                 let store = workplace.store_if_any()?.ok_or_else(|| no_version(name))?;
                 let is_wanted = |one: &Manifest| one.key.to_string().starts_with(key);
-                let found = generations(&store, &workplace, &named.node.node).find(is_wanted);
+                let found = generations(&store, &workplace.recipe.name, &named.node.node).find(is_wanted);
                 Version::read(&store, found.ok_or_else(|| no_version(name))?, &output)
             }
         }
@@ -74,7 +75,7 @@ impl Version {
         let store = workplace.store_if_any()?.ok_or_else(|| no_version(name))?;
         let content = |one: &Manifest| one.outputs.get(&output.name).map(cache::Output::content);
         let is_other = |one: &Manifest| content(one) != content(&now.manifest);
-        let before = generations(&store, &workplace, &named.node.node).find(is_other);
+        let before = generations(&store, &workplace.recipe.name, &named.node.node).find(is_other);
         Ok((Version::read(&store, before.ok_or_else(|| no_version(name))?, &output)?, now))
     }
 
@@ -118,12 +119,6 @@ impl<'a> Named<'a> {
         }
         Ok((workplace, output))
     }
-}
-
-/// Finished work of a node, newest first.
-fn generations<'a>(store: &'a Store, workplace: &Workplace, node: &str) -> impl Iterator<Item = Manifest> + 'a {
-    let history = store.history(&workplace.recipe.name, node);
-    history.into_iter().rev().filter_map(|one| store.lookup_here(&one.key).ok()?.intact())
 }
 
 fn no_version(name: &str) -> Failure {

@@ -34,7 +34,7 @@ pub fn run(arguments: &ExplainArgs) -> Result<Exit> {
     let story = explainer.story(&arguments.node, arguments.against.as_deref());
     let story = story.ok_or_else(|| no_generation(arguments))?;
     match arguments.format {
-        EventFormat::Json => println!("{}", to_json(&story, state(&decision))),
+        EventFormat::Json => println!("{}", to_json(&story, decision.word())),
         EventFormat::Plain => print!("{}", text(&story, &decision)),
     }
     Ok(Exit::Done)
@@ -52,14 +52,6 @@ fn no_generation(arguments: &ExplainArgs) -> Failure {
     let wanted = arguments.against.as_deref().unwrap_or_default();
     let hint = Some("`decoct explain RECIPE NODE` names the key it compares with".to_string());
     Failure::usage(format!("no finished work of `{}` has a key that begins with `{wanted}`", arguments.node), hint)
-}
-
-fn state(decision: &Decision) -> &'static str {
-    match decision {
-        Decision::Hit(_) => "hit",
-        Decision::Run { .. } => "run",
-        Decision::Waits { .. } => "waits",
-    }
 }
 
 fn text(story: &Story, decision: &Decision) -> String {

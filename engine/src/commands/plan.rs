@@ -48,17 +48,17 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn of(planner: &Planner<'a>, planned: &Planned) -> Line<'a> {
         let node = planner.entry(planned.node);
-        let (state, why, figures) = match &planned.decision {
-            Decision::Hit(manifest) => ("hit", "nothing changed".to_string(), Some(&**manifest)),
-            Decision::Run { why, .. } => ("run", why.to_string(), planned.last.as_ref()),
-            Decision::Waits { on } => ("waits", format!("for {}", on.join(", ")), planned.last.as_ref()),
+        let (why, figures) = match &planned.decision {
+            Decision::Hit(manifest) => ("nothing changed".to_string(), Some(&**manifest)),
+            Decision::Run { why, .. } => (why.to_string(), planned.last.as_ref()),
+            Decision::Waits { on } => (format!("for {}", on.join(", ")), planned.last.as_ref()),
         };
         let first = node.output("").map(|output| output.name).unwrap_or_default();
         let provenance = figures.map(|manifest| &manifest.provenance);
         Line {
             node: &node.name,
             kind: node.kind.name,
-            state,
+            state: planned.decision.word(),
             why,
             rows: figures.and_then(|manifest| manifest.outputs.get(&first)).and_then(Output::rows),
             calls: provenance.map_or(0, |made| made.calls + made.calls_reused),

@@ -32,15 +32,19 @@ impl Past for StoredPast<'_> {
     }
 
     fn last(&self, node: &str) -> Option<Manifest> {
-        let store = self.store?;
-        let generations = store.history(self.recipe, node);
-        generations.iter().rev().find_map(|generation| store.lookup_here(&generation.key).ok()?.intact())
+        generations(self.store?, self.recipe, node).next()
     }
 
     fn had(&self, node: &str, key: &ActionKey) -> bool {
         let had = |store: &Store| store.history(self.recipe, node).iter().any(|generation| generation.key == *key);
         self.store.is_some_and(had)
     }
+}
+
+/// Finished work of a node that is still here, newest first; old generations are not worth a look into a shared store each.
+pub fn generations<'a>(store: &'a Store, recipe: &str, node: &str) -> impl Iterator<Item = Manifest> + use<'a> {
+    let history = store.history(recipe, node);
+    history.into_iter().rev().filter_map(|one| store.lookup_here(&one.key).ok()?.intact())
 }
 
 impl StoredPast<'_> {
