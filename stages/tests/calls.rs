@@ -4,7 +4,7 @@ mod support;
 
 use stages::context::Context;
 use stages::failure::Failure;
-use stages::llm::{Budget, Claimed, Fault, Outcome, Replies, Reply, for_each_row};
+use stages::llm::{Budget, Caller, Claimed, Fault, Outcome, Replies, Reply, Request, Watcher, for_each_row};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{FakeContext, MemoryReplies, ScriptedModel, numbered_rows, passing, question};
@@ -123,6 +123,49 @@ fn retrying_marked_rows_asks_on_and_later_runs_see_the_same() {
     context.retry_marked = false;
     assert_eq!(ask(&context), Outcome::Parsed(42));
     assert_eq!(context.meter.read().calls, 3);
+}
+
+#[derive(Default)]
+struct Seen(std::sync::Mutex<Vec<String>>);
+
+impl Watcher for Seen {
+    fn answered(&self, request: &Request, reply: &Reply, unusable: Option<&str>) {
+        let how = unusable.map_or(String::new(), |reason| format!(" ({reason})"));
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("{} ask {}: {}{how}", request.messages[0].content, request.ask, reply.text));
+    }
+    fn unanswered(&self, request: &Request) {
+        self.0.lock().unwrap().push(format!("{} ask {}: unknown", request.messages[0].content, request.ask));
+    }
+}
+
+#[test]
+fn who_only_looks_sends_nothing_and_is_told_of_every_question() {
+    let model = ScriptedModel::new(|request, _| {
+        let cured = request.ask > 0 || request.messages[0].content == "q0";
+        Ok(if cured { "7" } else { "seven" }.to_string())
+    });
+    let asked = model.asked.clone();
+    let context = FakeContext::with(model);
+    let payer = context.caller("model").unwrap();
+    let seen = Arc::new(Seen::default());
+    let looker = Caller::looking(payer.model.clone(), payer.replies.clone(), false, seen.clone());
+    let put =
+        |caller: &Caller, text: &str| context.runtime.block_on(caller.ask_until(question(text), 2, number)).unwrap();
+    put(&payer, "q0");
+    put(&payer, "q1");
+    let paid = asked.load(Ordering::SeqCst);
+    assert_eq!(put(&looker, "q0"), Outcome::Parsed(7));
+    put(&looker, "q1");
+    assert!(matches!(put(&looker, "q2"), Outcome::Unparsable { asks: 0, .. }));
+    assert_eq!(
+        *seen.0.lock().unwrap(),
+        ["q0 ask 0: 7", "q1 ask 0: seven (`seven` is no number)", "q1 ask 1: 7", "q2 ask 0: unknown"]
+    );
+    assert_eq!(asked.load(Ordering::SeqCst), paid);
+    assert_eq!(context.meter.read().calls, paid as u64);
 }
 
 #[test]

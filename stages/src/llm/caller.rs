@@ -48,6 +48,14 @@ pub enum Outcome<T> {
     },
 }
 
+/// Who looks on while a stage is played through with the replies that are kept: a plan that counts, a trace that tells.
+pub trait Watcher: Send + Sync {
+    /// The reply to a question was kept; `unusable` says why the stage cannot read it, where it cannot.
+    fn answered(&self, request: &Request, reply: &Reply, unusable: Option<&str>);
+    /// No reply is kept. The row ends here, as if it had been marked: what would follow depends on the answer.
+    fn unanswered(&self, request: &Request);
+}
+
 /// One node's way to one model. Clones share what is in flight.
 #[derive(Clone)]
 pub struct Caller {
@@ -59,6 +67,8 @@ pub struct Caller {
     pub retry_marked: bool,
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
+    /// Set where nothing may be sent.
+    watcher: Option<Arc<dyn Watcher>>,
 }
 
 impl Caller {
@@ -70,11 +80,23 @@ impl Caller {
         retry_marked: bool,
     ) -> Caller {
         let identity = Arc::new(model.identity());
-        Caller { model, replies, meter, budget, retry_marked, identity, in_flight: Arc::default() }
+        Caller { model, replies, meter, budget, retry_marked, identity, in_flight: Arc::default(), watcher: None }
+    }
+
+    /// One that sends nothing: it answers with the kept replies and tells the watcher of every question.
+    pub fn looking(
+        model: Arc<dyn LanguageModel>,
+        replies: Arc<dyn Replies>,
+        retry_marked: bool,
+        watcher: Arc<dyn Watcher>,
+    ) -> Caller {
+        let caller = Caller::new(model, replies, Arc::default(), Arc::new(Budget::new(None)), retry_marked);
+        Caller { watcher: Some(watcher), ..caller }
     }
 
     /// The kept reply, or a fresh one that is kept before it is returned. Equal questions in flight are sent once.
     pub async fn ask(&self, request: &Request) -> Result<Reply> {
+        assert!(self.watcher.is_none(), "who only looks sends nothing");
         let address = self.address(request);
         let flight = self.in_flight.board(address);
         let _turn = flight.turn.lock().await;
@@ -105,13 +127,29 @@ impl Caller {
             if ask >= asks && !self.retry_marked && self.kept(&self.address(&request)).is_none() {
                 break;
             }
-            let reply = self.ask(&request).await?;
-            match parse(&reply) {
+            let Some(reply) = self.ask_or_look(&request).await? else {
+                return Ok(Outcome::Unparsable { reason: "not asked yet".to_string(), text: String::new(), asks: ask });
+            };
+            let parsed = parse(&reply);
+            if let Some(watcher) = &self.watcher {
+                watcher.answered(&request, &reply, parsed.as_ref().err().map(String::as_str));
+            }
+            match parsed {
                 Ok(value) => return Ok(Outcome::Parsed(value)),
                 Err(reason) => unparsable = Some(Outcome::Unparsable { reason, text: reply.text, asks: ask + 1 }),
             }
         }
         Ok(unparsable.expect("at least one question was put"))
+    }
+
+    /// `None` where nothing may be sent and no reply is kept.
+    async fn ask_or_look(&self, request: &Request) -> Result<Option<Reply>> {
+        let Some(watcher) = &self.watcher else { return self.ask(request).await.map(Some) };
+        let reply = self.kept(&self.address(request));
+        if reply.is_none() {
+            watcher.unanswered(request);
+        }
+        Ok(reply)
     }
 
     fn address(&self, request: &Request) -> [u8; 32] {

@@ -11,7 +11,7 @@ pub mod rehearsal;
 pub mod request;
 pub mod spec;
 
-pub use caller::{Caller, Claimed, Outcome, Patience, Replies};
+pub use caller::{Caller, Claimed, Outcome, Patience, Replies, Watcher};
 pub use crowd::for_each_row;
 pub use meter::{Budget, Meter, MeterReading};
 pub use request::{Message, Reply, ReplyFormat, Request, Task, Usage};
