@@ -16,6 +16,7 @@
 //! ├── runs/<begin>.jsonl        what a run did, a line a node; locked while it goes on
 //! ├── pins/<name>.json          keys that no sweep takes
 //! ├── stat.json                 stat cache of source files
+//! ├── current/<hash>            what a run found up to date, and the stamps of all files that this rests on
 //! └── tmp/                      files being written, on the same file system as their destination
 //! ```
 //! `format`, `cas`, `ac` and `replies` are what a shared store has too; the rest belongs to one machine. There, manifests are
@@ -23,7 +24,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::hash::{ActionKey, BlobHash, Hasher};
+use crate::hash::{ActionKey, BlobHash, Digest, Hasher};
 
 /// Written to `format`; raised when an older program could misread the store.
 pub const FORMAT_VERSION: u32 = 1;
@@ -46,7 +47,7 @@ impl Layout {
 
     /// Folders that exist in every store; those with two-digit subfolders make them on first use, and the first pin makes its own.
     pub fn folders(&self) -> Vec<PathBuf> {
-        ["cas", "ac", "replies", "claims", "locks", "scratch", "history", "runs", "tmp"]
+        ["cas", "ac", "replies", "claims", "locks", "scratch", "history", "runs", "current", "tmp"]
             .map(|name| self.root.join(name))
             .into()
     }
@@ -126,6 +127,14 @@ impl Layout {
 
     pub fn stat_cache(&self) -> PathBuf {
         self.root.join("stat.json")
+    }
+
+    pub fn currents(&self) -> PathBuf {
+        self.root.join("current")
+    }
+
+    pub fn current(&self, question: &Digest) -> PathBuf {
+        self.currents().join(question.to_string())
     }
 
     pub fn temporary(&self) -> PathBuf {

@@ -1,52 +1,20 @@
 //! Spares reading a source file again that has not changed since its bytes were hashed, by git's rule for racily clean entries.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AtPath, Error, Result};
 use crate::hash::{ContentHash, Digest, Hasher};
 use crate::line::{sealed, unsealed};
+use crate::stamp::{Stamp, now_ns};
 
 const FOLDER_DOMAIN: &str = "decoct 1 source folder";
 const STAT_DOMAIN: &str = "decoct 1 stat cache";
-
-/// A file changed this shortly before it was read could change again within one tick of its file system's clock and look the
-/// same: it is not remembered. 2 s is the coarsest tick in use (FAT).
-const RACY_NS: i128 = 2_000_000_000;
-
-/// What `stat` says about a file; equal stamps of a file that has rested mean equal bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    size: u64,
-    modified_ns: i128,
-    changed_ns: i128,
-    inode: u64,
-    device: u64,
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            size: metadata.size(),
-            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
-            changed_ns: i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()),
-            inode: metadata.ino(),
-            device: metadata.dev(),
-        }
-    }
-
-    /// Whether the last change lies clearly before `now_ns`; a time in the future never does.
-    fn rested(&self, now_ns: i128) -> bool {
-        self.modified_ns.max(self.changed_ns) + RACY_NS < now_ns
-    }
-}
 
 type Entries = HashMap<Digest, (Stamp, ContentHash)>;
 
@@ -134,16 +102,13 @@ fn path_digest(path: &Path) -> Digest {
     Hasher::new(STAT_DOMAIN).field("path", path.as_os_str().as_encoded_bytes()).finish()
 }
 
-fn now_ns() -> i128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as i128)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
+    use crate::stamp::RACY_NS;
 
     fn age(path: &Path, seconds: u64) {
         let file = fs::OpenOptions::new().write(true).open(path).unwrap();

@@ -12,6 +12,7 @@ mod report;
 mod schedule;
 mod spec;
 mod team;
+mod up_to_date;
 mod workplace;
 
 use clap::Parser;

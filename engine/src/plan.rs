@@ -7,7 +7,7 @@ use crate::report::words::shortened;
 use crate::spec::{Node, Recipe};
 use cache::{ActionKey, ContentHash, Difference, Manifest, Preimage};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// What a plan may ask about finished work. The store stands behind it, tests fake it.
 pub trait Past: Sync {
@@ -84,6 +84,8 @@ pub struct Planner<'a> {
     pub past: &'a dyn Past,
     /// The nodes that it is about, in topological order.
     pub nodes: Vec<NodeIndex>,
+    /// The same, to be asked for one.
+    wanted: HashSet<NodeIndex>,
 }
 
 impl<'a> Planner<'a> {
@@ -91,8 +93,9 @@ impl<'a> Planner<'a> {
         let until = wishes.until.iter().map(|name| graph.index(name).expect("names of nodes were checked"));
         let needed: BTreeSet<NodeIndex> = until.flat_map(|node| graph.ancestors(node)).collect();
         let is_needed = |node: &NodeIndex| needed.is_empty() || needed.contains(node);
-        let nodes = graph.order().iter().copied().filter(is_needed).collect();
-        Planner { recipe, graph, past, nodes }
+        let nodes: Vec<NodeIndex> = graph.order().iter().copied().filter(is_needed).collect();
+        let wanted = nodes.iter().copied().collect();
+        Planner { recipe, graph, past, nodes, wanted }
     }
 
     pub fn entry(&self, node: NodeIndex) -> &'a Node {
@@ -148,10 +151,14 @@ impl<'a> Planner<'a> {
     /// As [`Past::find`].
     pub fn find(&self, node: NodeIndex, key: &ActionKey) -> Result<Option<Manifest>> {
         let entry = self.entry(node);
-        let is_last = self.graph.downstream(node).iter().all(|next| !self.nodes.contains(next));
         let Some(found) = self.past.find(key)?.filter(|manifest| is_complete(entry, manifest)) else { return Ok(None) };
-        let is_usable = !is_last || self.past.is_whole(&found)?;
+        let is_usable = !self.is_last(node) || self.past.is_whole(&found)?;
         Ok(is_usable.then_some(found))
+    }
+
+    /// Whether no node that this is about reads it.
+    pub fn is_last(&self, node: NodeIndex) -> bool {
+        self.graph.downstream(node).iter().all(|next| !self.wanted.contains(next))
     }
 
     fn why(&self, node: &Node, preimage: &Preimage) -> Why {

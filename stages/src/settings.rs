@@ -3,6 +3,7 @@
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
 
 /// One thing wrong with a recipe, at a place inside the value that was read. The engine knows the file, line and column of that place.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,7 +14,7 @@ pub struct Mistake {
     pub message: String,
     pub hint: Option<String>,
     /// The mistake lies in another file (a data file, a prompt): its path and, where known, the line (from 1).
-    pub file: Option<(std::path::PathBuf, Option<usize>)>,
+    pub file: Option<(PathBuf, Option<usize>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,9 +33,11 @@ pub struct Reader {
     pub mistakes: Vec<Mistake>,
     pub references: Vec<Reference>,
     /// The recipe's folder: relative paths start here.
-    pub folder: std::path::PathBuf,
+    folder: PathBuf,
     /// Where prompts lie that no node names: `<prompts>/<kind>.md`.
-    pub prompts: Option<std::path::PathBuf>,
+    prompts: Option<PathBuf>,
+    /// Every path that was asked for, whether or not there is a file: as long as none of them changes, the recipe means the same.
+    pub looked_at: Vec<PathBuf>,
 }
 
 /// A name that must exist elsewhere in the recipe; the engine checks that it does.
@@ -51,18 +54,30 @@ pub enum Target {
 }
 
 impl Reader {
+    /// `folder` is the recipe's, `prompts` the one of its prompts where it has any.
+    pub fn new(folder: &Path, prompts: Option<&Path>) -> Reader {
+        Reader { folder: folder.into(), prompts: prompts.map(Path::to_path_buf), ..Reader::default() }
+    }
+
+    /// The place of a file or folder that a recipe names. The only way to one, so that none is read unnoticed.
+    pub fn path(&mut self, named: &str) -> PathBuf {
+        self.looked_at.push(self.folder.join(named));
+        self.folder.join(named)
+    }
+
+    /// Where the prompt of this name would lie beside the recipe.
+    pub fn prompt_path(&mut self, name: &str) -> Option<PathBuf> {
+        let path = self.prompts.as_ref()?.join(format!("{name}.md"));
+        self.looked_at.push(path.clone());
+        Some(path)
+    }
+
     pub fn mistake(&mut self, code: &'static str, message: impl Into<String>, hint: Option<String>) {
         self.mistakes.push(Mistake { code, at: self.at.clone(), message: message.into(), hint, file: None });
     }
 
     /// A mistake that lies in another file which the present value names.
-    pub fn mistake_in(
-        &mut self,
-        code: &'static str,
-        file: std::path::PathBuf,
-        line: Option<usize>,
-        message: impl Into<String>,
-    ) {
+    pub fn mistake_in(&mut self, code: &'static str, file: PathBuf, line: Option<usize>, message: impl Into<String>) {
         let place = Some((file, line));
         self.mistakes.push(Mistake { code, at: self.at.clone(), message: message.into(), hint: None, file: place });
     }

@@ -39,8 +39,7 @@ fn write_model(folder: &Path, seed: u64) {
 fn open(folder: &Path, extra: Value) -> Arc<dyn LanguageModel> {
     let mut entry = json!({"provider": "local", "path": ".", "max_tokens": 12});
     entry.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    let mut reader = Reader::default();
-    reader.folder = folder.to_path_buf();
+    let mut reader = Reader::new(folder, None);
     let spec =
         ModelSpec::read(entry.as_object().unwrap(), &mut reader).unwrap_or_else(|| panic!("{:?}", reader.mistakes));
     assert_eq!(spec.folder().unwrap(), folder.join("."));

@@ -67,6 +67,8 @@ impl Store {
         let records =
             records.filter(|(path, _)| name_of(path).strip_suffix(".jsonl").is_some_and(|name| names.contains(name)));
         stale.extend(records.map(|(path, stamp)| Doomed { what: What::Record, path, stamp }));
+        let current = files_in(&self.layout().currents())?.into_iter();
+        stale.extend(current.map(|(path, stamp)| Doomed { what: What::Record, path, stamp }));
         stale.retain(|doomed| doomed.stamp.modified <= cutoff);
         Ok(stale)
     }

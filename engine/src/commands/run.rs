@@ -9,18 +9,22 @@ use crate::plan::{Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
 use crate::team::Team;
+use crate::up_to_date;
 use crate::workplace::{Workplace, overrides_as_written, overrides_on_record};
 use cache::{RunHead, RunRecord, Store};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// A node that gave up reading its inputs tells nothing itself.
 const BROKEN_DISK: &str = "an input was damaged each time it was made again; the disk may be failing";
 
 pub fn run(arguments: &RunArgs) -> Result<Exit> {
-    let started = Instant::now();
+    let (started, began) = (Instant::now(), SystemTime::now());
     let reporter = reporter(arguments.format);
+    if let Some(nodes) = up_to_date::recall(arguments) {
+        return Ok(tell_up_to_date(arguments, nodes, started, &*reporter));
+    }
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
     let wishes = wishes(arguments, &workplace)?;
     let store = workplace.store()?;
@@ -35,24 +39,40 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let runtime = runtime()?;
     let stop = Stop::default();
     listen(&stop, &runtime, &reporter);
-    let record = record(arguments, &workplace, &store, &*reporter);
+    let record = record(arguments, &workplace, &store, &*reporter).map(Arc::new);
     let device = super::device(&arguments.machine)?;
-    let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record };
+    let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record: record.clone() };
     let team = workplace.team.as_ref();
     let executor =
         Executor::new(&planner, &store, team, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
     let fates = schedule::run(&upstream(&planner), super::jobs(&arguments.machine), &executor);
-    let (summaries, exit) = executor.into_results();
+    let executor::Results { summaries, manifests, exit } = executor.into_results();
     let nodes = summaries_in_order(&planner, &fates, summaries, &*reporter);
     team.inspect(|team| team.tell(&*reporter));
     let ok = nodes.iter().all(|node| matches!(node.state, State::Hit | State::Ran));
     let summary = RunSummary { ok, seconds: started.elapsed().as_secs_f64(), nodes };
-    if let Some(Err(error)) = stat_cache.map(|stat_cache| stat_cache.save()) {
-        // It costs reading the sources again, not the work.
-        reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
+    let remembered = record.filter(|_| workplace.is_private()).map_or(Ok(()), |record| {
+        up_to_date::remember(arguments, &planner, &summary.nodes, &manifests, record.path(), (&store, began))
+    });
+    for noted in [stat_cache.map_or(Ok(()), |stat_cache| stat_cache.save()), remembered] {
+        if let Err(error) = noted {
+            // It costs looking again next time, not the work.
+            reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
+        }
     }
     reporter.tell(&Event::Ended(&summary));
     Ok(if ok { Exit::Done } else { exit_of(&stop, exit) })
+}
+
+/// Ends a run whose answer is known from an earlier one.
+fn tell_up_to_date(arguments: &RunArgs, nodes: Vec<NodeSummary>, started: Instant, reporter: &dyn Reporter) -> Exit {
+    let names: Vec<&str> = nodes.iter().map(|node| node.node.as_str()).collect();
+    let overrides = overrides_as_written(&arguments.recipe);
+    reporter.tell(&Event::Begun { recipe: &arguments.recipe.recipe, overrides: &overrides, nodes: &names });
+    nodes.iter().for_each(|node| reporter.tell(&Event::Settled(node)));
+    let summary = RunSummary { ok: true, seconds: started.elapsed().as_secs_f64(), nodes };
+    reporter.tell(&Event::Ended(&summary));
+    Exit::Done
 }
 
 fn wishes(arguments: &RunArgs, workplace: &Workplace) -> Result<Wishes> {

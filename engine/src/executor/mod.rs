@@ -42,7 +42,17 @@ pub struct Settings {
     pub budget_usd: Option<f64>,
     pub wishes: Wishes,
     /// Where finished nodes are noted; none if it could not be begun.
-    pub record: Option<RunRecord>,
+    pub record: Option<Arc<RunRecord>>,
+}
+
+/// What a run came to.
+pub struct Results {
+    /// Of all nodes that were looked at, by their place in the plan.
+    pub summaries: HashMap<usize, NodeSummary>,
+    /// Of finished nodes.
+    pub manifests: HashMap<String, Manifest>,
+    /// The exit code of the first failure.
+    pub exit: Option<Exit>,
 }
 
 pub struct Executor<'a> {
@@ -55,7 +65,7 @@ pub struct Executor<'a> {
     models: Models,
     budget: Arc<Budget>,
     stop: Stop,
-    record: Option<RunRecord>,
+    record: Option<Arc<RunRecord>>,
     state: Mutex<Progressing>,
 }
 
@@ -119,14 +129,13 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Summaries of all nodes that were looked at, by their place in the plan, and the exit code of the first failure.
-    pub fn into_results(self) -> (HashMap<usize, NodeSummary>, Option<Exit>) {
+    pub fn into_results(self) -> Results {
         if let Err(error) = self.models.flush() {
             let message = format!("the last replies may not survive a power cut: {error}");
             self.reporter.tell(&Event::Warned { node: None, message: &message });
         }
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (state.summaries, state.exit)
+        Results { summaries: state.summaries, manifests: state.manifests, exit: state.exit }
     }
 
     fn state(&self) -> MutexGuard<'_, Progressing> {

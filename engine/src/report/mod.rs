@@ -9,7 +9,7 @@ pub use json::JsonReporter;
 pub use plain::PlainReporter;
 
 use cache::SharingReport;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use stages::context::Progress;
 use stages::llm::MeterReading;
 use stages::report::Report;
@@ -51,7 +51,7 @@ pub enum Event<'a> {
     Ended(&'a RunSummary),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Found in the cache.
@@ -73,7 +73,7 @@ impl State {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recheck {
     Same,
@@ -81,7 +81,7 @@ pub enum Recheck {
 }
 
 /// What became of one node in this run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeSummary {
     pub node: String,
     pub kind: String,
@@ -101,9 +101,9 @@ pub struct NodeSummary {
     /// What a reader must know before believing the output, such as `rehearsal`.
     pub labels: Vec<String>,
     /// Of a finished node that was executed again: whether the same came out.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recheck: Option<Recheck>,
-    #[serde(skip_serializing_if = "report_is_empty")]
+    #[serde(default, skip_serializing_if = "report_is_empty")]
     pub report: Report,
 }
 

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 const PROGRESS_AT_LEAST: Duration = Duration::from_secs(2);
 const PROGRESS_AT_MOST: Duration = Duration::from_secs(30);
 
+/// Hits of a recipe with more nodes than this are counted at the end and not told one by one.
+const NODES_TOLD: usize = 200;
+
 pub struct PlainReporter {
     colour: bool,
     layout: Mutex<Layout>,
@@ -24,6 +27,8 @@ pub struct PlainReporter {
 struct Layout {
     /// Width of the column of node names.
     name_width: usize,
+    /// Whether a node that was found is told.
+    tells_hits: bool,
     last_progress: HashMap<String, Instant>,
 }
 
@@ -64,6 +69,9 @@ impl PlainReporter {
     }
 
     fn settled(&self, summary: &NodeSummary) {
+        if summary.state == State::Hit && !self.layout().tells_hits && summary.recheck.is_none() {
+            return;
+        }
         let colour = match summary.state {
             State::Hit => "2",
             State::Ran => "32",
@@ -85,6 +93,7 @@ impl Reporter for PlainReporter {
         match event {
             Event::Begun { recipe, overrides, nodes } => {
                 self.layout().name_width = nodes.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+                self.layout().tells_hits = nodes.len() <= NODES_TOLD;
                 let bent = if overrides.is_empty() { String::new() } else { format!(" · {}", overrides.join(" ")) };
                 say(&format!("{} · {}{bent}", recipe.display(), counted(nodes.len() as u64, "node")));
             }

@@ -18,6 +18,7 @@ pub use source::{Sources, Span};
 
 use indexmap::IndexMap;
 use stages::stage::{Kind, NodeRef, Output, Stage};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub struct Recipe {
     pub nodes: IndexMap<String, Node>,
     pub models: IndexMap<String, ModelEntry>,
     pub sources: Arc<Sources>,
+    /// Files and folders that were read for it or looked for. While none of them changes, it means the same.
+    pub looked_at: BTreeSet<PathBuf>,
 }
 
 #[derive(Clone)]

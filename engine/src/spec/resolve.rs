@@ -38,13 +38,13 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     let (salt, models, nodes) = loading.read();
     let (sharing, mistakes) = sharing::read(&tree, &folder_of(path));
     loading.mistakes.extend(mistakes);
-    let sources = Arc::new(sources);
+    let (sources, looked_at) = (Arc::new(sources), loading.looked_at);
     let diagnostics = Diagnostics::new(loading.mistakes, sources.clone());
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, models, sources })
+    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, models, sources, looked_at })
 }
 
 /// Checks the frame, lays profiles and settings over it and puts the parameters in.
@@ -113,6 +113,8 @@ struct Loading<'a> {
     mistakes: Vec<Diagnostic>,
     /// Every reference of every node and model, found also where the rest of it is wrong.
     references: Names,
+    /// Files and folders that had a say, or would have had if they had been there.
+    looked_at: BTreeSet<PathBuf>,
 }
 
 impl<'a> Loading<'a> {
@@ -120,8 +122,10 @@ impl<'a> Loading<'a> {
         let folder = folder_of(path);
         let default = folder.join(path.file_stem().unwrap_or_default()).join("prompts");
         let named = tree.get("prompts").and_then(Tree::as_text).map(|name| folder.join(name));
+        let mut looked_at = BTreeSet::from([path.to_path_buf()]);
+        looked_at.insert(named.clone().unwrap_or_else(|| default.clone()));
         let prompts = named.or_else(|| default.is_dir().then_some(default));
-        Loading { folder, prompts, tree, mistakes, references: Names::default() }
+        Loading { folder, prompts, tree, mistakes, references: Names::default(), looked_at }
     }
 
     fn read(&mut self) -> (Option<String>, IndexMap<String, ModelEntry>, IndexMap<String, Node>) {
@@ -259,10 +263,7 @@ impl<'a> Loading<'a> {
     }
 
     fn reader(&self) -> Reader {
-        let mut reader = Reader::default();
-        reader.folder = self.folder.clone();
-        reader.prompts = self.prompts.clone();
-        reader
+        Reader::new(&self.folder, self.prompts.as_deref())
     }
 
     fn name_span(&self, at: &[Step]) -> Span {
@@ -276,6 +277,7 @@ impl<'a> Loading<'a> {
         let place = |steps: &[Step]| self.tree.place(&[at, steps].concat());
         let found = reader.mistakes.into_iter().map(|mistake| placed(mistake, place));
         let found: Vec<Diagnostic> = found.filter(|mistake| !self.follows(mistake)).collect();
+        self.looked_at.extend(reader.looked_at);
         let references = reader.references.into_iter().map(|reference| (place(&reference.at), reference)).collect();
         self.mistakes.extend(found);
         references

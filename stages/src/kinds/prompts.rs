@@ -45,7 +45,7 @@ pub const RESPOND: PromptForm = form!("respond", ["problem", "thought"], ["probl
 /// The prompt under `key` of a node; where it names none `<prompts>/<name>.md` beside the recipe, else our own wording.
 pub fn prompt_of(fields: &Map<String, Value>, key: &str, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
     let named = fields.get(key).and_then(Value::as_str);
-    reader.within(Step::Key(key.to_string()), |reader| match named.map(|name| reader.folder.join(name)) {
+    reader.within(Step::Key(key.to_string()), |reader| match named.map(|name| reader.path(name)) {
         Some(path) => read_file(&path, form, reader),
         None => match beside_the_recipe(form, reader) {
             Some(path) => read_file(&path, form, reader),
@@ -54,9 +54,8 @@ pub fn prompt_of(fields: &Map<String, Value>, key: &str, form: &PromptForm, read
     })
 }
 
-fn beside_the_recipe(form: &PromptForm, reader: &Reader) -> Option<PathBuf> {
-    let path = reader.prompts.as_ref()?.join(format!("{}.md", form.name));
-    path.is_file().then_some(path)
+fn beside_the_recipe(form: &PromptForm, reader: &mut Reader) -> Option<PathBuf> {
+    reader.prompt_path(form.name).filter(|path| path.is_file())
 }
 
 /// Mistakes of a prompt are told with its file.
@@ -124,9 +123,7 @@ mod tests {
     #[test]
     fn a_named_prompt_wins_over_one_beside_the_recipe_over_our_own() {
         let folder = tempfile::tempdir().unwrap();
-        let mut reader = Reader::default();
-        reader.folder = folder.path().into();
-        reader.prompts = Some(folder.path().join("prompts"));
+        let mut reader = Reader::new(folder.path(), Some(&folder.path().join("prompts")));
         let mut read = |fields: Value| {
             let prompt = prompt_of(fields.as_object().unwrap(), "prompt", &COT, &mut reader);
             prompt.map(|prompt| prompt.text().to_string())

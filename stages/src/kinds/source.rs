@@ -91,7 +91,7 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
 }
 
 fn read_file(path: &str, settings: &SourceSettings, reader: &mut Reader) -> Option<Origin> {
-    let file = reader.folder.join(path);
+    let file = reader.path(path);
     let in_path = Step::Key("path".into());
     let format = reader.within(in_path.clone(), |reader| files::format_of(&file, settings.format, reader))?;
     let objects = reader.within(in_path, |reader| files::read(&file, format, reader))?;

@@ -58,7 +58,7 @@ impl LocalSettings {
             }
             (Some(_), None) => Some(settings),
             (None, Some(path)) => {
-                let folder = reader.folder.join(path);
+                let folder = reader.path(path);
                 if !folder.join("config.json").is_file() {
                     let message = format!("no model in `{path}`: `config.json` is missing there");
                     reader

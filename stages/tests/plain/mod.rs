@@ -9,7 +9,7 @@ use stages::failure::Result;
 use stages::rows::{Column, ColumnType, Row, Rows};
 use stages::settings::{Mistake, Reader};
 use stages::stage::{Artifact, Inputs, Outputs, Stage};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,8 +64,7 @@ impl Context for PlainContext {
 /// The stage, or the mistakes that keep it from being one.
 pub fn read(kind: &str, settings: Value, folder: &Path) -> std::result::Result<Box<dyn Stage>, Vec<Mistake>> {
     let fields: Map<String, Value> = settings.as_object().expect("settings are a mapping").clone();
-    let mut reader = Reader::default();
-    reader.folder = PathBuf::from(folder);
+    let mut reader = Reader::new(folder, None);
     let stage = (stages::registry::kind(kind).expect("the kind is registered").read)(&fields, &mut reader);
     if reader.mistakes.is_empty() { Ok(stage.expect("no mistakes, so a stage")) } else { Err(reader.mistakes) }
 }

@@ -87,7 +87,7 @@ impl Setting for Base {
     fn read(value: &Value, reader: &mut Reader) -> Option<Base> {
         if value.get("path").is_some() {
             let Unkeyed(path) = FolderBase::read(value, reader)?.path;
-            return reader.within(Step::Key("path".into()), |reader| checked_folder(reader.folder.join(path), reader));
+            return reader.within(Step::Key("path".into()), |reader| checked_folder(reader.path(&path), reader));
         }
         if value.get("node").is_some() {
             return NodeBase::read(value, reader).map(|base| Base::Node(base.node));

@@ -1,0 +1,59 @@
+//! What `stat` says about a file, by git's rule: equal stamps of a file that has rested mean equal bytes.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// A file changed this shortly before it was read could change again within one tick of its file system's clock and look the
+/// same: it is not remembered. 2 s is the coarsest tick in use (FAT).
+pub const RACY_NS: i128 = 2_000_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+    inode: u64,
+    device: u64,
+}
+
+impl Stamp {
+    /// Bytes of [`Stamp::to_bytes`].
+    pub const BYTES: usize = 56;
+
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            size: metadata.size(),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+            changed_ns: i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()),
+            inode: metadata.ino(),
+            device: metadata.dev(),
+        }
+    }
+
+    /// Whether the last change lies clearly before `now_ns`; a time in the future never does.
+    pub fn rested(&self, now_ns: i128) -> bool {
+        self.modified_ns.max(self.changed_ns) + RACY_NS < now_ns
+    }
+
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&self.modified_ns.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.changed_ns.to_le_bytes());
+        for (place, number) in bytes[32..].chunks_exact_mut(8).zip([self.size, self.inode, self.device]) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// Nanoseconds since 1970; 0 on a clock before that.
+pub fn now_ns() -> i128 {
+    nanoseconds(SystemTime::now())
+}
+
+pub fn nanoseconds(time: SystemTime) -> i128 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as i128)
+}
