@@ -17,7 +17,10 @@ use crate::provenance::Provenance;
 use crate::store::Store;
 use crate::table::{Table, TableWriter};
 use crate::tree::{files_of, tree_content};
-use crate::write::{HashingWriter, hash_while_copying, persist, write_aside};
+use crate::write::{HashingWriter, hash_while_copying, persist, persist_small, write_aside};
+
+/// Up to here a table that is in the store already (the empty one of dropped rows, most often) is compared in place of written again.
+const SMALL_BYTES: u64 = 64 << 10;
 
 /// Outputs on their way into the store. Dropped without a commit, it leaves at most blobs that no manifest names.
 #[derive(Debug)]
@@ -63,7 +66,11 @@ impl Publication {
         let (output, summary) = writer.finish()?;
         let (file, blob, bytes) = output.finish().map_err(|error| self.failed(error))?;
         let file = file.into_inner().map_err(|error| self.failed(error.into_error()))?;
-        persist(file, &self.store.layout().blob(&blob))?;
+        let place = self.store.layout().blob(&blob);
+        match bytes <= SMALL_BYTES {
+            true => persist_small(file, &place)?,
+            false => persist(file, &place)?,
+        }
         self.add(name, Output::Rows { content: summary.content, blob, rows: summary.rows, bytes });
         Ok(summary.content)
     }

@@ -21,7 +21,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// Bytes of [`Stamp::to_bytes`].
-    pub const BYTES: usize = 56;
+    pub const BYTES: usize = 40;
 
     pub fn of(metadata: &Metadata) -> Self {
         Self {
@@ -40,9 +40,10 @@ impl Stamp {
 
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        bytes[..16].copy_from_slice(&self.modified_ns.to_le_bytes());
-        bytes[16..32].copy_from_slice(&self.changed_ns.to_le_bytes());
-        for (place, number) in bytes[32..].chunks_exact_mut(8).zip([self.size, self.inode, self.device]) {
+        // Nanoseconds fit into 64 bits until the year 2262, and what wraps then still differs.
+        let times = [self.modified_ns, self.changed_ns].map(|ns| ns as u64);
+        let numbers = [times[0], times[1], self.size, self.inode, self.device];
+        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
         bytes

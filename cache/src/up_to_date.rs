@@ -182,3 +182,124 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(take_bytes(rest)?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Place {
+        folder: tempfile::TempDir,
+        store: Store,
+    }
+
+    /// As if everything had been written long before the run began.
+    fn long_after() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(60)
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir_all(folder.path().join("prompts/parts")).unwrap();
+            for name in ["recipe.yaml", "prompts/cot.md", "prompts/parts/a.md", "run.jsonl"] {
+                fs::write(folder.path().join(name), name).unwrap();
+            }
+            let store = Store::open(&folder.path().join("store")).unwrap();
+            Place { folder, store }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn note(&self, began: SystemTime) {
+            let paths = ["recipe.yaml", "prompts", "missing.md"].map(|name| self.path(name)).into();
+            let basis = Basis { paths, ..Basis::default() };
+            self.store.note_up_to_date(&question(), &basis, b"all hits", &self.path("run.jsonl"), began).unwrap();
+        }
+
+        fn recall(&self) -> Option<Vec<u8>> {
+            UpToDate::recall(self.store.layout().root(), &question()).map(|found| found.answer)
+        }
+    }
+
+    fn question() -> Digest {
+        Hasher::new("test").finish()
+    }
+
+    /// The disaster: an edit goes unnoticed because a run need not look any more.
+    #[test]
+    fn an_answer_holds_until_anything_that_it_rests_on_changes() {
+        type Change = fn(&Place);
+        let changes: [(&str, Change); 8] = [
+            ("edited", |place| fs::write(place.path("recipe.yaml"), "other.yaml!").unwrap()),
+            ("edited, time set back", |place| {
+                let modified = fs::metadata(place.path("recipe.yaml")).unwrap().modified().unwrap();
+                fs::write(place.path("recipe.yaml"), "RECIPE.YAML").unwrap();
+                let file = File::options().write(true).open(place.path("recipe.yaml")).unwrap();
+                file.set_modified(modified).unwrap();
+            }),
+            ("removed", |place| fs::remove_file(place.path("recipe.yaml")).unwrap()),
+            ("replaced by its copy", |place| {
+                fs::copy(place.path("recipe.yaml"), place.path("copy")).unwrap();
+                fs::rename(place.path("copy"), place.path("recipe.yaml")).unwrap();
+            }),
+            ("a missing file made", |place| fs::write(place.path("missing.md"), "").unwrap()),
+            ("a file edited in a folder", |place| fs::write(place.path("prompts/parts/a.md"), "!").unwrap()),
+            ("a file added to a folder", |place| fs::write(place.path("prompts/parts/b.md"), "!").unwrap()),
+            ("the store of another program", |place| {
+                fs::write(place.store.layout().format(), "decoct-store 2").unwrap()
+            }),
+        ];
+        for (what, change) in changes {
+            let place = Place::new();
+            assert_eq!(place.recall(), None);
+            place.note(long_after());
+            assert_eq!(place.recall().as_deref(), Some(&b"all hits"[..]), "{what}");
+            std::thread::sleep(Duration::from_millis(15)); // A tick of the clock of files: the rule of rest is tested below.
+            change(&place);
+            assert_eq!(place.recall(), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn files_changed_a_moment_ago_are_not_gone_by() {
+        let place = Place::new();
+        place.note(SystemTime::now());
+        assert_eq!(place.recall(), None, "they could change again within the same tick");
+    }
+
+    #[test]
+    fn another_question_or_a_damaged_record_has_no_answer() {
+        let place = Place::new();
+        place.note(long_after());
+        let other = Hasher::new("other").finish();
+        let layout = place.store.layout();
+        fs::copy(layout.current(&question()), layout.current(&other)).unwrap();
+        assert_eq!(UpToDate::recall(layout.root(), &other), None, "a record in the place of another");
+        let whole = fs::read(layout.current(&question())).unwrap();
+        for position in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[position] ^= 1 << (position % 8);
+            fs::write(layout.current(&question()), flipped).unwrap();
+            assert_eq!(place.recall(), None, "byte {position}");
+            fs::write(layout.current(&question()), &whole[..position]).unwrap();
+            assert_eq!(place.recall(), None, "cut at {position}");
+        }
+    }
+
+    #[test]
+    fn an_answer_renews_the_record_of_its_run_or_is_none() {
+        let place = Place::new();
+        place.note(long_after());
+        let found = UpToDate::recall(place.store.layout().root(), &question()).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(1_000_000);
+        File::options().append(true).open(&found.run).unwrap().set_modified(long_ago).unwrap();
+        found.renew().unwrap();
+        assert!(fs::metadata(&found.run).unwrap().modified().unwrap() > long_ago + Duration::from_secs(999_000));
+        fs::remove_file(&found.run).unwrap();
+        assert!(found.renew().is_err(), "a sweep took it: nothing says any more that its results are in use");
+    }
+}

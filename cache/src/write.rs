@@ -1,7 +1,7 @@
 //! Durable writing: hash while writing, sync, rename, sync the folder.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -10,8 +10,9 @@ use tempfile::NamedTempFile;
 use crate::error::{AtPath, Error, Result};
 use crate::hash::BlobHash;
 
-/// Large enough for blake3's widest path and for few system calls.
+/// Large enough for blake3's widest path and for few system calls. A small file is not worth clearing so much memory.
 const COPY_BYTES: usize = 1 << 20;
+const FIRST_COPY_BYTES: usize = 16 << 10;
 
 /// Hashes and counts what passes through.
 ///
@@ -58,11 +59,16 @@ impl<W: Write> Write for HashingWriter<W> {
 /// Hash and size of all of `input`, written to `output` on the way.
 pub fn hash_while_copying(input: &mut impl Read, output: &mut impl Write) -> io::Result<(BlobHash, u64)> {
     let mut writer = HashingWriter::new(output);
-    let mut buffer = vec![0; COPY_BYTES];
+    let mut buffer = vec![0; FIRST_COPY_BYTES];
     loop {
         match input.read(&mut buffer) {
             Ok(0) => break,
-            Ok(read) => writer.write_all(&buffer[..read])?,
+            Ok(read) => {
+                writer.write_all(&buffer[..read])?;
+                if read == buffer.len() && read < COPY_BYTES {
+                    buffer.resize(COPY_BYTES, 0);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -87,6 +93,23 @@ pub fn persist(file: NamedTempFile, target: &Path) -> Result<()> {
     fs::create_dir_all(folder).at("create", folder)?;
     file.persist(target).map_err(|error| Error::io("write", target, error.error))?;
     sync_folder(folder)
+}
+
+/// Gives a finished temporary file its place, unless a file with the same bytes, which are few, is there already.
+pub fn persist_small(mut file: NamedTempFile, target: &Path) -> Result<()> {
+    let is_there = File::open(target).and_then(|there| same_bytes(file.as_file_mut(), there)).unwrap_or(false);
+    match is_there {
+        true => sync_folder(target.parent().expect("every place in a store lies in a folder")),
+        false => persist(file, target),
+    }
+}
+
+fn same_bytes(left: &mut File, mut right: File) -> io::Result<bool> {
+    let mut bytes = [Vec::new(), Vec::new()];
+    left.rewind()?;
+    left.read_to_end(&mut bytes[0])?;
+    right.read_to_end(&mut bytes[1])?;
+    Ok(bytes[0] == bytes[1])
 }
 
 pub fn sync_folder(folder: &Path) -> Result<()> {

@@ -2,13 +2,13 @@
 //! what depends on it. Knows nothing of what a node is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 
 /// Does the work that the schedule orders. Nodes are indices.
 pub trait Worker: Sync {
     /// Asked once all inputs of a node are there, on the scheduling thread: is there anything to do?
     fn look(&self, node: usize) -> Look;
-    /// Does it, on a thread of its own.
+    /// Does it, on one of as many threads as run at a time.
     fn run(&self, node: usize) -> Ending;
     /// Whether nothing new may start.
     fn is_stopping(&self) -> bool;
@@ -45,14 +45,29 @@ const REBUILDS_MAX: u32 = 2;
 /// Runs all nodes; `upstream[n]` lists what `n` reads. At most `jobs` run at a time.
 pub fn run(upstream: &[Vec<usize>], jobs: usize, worker: &impl Worker) -> Vec<Fate> {
     let (sender, endings) = mpsc::channel();
+    let (starts, started) = mpsc::channel();
+    let started = Mutex::new(started);
     let mut desk = Desk::new(upstream, jobs.max(1));
     std::thread::scope(|scope| {
+        let hand = || {
+            let next = || started.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            while let Ok(node) = next() {
+                if sender.send((node, worker.run(node))).is_err() {
+                    break;
+                }
+            }
+        };
+        let mut hands = 0;
         loop {
             while let Some(node) = desk.next(worker) {
-                let sender = sender.clone();
-                scope.spawn(move || sender.send((node, worker.run(node))));
+                if hands < desk.running {
+                    hands += 1;
+                    scope.spawn(hand);
+                }
+                starts.send(node).expect("this function holds the receiver");
             }
             if desk.running == 0 {
+                drop(starts);
                 break;
             }
             let (node, ending) = endings.recv().expect("this function holds a sender");
@@ -243,7 +258,6 @@ fn reversed(upstream: &[Vec<usize>]) -> Vec<Vec<usize>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::Duration;
 

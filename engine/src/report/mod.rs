@@ -9,7 +9,7 @@ pub use json::JsonReporter;
 pub use plain::PlainReporter;
 
 use cache::SharingReport;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use stages::context::Progress;
 use stages::llm::MeterReading;
 use stages::report::Report;
@@ -51,7 +51,7 @@ pub enum Event<'a> {
     Ended(&'a RunSummary),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Found in the cache.
@@ -73,7 +73,7 @@ impl State {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recheck {
     Same,
@@ -81,7 +81,7 @@ pub enum Recheck {
 }
 
 /// What became of one node in this run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeSummary {
     pub node: String,
     pub kind: String,
@@ -101,10 +101,33 @@ pub struct NodeSummary {
     /// What a reader must know before believing the output, such as `rehearsal`.
     pub labels: Vec<String>,
     /// Of a finished node that was executed again: whether the same came out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub recheck: Option<Recheck>,
-    #[serde(default, skip_serializing_if = "report_is_empty")]
+    #[serde(skip_serializing_if = "report_is_empty")]
     pub report: Report,
+}
+
+impl NodeSummary {
+    /// A node about which nothing more is known than that it is up to date.
+    pub fn hit(node: String) -> NodeSummary {
+        NodeSummary {
+            node,
+            kind: String::new(),
+            state: State::Hit,
+            why: String::new(),
+            rows: None,
+            calls: 0,
+            calls_reused: 0,
+            tokens_in: 0,
+            tokens_out: 0,
+            cost_usd: 0.0,
+            seconds: 0.0,
+            output: None,
+            labels: Vec::new(),
+            recheck: None,
+            report: Report::default(),
+        }
+    }
 }
 
 fn report_is_empty(report: &Report) -> bool {
