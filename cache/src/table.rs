@@ -1,7 +1,7 @@
 //! Tables as Parquet files that are the same bytes for the same rows, hashed by content and by file while they are written.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
@@ -126,15 +126,15 @@ fn bytes_of(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(bytes).fold(0, usize::saturating_add)
 }
 
-/// All rows of a Parquet file.
+/// All rows of a Parquet file, wherever it has been read to.
 pub fn read_table(mut file: File) -> Result<Table> {
     let bytes = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
     if bytes > READ_AT_ONCE_BYTES {
         return read(file);
     }
-    let mut text = Vec::with_capacity(bytes as usize);
-    file.read_to_end(&mut text).map_err(|error| reading(error.into()))?;
-    read(Bytes::from(text))
+    let mut content = Vec::with_capacity(bytes as usize);
+    file.rewind().and_then(|()| file.read_to_end(&mut content)).map_err(|error| reading(error.into()))?;
+    read(Bytes::from(content))
 }
 
 fn read(input: impl ChunkReader + 'static) -> Result<Table> {
