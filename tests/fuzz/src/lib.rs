@@ -17,7 +17,8 @@ use support::FakeContext;
 pub fn scratch() -> PathBuf {
     let program = std::env::current_exe().expect("a program has a path");
     let memory = PathBuf::from("/dev/shm");
-    let parent = if memory.is_dir() { memory } else { program.parent().expect("a program lies in a folder").to_owned() };
+    let parent =
+        if memory.is_dir() { memory } else { program.parent().expect("a program lies in a folder").to_owned() };
     let name = program.file_name().expect("a program has a name").to_string_lossy().into_owned();
     let folder = parent.join(format!("decoct-fuzz-{name}-{}", std::process::id()));
     _ = std::fs::remove_dir_all(&folder);

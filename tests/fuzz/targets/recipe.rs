@@ -14,13 +14,12 @@ use spec::Overrides;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-/// Where names in a recipe lead: a folder with one source and one prompt, the working directory as well.
+/// Where names in a recipe lead: a folder with one source and one prompt.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = fuzz::scratch();
     std::fs::write(folder.join("exam.jsonl"), "{\"question\": \"a\", \"answer\": \"1\"}\n").unwrap();
     std::fs::create_dir(folder.join("prompts")).unwrap();
     std::fs::write(folder.join("prompts/verify.md"), "{{ conclusion }} {{ truth }}").unwrap();
-    std::env::set_current_dir(&folder).unwrap();
     folder
 });
 
@@ -37,7 +36,9 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let words = parts.map(|part| String::from_utf8_lossy(part).into_owned());
     let (set, profile) = words.partition(|word| word.contains('='));
     match spec::load(&path, &Overrides { profile, set, limit: Some(1) }) {
-        Ok(recipe) => drop((graph::Graph::build(&recipe), recipe.missing_environment(recipe.nodes.keys().map(String::as_str)))),
+        Ok(recipe) => {
+            drop((graph::Graph::build(&recipe), recipe.missing_environment(recipe.nodes.keys().map(String::as_str))))
+        }
         Err(diagnostics) => {
             assert!(diagnostics.has_errors(), "a recipe is refused with a reason");
             assert_eq!(diagnostics.to_json().len(), diagnostics.list.len());

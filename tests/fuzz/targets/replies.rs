@@ -4,9 +4,9 @@
 //! JSON object with `choices` is put into one, as its content.
 #![no_main]
 
-use fuzz::support::FakeContext;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use fuzz::support::FakeContext;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use stages::answers::{End, chosen_option, matches_truth};
@@ -22,6 +22,7 @@ fuzz_target!(|data: &[u8]| {
     let bodies: Vec<Vec<u8>> = data.split(|byte| *byte == 0).map(body).collect();
     let (kind, settings) = &kinds()[usize::from(*kind) % kinds().len()];
     let stage = fuzz::stage(kind, settings.clone()).expect("sound settings");
+    LazyLock::force(&OPENAI);
     let mut context = fuzz::context();
     answer_with(&mut context, bodies);
     // No answer is a failure; rows whose replies cannot be used are marked.
@@ -64,7 +65,8 @@ fn row() -> Rows {
         ("conclusion", ColumnType::Text, json!("calcium")),
         ("verdict", ColumnType::Bool, json!(false)),
     ];
-    let columns = cells.iter().map(|(name, column_type, _)| Column { name: name.to_string(), column_type: *column_type });
+    let columns =
+        cells.iter().map(|(name, column_type, _)| Column { name: name.to_string(), column_type: *column_type });
     let mut rows = Rows::new(columns.collect());
     rows.rows.push(Row { id: "r".to_string(), cells: cells.into_iter().map(|(.., cell)| cell).collect() });
     rows

@@ -30,7 +30,8 @@ fuzz_target!(|data: &[u8]| {
 
 /// As it lies in a store, signed or not.
 fn raw_manifest(bytes: &[u8]) {
-    let written: Option<Value> = bytes.split(|byte| *byte == b'\n').next().and_then(|body| serde_json::from_slice(body).ok());
+    let written: Option<Value> =
+        bytes.split(|byte| *byte == b'\n').next().and_then(|body| serde_json::from_slice(body).ok());
     let key = written.and_then(|written| written["key"].as_str()?.parse().ok());
     let key = key.unwrap_or_else(|| Preimage::new().action_key());
     if let Ok(sealed) = Sealed::from_bytes(&key, bytes) {
@@ -88,7 +89,8 @@ fn addresses(bytes: &[u8]) -> impl Iterator<Item = ReplyAddress> {
 /// Records of runs, pins, histories: lines of JSON, sealed where they have to be.
 fn lines(text: &[u8]) {
     let layout = STORE.layout();
-    let sealed: Vec<u8> = text.split(|byte| *byte == b'\n').flat_map(|line| [seal(line), b"\n".to_vec()].concat()).collect();
+    let sealed: Vec<u8> =
+        text.split(|byte| *byte == b'\n').flat_map(|line| [seal(line), b"\n".to_vec()].concat()).collect();
     fs::create_dir_all(layout.pins()).unwrap();
     fs::write(layout.runs().join("0-0-0.jsonl"), &sealed).unwrap();
     fs::write(layout.pin("one"), &sealed).unwrap();
