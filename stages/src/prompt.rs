@@ -2,15 +2,10 @@
 
 use crate::failure::{Failure, Result};
 use crate::settings::{Reader, nearest_hint};
-use minijinja::{Environment, Template, UndefinedBehavior};
+use crate::template;
+use minijinja::{Environment, UndefinedBehavior};
 use serde_json::Value;
 use std::sync::Arc;
-
-/// Steps a template may take; far above any prompt, far below a hang.
-const FUEL: u64 = 2_000_000;
-
-/// Bytes a rendered prompt may have: beyond what any model reads, and soon written by a loop in a loop.
-pub const LONGEST_BYTES: usize = 8 << 20;
 
 /// A parsed template. Cloning is cheap. Its identity is its text.
 #[derive(Clone)]
@@ -51,59 +46,20 @@ impl Prompt {
     /// Renders with `variables` (a mapping); an undefined one is an error, never an empty string.
     ///
     /// # Errors
-    /// If a variable is undefined or of the wrong type, or the prompt takes too many steps or grows beyond [`LONGEST_BYTES`].
+    /// If a variable is undefined or of the wrong type, or the prompt passes the bounds of [`crate::template`].
     pub fn render(&self, variables: &impl serde::Serialize) -> Result<String> {
         let template = self.environment.get_template("prompt").expect("it was added when parsed");
-        render_bounded(&template, variables)
+        template::render(&template, variables)
             .map_err(|reason| Failure::Recipe(format!("cannot render the prompt: {reason}")))
     }
 
     fn parse(text: &str) -> Result<Prompt, String> {
-        let mut environment = bounded_environment();
+        let mut environment = template::environment();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         let add = environment.add_template_owned("prompt", text.to_string());
         add.map_err(|error| format!("the prompt is not a valid template: {error}"))?;
         Ok(Prompt { text: text.into(), environment: Arc::new(environment) })
-    }
-}
-
-/// Where foreign templates and expressions are run: no loop in them goes on for ever.
-pub(crate) fn bounded_environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_fuel(Some(FUEL));
-    environment
-}
-
-/// What a template of a [`bounded_environment`] writes, up to [`LONGEST_BYTES`]; else the reason.
-pub(crate) fn render_bounded(template: &Template, variables: &impl serde::Serialize) -> Result<String, String> {
-    let mut rendered = Rendered::default();
-    match template.render_captured_to(minijinja::value::Serde(variables), &mut rendered) {
-        Ok(_) => Ok(String::from_utf8(rendered.bytes).expect("a template writes text")),
-        Err(_) if rendered.overflowed => Err(format!("it is longer than {LONGEST_BYTES} bytes")),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// What a template has written so far, refusing to grow beyond [`LONGEST_BYTES`].
-#[derive(Default)]
-struct Rendered {
-    bytes: Vec<u8>,
-    overflowed: bool,
-}
-
-impl std::io::Write for Rendered {
-    fn write(&mut self, more: &[u8]) -> std::io::Result<usize> {
-        self.overflowed = self.bytes.len() + more.len() > LONGEST_BYTES;
-        if self.overflowed {
-            return Err(std::io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(more);
-        Ok(more.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 
@@ -141,18 +97,5 @@ mod tests {
         let rendered = prompt.render(&serde_json::json!({"question": "<a & {{ b }}>"})).unwrap();
         assert_eq!(rendered, "Q: <a & {{ b }}>");
         assert!(prompt.render(&serde_json::json!({})).is_err());
-    }
-
-    #[test]
-    fn a_prompt_that_grows_without_end_is_refused_and_says_why() {
-        for (text, expected) in [
-            ("{% for _ in range(9999) %}{{ question * 9999 }}{% endfor %}", "it is longer than 8388608 bytes"),
-            ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "fuel"),
-            ("{% macro again(n) %}{{ again(n) }}{% endmacro %}{{ again(question) }}", "recursion limit"),
-        ] {
-            let prompt = Prompt::read(text, &["question"], &[], &mut Reader::default()).unwrap();
-            let error = prompt.render(&serde_json::json!({"question": "why?"})).unwrap_err().to_string();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
     }
 }

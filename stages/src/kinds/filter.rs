@@ -7,7 +7,7 @@ use crate::chain::read_json;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::llm::{ReplyFormat, for_each_row};
-use crate::prompt::{Prompt, bounded_environment};
+use crate::prompt::Prompt;
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
@@ -96,7 +96,7 @@ fn checked(expression: String, reader: &mut Reader) -> Option<String> {
 }
 
 fn expressions() -> Environment<'static> {
-    let mut environment = bounded_environment();
+    let mut environment = crate::template::environment();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment
 }

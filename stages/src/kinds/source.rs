@@ -157,7 +157,7 @@ fn renamed(mut rows: Rows, columns: &IndexMap<String, String>, reader: &mut Read
             if new == ROW_ID {
                 let hint =
                     Some("choose another name; a file's own `row_id` names its rows without `columns`".to_string());
-                reader.mistake("reserved-column", format!("`{ROW_ID}` is the name of the column of ids"), hint);
+                reader.mistake("hidden-column", format!("`{ROW_ID}` is the name of the column of ids"), hint);
             } else if rows.position(old).is_none() {
                 reader.mistake("unknown-column", format!("the file has no column `{old}`"), nearest_hint(old, known()));
             } else if rows.position(new).is_some() && !columns.values().any(|moved| moved == new) {

@@ -1,7 +1,7 @@
 //! The prompt format of a model: a Jinja template as `tokenizer_config.json` carries it, rendered the way transformers renders it.
 
 use crate::failure::{Failure, Result};
-use crate::prompt::{bounded_environment, render_bounded};
+use crate::template;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{ErrorKind, Value};
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ impl ChatTemplate {
 
     /// The text that a model is to go on from.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let mut environment = bounded_environment();
+        let mut environment = template::environment();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("the default delimiters"));
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
@@ -56,8 +56,8 @@ impl ChatTemplate {
             "tools": null,
         });
         let broken = |error: minijinja::Error| Failure::recipe(format!("the chat template cannot be read: {error:#}"));
-        let template = environment.template_from_str(&self.source).map_err(broken)?;
-        render_bounded(&template, &variables)
+        let parsed = environment.template_from_str(&self.source).map_err(broken)?;
+        template::render(&parsed, &variables)
             .map_err(|reason| Failure::recipe(format!("the chat template cannot render these messages: {reason}")))
     }
 

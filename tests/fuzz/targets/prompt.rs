@@ -7,9 +7,10 @@
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 use stages::model::chat::{ChatTemplate, Message};
-use stages::prompt::{LONGEST_BYTES, Prompt};
+use stages::prompt::Prompt;
 use stages::rows::{Column, ColumnType, Row, Rows};
 use stages::settings::Reader;
+use stages::template::LONGEST_BYTES;
 
 fuzz_target!(|data: &[u8]| {
     let Some((form, data)) = data.split_first() else { return };
