@@ -2,12 +2,10 @@
 
 use crate::failure::{Failure, Result};
 use crate::settings::{Reader, nearest_hint};
+use crate::template;
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::Value;
 use std::sync::Arc;
-
-/// Steps a template may take; far above any prompt, far below a hang.
-const FUEL: u64 = 2_000_000;
 
 /// A parsed template. Cloning is cheap. Its identity is its text.
 #[derive(Clone)]
@@ -46,17 +44,18 @@ impl Prompt {
     }
 
     /// Renders with `variables` (a mapping); an undefined one is an error, never an empty string.
+    ///
+    /// # Errors
+    /// If a variable is undefined or of the wrong type, or the prompt passes the bounds of [`crate::template`].
     pub fn render(&self, variables: &impl serde::Serialize) -> Result<String> {
         let template = self.environment.get_template("prompt").expect("it was added when parsed");
-        template
-            .render(minijinja::value::Serde(variables))
-            .map_err(|error| Failure::Recipe(format!("cannot render the prompt: {error}")))
+        template::render(&template, variables)
+            .map_err(|reason| Failure::Recipe(format!("cannot render the prompt: {reason}")))
     }
 
     fn parse(text: &str) -> Result<Prompt, String> {
-        let mut environment = Environment::new();
+        let mut environment = template::environment();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         let add = environment.add_template_owned("prompt", text.to_string());
         add.map_err(|error| format!("the prompt is not a valid template: {error}"))?;

@@ -55,6 +55,9 @@ fn a_source_says_what_is_wrong_with_its_file() {
     );
     check("a.csv", "a,b\n1,2\n", json!({"columns": {"a": "b"}}), "hidden-column");
     check("a.csv", "row_id\nx\nx\n", json!({}), "bad-row-id");
+    // Two columns of ids would come of these.
+    check("a.jsonl", "{\"a\": 1}\n{\"row_id\": \"x\"}\n", json!({}), "bad-row-id");
+    check("a.csv", "a\n1\n", json!({"columns": {"row_id": "a"}}), "hidden-column");
 
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("medical.jsonl"), "{}").unwrap();

@@ -96,7 +96,7 @@ fn checked(expression: String, reader: &mut Reader) -> Option<String> {
 }
 
 fn expressions() -> Environment<'static> {
-    let mut environment = Environment::new();
+    let mut environment = crate::template::environment();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment
 }

@@ -115,9 +115,10 @@ fn read_tablets(settings: &SourceSettings, reader: &mut Reader) -> Option<Origin
     Some(Origin::Tablets { rows, blemishes: settings.blemishes.clone().unwrap_or_else(plain) })
 }
 
-/// Objects to rows. A column `row_id` (rows that came from a graph before) gives the ids; without one they are made from the values.
+/// Objects to rows. A column `row_id` (rows that came from a graph before) gives the ids, and then every row needs one; without it
+/// they are made from the values.
 fn table_of(mut objects: Vec<Map<String, Value>>, format: Format, file: &Path, reader: &mut Reader) -> Option<Rows> {
-    let ids = match objects.first().is_some_and(|object| object.contains_key(ROW_ID)) {
+    let ids = match objects.iter().any(|object| object.contains_key(ROW_ID)) {
         true => taken_ids(&mut objects, file, reader)?,
         false => ids::row_ids(&objects),
     };
@@ -137,7 +138,8 @@ fn taken_ids(objects: &mut [Map<String, Value>], file: &Path, reader: &mut Reade
                 continue;
             }
             Some(Value::String(id)) => format!("the id `{id}` is there twice"),
-            other => format!("`{ROW_ID}` should be text but is `{}`", other.unwrap_or(Value::Null)),
+            None => format!("`{ROW_ID}` is missing; give one to every row or to none"),
+            Some(other) => format!("`{ROW_ID}` should be text but is `{other}`"),
         };
         reader.mistake_in("bad-row-id", file.to_path_buf(), None, format!("row {}: {problem}", index + 1));
         return None;
@@ -152,7 +154,11 @@ fn renamed(mut rows: Rows, columns: &IndexMap<String, String>, reader: &mut Read
     let before = reader.mistakes.len();
     for (new, old) in columns {
         reader.within(Step::Key(new.clone()), |reader| {
-            if rows.position(old).is_none() {
+            if new == ROW_ID {
+                let hint =
+                    Some("choose another name; a file's own `row_id` names its rows without `columns`".to_string());
+                reader.mistake("hidden-column", format!("`{ROW_ID}` is the name of the column of ids"), hint);
+            } else if rows.position(old).is_none() {
                 reader.mistake("unknown-column", format!("the file has no column `{old}`"), nearest_hint(old, known()));
             } else if rows.position(new).is_some() && !columns.values().any(|moved| moved == new) {
                 let hint = format!("give it another name too, such as `{new}_before: {new}`");

@@ -1,8 +1,9 @@
 //! The prompt format of a model: a Jinja template as `tokenizer_config.json` carries it, rendered the way transformers renders it.
 
 use crate::failure::{Failure, Result};
+use crate::template;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::{ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -40,7 +41,7 @@ impl ChatTemplate {
 
     /// The text that a model is to go on from.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let mut environment = Environment::new();
+        let mut environment = template::environment();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("the default delimiters"));
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
@@ -54,9 +55,10 @@ impl ChatTemplate {
             "eos_token": self.eos_token,
             "tools": null,
         });
-        environment
-            .render_str(&self.source, minijinja::value::Serde(&variables))
-            .map_err(|error| Failure::recipe(format!("the chat template cannot render these messages: {error:#}")))
+        let broken = |error: minijinja::Error| Failure::recipe(format!("the chat template cannot be read: {error:#}"));
+        let parsed = environment.template_from_str(&self.source).map_err(broken)?;
+        template::render(&parsed, &variables)
+            .map_err(|reason| Failure::recipe(format!("the chat template cannot render these messages: {reason}")))
     }
 
     /// The prompt for one user message.
