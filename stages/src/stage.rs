@@ -94,7 +94,7 @@ impl Setting for NodeRef {
         Some(reference)
     }
     fn schema() -> Value {
-        json!({"type": "string", "description": "a node, or node.output"})
+        json!({"type": "string", "format": "node", "description": "a node, or node.output"})
     }
 }
 
@@ -115,7 +115,7 @@ impl Setting for ModelName {
         Some(ModelName(name))
     }
     fn schema() -> Value {
-        json!({"type": "string", "description": "a name under models:"})
+        json!({"type": "string", "format": "model", "description": "a name under models:"})
     }
 }
 
