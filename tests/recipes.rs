@@ -165,5 +165,5 @@ fn a_chosen_profile_is_told_where_it_stands_and_so_is_a_setting() {
     assert_eq!(place("profile_chosen"), ("profile_chosen.yaml".to_string(), 12, 22));
     assert_eq!(place("set_wrong_value"), ("--set".to_string(), 1, 18));
     assert_eq!(place("prompt_unknown_variable"), ("prompts/variable.md".to_string(), 3, 4));
-    assert_eq!(place("anchor_once"), ("anchor_once.yaml".to_string(), 6, 44));
+    assert_eq!(place("anchor_once"), ("anchor_once.yaml".to_string(), 6, 42));
 }

@@ -54,8 +54,8 @@ pub enum NeedFrom {
     Kind,
     /// A setting names it.
     Setting(Vec<Step>),
-    /// A prompt reads it there.
-    Prompt(FilePlace),
+    /// The prompt that the setting names reads it there.
+    Prompt { setting: &'static str, place: FilePlace },
 }
 
 impl Need {

@@ -8,7 +8,7 @@ pub use tags::unknown_words;
 
 use crate::columns::{Need, NeedFrom};
 use crate::failure::{Failure, Result};
-use crate::settings::{FilePlace, Reader, nearest_file, nearest_hint};
+use crate::settings::{FilePlace, Reader, nearest_hint, shown_path};
 use minijinja::{Environment, UndefinedBehavior};
 use partials::Template;
 use serde_json::Value;
@@ -40,9 +40,8 @@ impl Prompt {
         match Template::open(path) {
             Ok(template) => Prompt::of(template, offered, required, reader),
             Err((code, message)) => {
-                let hint = if code == "missing-file" { nearest_file(path) } else { None };
-                let message = format!("cannot read the prompt `{}`: {message}", path.display());
-                reader.mistake(code, message, hint.or_else(|| Some("name a Markdown file".to_string())));
+                let message = format!("cannot read the prompt `{}`: {message}", shown_path(path));
+                reader.mistake(code, message, partials::hint(code, path));
                 None
             }
         }
@@ -75,10 +74,10 @@ impl Prompt {
 
     /// The columns among `names` that a prompt of the recipe's author reads without asking first whether they hold anything.
     /// (Our own wordings do with less.)
-    pub fn needs(&self, port: &str, names: &[&str]) -> Vec<Need> {
+    pub fn needs(&self, setting: &'static str, port: &str, names: &[&str]) -> Vec<Need> {
         let read = |name: &&str| {
             let place = self.templates.iter().find_map(|template| template.unguarded_use(name))?;
-            Some(Need { from: NeedFrom::Prompt(place), ..Need::kind(port, name) })
+            Some(Need { from: NeedFrom::Prompt { setting, place }, ..Need::kind(port, name) })
         };
         names.iter().filter_map(read).collect()
     }
@@ -229,14 +228,14 @@ mod tests {
         let needed = |text: &str| {
             std::fs::write(&path, text).unwrap();
             let prompt = Prompt::read_file(&path, &["question", "options"], &[], &mut Reader::default()).unwrap();
-            prompt.needs("input", &["options"]).len()
+            prompt.needs("prompt", "input", &["options"]).len()
         };
         assert_eq!(needed("{{ question }} {{ options }}"), 1);
         assert_eq!(needed("{% if options %}{{ options }}{% endif %}"), 0);
         assert_eq!(needed("{{ options|default('none') }}"), 0);
         assert_eq!(needed("{# {{ options }} #}{% raw %}{{ options }}{% endraw %}"), 0);
         let own = Prompt::read("{{ options }}", &["options"], &[], &mut Reader::default()).unwrap();
-        assert_eq!(own.needs("input", &["options"]), []);
+        assert_eq!(own.needs("prompt", "input", &["options"]), []);
     }
 
     #[test]

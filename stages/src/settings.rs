@@ -3,7 +3,7 @@
 
 mod hint;
 
-pub use hint::{near_hint, nearest_file, nearest_hint};
+pub use hint::{near_hint, nearest_file, nearest_hint, shown_path};
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};

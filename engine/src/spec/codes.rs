@@ -43,6 +43,7 @@ pub const CODES: &[(&str, &str)] = &[
     // Parameters, profiles and the command line.
     ("unknown-parameter",   "`${name}` uses a parameter that does not exist, or one that stands further down."),
     ("open-parameter",      "`${` is not closed."),
+    ("unfit-parameter",     "`${name}` stands inside a text, and the parameter is a list or a mapping."),
     ("unknown-profile",     "`--profile` names a profile that the recipe does not have."),
     ("unknown-path",        "`--set` leads to a place that the recipe does not have."),
     ("not-an-assignment",   "`--set` has no `=`."),

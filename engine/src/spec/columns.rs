@@ -24,7 +24,8 @@ pub fn check(names: &Names, nodes: &IndexMap<String, Node>, place: impl Fn(&str,
             if let Some((input, columns)) = found.filter(|(_, columns)| need.is_missing(columns)) {
                 let at = match &need.from {
                     NeedFrom::Setting(steps) => place(&node.name, steps),
-                    _ => names.span_of(&node.name, &input.from).unwrap_or(node.span),
+                    NeedFrom::Prompt { setting, .. } => place(&node.name, &[Step::Key(setting.to_string())]),
+                    NeedFrom::Kind => names.span_of(&node.name, &input.from).unwrap_or(node.span),
                 };
                 mistakes.push(missing(node, need, input, columns, at));
             }
@@ -73,7 +74,7 @@ fn missing(node: &Node, need: Need, input: &Input, columns: &Columns, at: Span) 
             let message = format!("`{given}` has no column `{wanted}`");
             Diagnostic::error("unknown-column", Place::At(at), message).with_hint(hint)
         }
-        NeedFrom::Prompt(file) => {
+        NeedFrom::Prompt { place: file, .. } => {
             let message = format!("the prompt reads the column `{wanted}`, which `{given}` does not have");
             let ask = format!("ask first: `{{% if {0} %}}{{{{ {0} }}}}{{% endif %}}`", any[0]);
             let hint = near_hint(&any[0], known()).unwrap_or(ask);

@@ -2,9 +2,8 @@
 
 use super::screen;
 use super::source::{Sources, Span};
-use stages::settings::FilePlace;
+use stages::settings::{FilePlace, shown_path};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,8 +106,4 @@ pub fn line_of(file: &FilePlace) -> Option<String> {
 fn column(file: &FilePlace) -> Option<usize> {
     let before = file.bytes.as_ref()?.start;
     Some(line_of(file)?.get(..before)?.chars().count() + 1)
-}
-
-pub fn shown_path(path: &Path) -> String {
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }

@@ -11,7 +11,10 @@ use stages::settings::nearest_hint;
 /// Replaces every use in `params` itself (by those written above), `models` and `nodes` and whatever else the recipe holds but its profiles.
 pub fn substitute(tree: &mut Tree, sources: &Sources, mistakes: &mut Vec<Diagnostic>) {
     let Value::Map(parts) = &mut tree.value else { return };
-    let mut substitution = Substitution { known: IndexMap::new(), sources, mistakes, bytes_left: TEXT_BYTES_MAX };
+    let declared = parts.get("params").and_then(|params| params.tree.as_map()).into_iter().flatten();
+    let declared = declared.map(|(name, _)| name.clone()).collect();
+    let known = IndexMap::new();
+    let mut substitution = Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX };
     if let Some(params) = parts.get_mut("params") {
         substitution.read(&mut params.tree);
     }
@@ -28,13 +31,16 @@ pub fn check_uses<'a>(
     mistakes: &mut Vec<Diagnostic>,
 ) {
     let known = known.map(|name| (name.to_string(), Tree::plain("", Span::default()))).collect();
-    Substitution { known, sources, mistakes, bytes_left: TEXT_BYTES_MAX }.tree(&mut tree.clone());
+    let declared = Vec::new();
+    Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX }.tree(&mut tree.clone());
 }
 
 struct Substitution<'a> {
     known: IndexMap<String, Tree>,
     sources: &'a Sources,
     mistakes: &'a mut Vec<Diagnostic>,
+    /// All names, those too that stand further down than the present use.
+    declared: Vec<String>,
     /// What may still be put in: parameters that use each other could grow without end.
     bytes_left: usize,
 }
@@ -109,7 +115,7 @@ impl Substitution<'_> {
             plain @ (Json::Number(_) | Json::Bool(_)) => Some(plain.to_string()),
             _ => {
                 let message = format!("the parameter `{name}` is no plain value and cannot stand inside a text");
-                self.mistake("wrong-type", self.place(name, span), message, None);
+                self.mistake("unfit-parameter", self.place(name, span), message, None);
                 None
             }
         }
@@ -117,7 +123,11 @@ impl Substitution<'_> {
 
     fn lookup(&mut self, name: &str, span: Span) -> Option<&Tree> {
         if !self.known.contains_key(name) {
-            let hint = nearest_hint(name, self.known.keys().map(String::as_str));
+            let further_down = self.declared.iter().any(|declared| declared == name);
+            let hint = match further_down {
+                true => Some(format!("`{name}` stands further down; put it above")),
+                false => nearest_hint(name, self.known.keys().map(String::as_str)),
+            };
             self.mistake("unknown-parameter", self.place(name, span), format!("unknown parameter `{name}`"), hint);
         }
         self.known.get(name)
@@ -203,7 +213,7 @@ mod tests {
     fn what_cannot_be_replaced_is_a_mistake_at_its_place() {
         let with = |value: &str| format!("params: {{ name: 3, l: [1] }}\nnodes: {{ a: {value} }}");
         check(&with("'see ${nme}'"), "/nodes/a", "see ${nme}".into(), &["unknown-parameter ${nme}"]);
-        check(&with("'see ${l}'"), "/nodes/a", "see ${l}".into(), &["wrong-type ${l}"]);
+        check(&with("'see ${l}'"), "/nodes/a", "see ${l}".into(), &["unfit-parameter ${l}"]);
         check(&with("'${name'"), "/nodes/a", "${name".into(), &["open-parameter '${name'"]);
         check("params: { a: '${b}', b: 1 }", "/params/a", "${b}".into(), &["unknown-parameter ${b}"]);
     }

@@ -98,7 +98,7 @@ fn wrong_forms(names: &Names, nodes: &IndexMap<String, Node>, node: &Node) -> Ve
     let mistake = |input: Input| {
         let output = nodes.get(&input.from.node)?.output(&input.from.output)?;
         let span = names.span_of(&node.name, &input.from).unwrap_or(node.span);
-        (output.form != input.form).then(|| wrong_form(nodes, &input.from, input.form, span))
+        (output.form != input.form).then(|| wrong_form(nodes, &node.name, &input.from, input.form, span))
     };
     node.stage.inputs().into_iter().filter_map(mistake).collect()
 }
@@ -107,15 +107,15 @@ fn wrong_model(names: &Names, nodes: &IndexMap<String, Node>, model: &ModelEntry
     let from = model.spec.node()?;
     let output = nodes.get(&from.node)?.output(&from.output)?;
     let span = names.models[&model.name].first().map_or(model.span, |(span, _)| *span);
-    (output.form != Form::Model).then(|| wrong_form(nodes, &from, Form::Model, span))
+    (output.form != Form::Model).then(|| wrong_form(nodes, "", &from, Form::Model, span))
 }
 
-fn wrong_form(nodes: &IndexMap<String, Node>, from: &NodeRef, wanted: Form, span: Span) -> Diagnostic {
+fn wrong_form(nodes: &IndexMap<String, Node>, reader: &str, from: &NodeRef, wanted: Form, span: Span) -> Diagnostic {
     let (given, needed) = match wanted {
         Form::Rows => ("a model", "rows are"),
         Form::Model => ("rows", "a model is"),
     };
-    let fits = |node: &&Node| node.output("").is_some_and(|output| output.form == wanted);
+    let fits = |node: &&Node| node.name != reader && node.output("").is_some_and(|output| output.form == wanted);
     let mut fitting: Vec<&str> = nodes.values().filter(fits).map(|node| node.name.as_str()).collect();
     let more = fitting.len().saturating_sub(FITTING_NODES);
     fitting.truncate(FITTING_NODES);

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
 use stages::registry;
-use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_file, nearest_hint};
+use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_file, nearest_hint, shown_path};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -174,8 +174,8 @@ impl<'a> Loading<'a> {
             Some(folder) if prompts.as_text().is_some() && folder.is_dir() => {}
             Some(folder) if prompts.as_text().is_some() => {
                 let (code, message) = match folder.exists() {
-                    true => ("not-a-folder", format!("`{}` is a file; prompts lie in a folder", folder.display())),
-                    false => ("missing-file", format!("the folder of prompts `{}` does not exist", folder.display())),
+                    true => ("not-a-folder", format!("`{}` is a file; prompts lie in a folder", shown_path(folder))),
+                    false => ("missing-file", format!("the folder of prompts `{}` does not exist", shown_path(folder))),
                 };
                 let hint = near_folder(folder).or_else(|| Some("paths are relative to the recipe".to_string()));
                 self.mistakes.push(Diagnostic::error(code, Place::At(prompts.span), message).with_hint(hint));
@@ -283,11 +283,11 @@ impl<'a> Loading<'a> {
         seed
     }
 
-    /// Says nothing new: a text whose parameter is unknown is not also of the wrong type, and a wrong seed of the recipe is wrong once.
+    /// Says nothing new: a text whose parameter could not be put in is not also of the wrong type, and a wrong seed of the recipe is wrong once.
     fn follows(&self, mistake: &Diagnostic) -> bool {
         let span = mistake.span();
         self.mistakes.iter().any(|known| match known.code {
-            "unknown-parameter" | "open-parameter" => within(known.span(), span),
+            "unknown-parameter" | "open-parameter" | "unfit-parameter" | "too-large" => within(known.span(), span),
             // What a profile lays over nothing has no kind either.
             "unknown-node" | "unknown-model" if mistake.code == "missing-key" => known.span() == span,
             _ => mistake.repeats(known),

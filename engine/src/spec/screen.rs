@@ -1,9 +1,9 @@
 //! Mistakes as people see them: the offending lines drawn, equal mistakes together, hints below.
 
-use super::diagnostic::{Diagnostic, Diagnostics, Place, line_of, shown_path};
+use super::diagnostic::{Diagnostic, Diagnostics, Place, line_of};
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use indexmap::IndexMap;
-use stages::settings::FilePlace;
+use stages::settings::{FilePlace, shown_path};
 use std::ops::Range;
 
 /// Characters of a line of another file that are shown.
@@ -68,6 +68,7 @@ fn draw(diagnostics: &Diagnostics, same: &[&Diagnostic], renderer: &Renderer) ->
         None => {}
     }
     let source = diagnostics.sources.source(first.span());
+    let text = without_secrets(diagnostics, first.span().source, &source.text);
     let marks = same.iter().take(DRAWN_PLACES).map(|one| {
         let span = diagnostics.sources.clamp(one.span());
         match foreign {
@@ -75,7 +76,7 @@ fn draw(diagnostics: &Diagnostics, same: &[&Diagnostic], renderer: &Renderer) ->
             None => AnnotationKind::Primary.span(span.start..span.end),
         }
     });
-    group = group.element(Snippet::source(source.text.as_str()).path(source.name.as_str()).annotations(marks));
+    group = group.element(Snippet::source(text.as_str()).path(source.name.as_str()).annotations(marks));
     if let Some(more) = same.len().checked_sub(DRAWN_PLACES).filter(|more| *more > 0) {
         group = group.element(Level::NOTE.message(format!("and at {more} more places")));
     }
@@ -83,6 +84,16 @@ fn draw(diagnostics: &Diagnostics, same: &[&Diagnostic], renderer: &Renderer) ->
         group = group.element(Level::HELP.message(hint));
     }
     renderer.render(&[group])
+}
+
+/// What must not be written there must not be repeated either, whatever else is wrong with its line.
+fn without_secrets(diagnostics: &Diagnostics, source: usize, text: &str) -> String {
+    let mut shown = text.to_string();
+    for one in diagnostics.list.iter().filter(|one| one.code == "secret" && one.span().source == source) {
+        let span = diagnostics.sources.clamp(one.span());
+        shown.replace_range(span.start..span.end, &"*".repeat(span.end - span.start));
+    }
+    shown
 }
 
 /// Its number, as much of it as a screen holds, and which bytes of that are wrong.

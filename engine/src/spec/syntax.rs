@@ -78,6 +78,7 @@ const SAID: &[(&str, &str, &str)] = &[
         "a list in `[ ]` goes on here without a comma, or is not closed",
         "put `,` between two items and `]` at the end",
     ),
+    ("mismatched bracket", "", "close each bracket with one of its own kind"),
     ("unclosed bracket", "", "close it on the last line that belongs to it"),
     (
         "did not find expected key",
@@ -90,7 +91,11 @@ const SAID: &[(&str, &str, &str)] = &[
         "items of one list begin in one column",
     ),
     ("mapping values are not allowed", "a second `:` in one line", "put a text that holds `: ` in quotes"),
-    ("quoted scalar", "a text in quotes is not closed", "close it with the quote that it begins with"),
+    (
+        "quoted scalar",
+        "a text in quotes, which begins above, is not closed",
+        "close it with the quote that it begins with",
+    ),
     ("unexpected character", "", "put a text that begins with this character in quotes"),
     ("recursive references", "an anchor is used inside of itself", "use it below the value that it names"),
     ("null into string", "`null` cannot be a key", "put it in quotes"),
@@ -113,7 +118,7 @@ fn limit_passed(said: &str) -> Option<String> {
         () if passed(&["ScalarBytes", "AnchorBytes", "InputBytes"]) => {
             format!("its texts, anchors written out, have more than {} MiB", TEXT_BYTES_MAX >> 20)
         }
-        () => format!("it has more than {VALUES_MAX} values, anchors written out"),
+        () => format!("it has more than {},000 values, anchors written out", VALUES_MAX / 1000),
     })
 }
 
@@ -149,10 +154,10 @@ mod tests {
             ("flow mappings", repeated("{a: ", 100_000), levels),
             ("block mappings", blocks, levels),
             ("block lists", repeated("- ", 50_000), levels),
-            ("laughs", format!("a0: &a0 [x, x]\n{laughs}"), "400000 values"),
-            ("one wide anchor", format!("a: &a {{ {wide} }}\nb: [{}]\n", "*a, ".repeat(5_000)), "400000 values"),
-            ("wide merges", format!("a: &a {{ {wide} }}\nb: [{}]\n", "{ <<: *a }, ".repeat(5_000)), "400000 values"),
-            ("values", format!("a: [{}]", "1,".repeat(500_000)), "400000 values"),
+            ("laughs", format!("a0: &a0 [x, x]\n{laughs}"), "400,000 values"),
+            ("one wide anchor", format!("a: &a {{ {wide} }}\nb: [{}]\n", "*a, ".repeat(5_000)), "400,000 values"),
+            ("wide merges", format!("a: &a {{ {wide} }}\nb: [{}]\n", "{ <<: *a }, ".repeat(5_000)), "400,000 values"),
+            ("values", format!("a: [{}]", "1,".repeat(500_000)), "400,000 values"),
             ("a scalar", format!("a: {}", "x".repeat(TEXT_BYTES_MAX + 1)), "32 MiB"),
             ("a scalar's uses", format!("a: &a {}\nb: [{}]", "x".repeat(1 << 20), "*a, ".repeat(100)), "32 MiB"),
         ] {

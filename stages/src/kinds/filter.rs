@@ -158,11 +158,12 @@ impl Stage for Filter {
 
     fn needs(&self) -> Vec<Need> {
         match &self.rule {
-            Rule::Difficulty { prompt, .. } => {
-                asking::needs(&["question", "answer"]).into_iter().chain(prompt.needs("input", &["options"])).collect()
-            }
+            Rule::Difficulty { prompt, .. } => asking::needs(&["question", "answer"])
+                .into_iter()
+                .chain(prompt.needs("prompt", "input", &["options"]))
+                .collect(),
             Rule::Quality { prompt, .. } => {
-                let shown = prompt.needs("input", &["options", "answer_idx", "answer"]);
+                let shown = prompt.needs("prompt", "input", &["options", "answer_idx", "answer"]);
                 asking::needs(&["question"]).into_iter().chain(shown).collect()
             }
             Rule::Where { columns, .. } => columns.iter().map(|name| Need::named("input", "where", name)).collect(),

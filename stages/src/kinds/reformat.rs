@@ -78,7 +78,7 @@ impl Stage for Reformat {
 
     fn needs(&self) -> Vec<Need> {
         let mut needs = asking::needs(&NEEDED);
-        needs.extend(self.prompt.needs("input", &["options", "answer_idx"]));
+        needs.extend(self.prompt.needs("prompt", "input", &["options", "answer_idx"]));
         needs
     }
 

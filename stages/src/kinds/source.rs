@@ -103,8 +103,10 @@ fn read_file(path: &str, settings: &SourceSettings, reader: &mut Reader) -> Opti
         return None;
     }
     let format = reader.within(in_path.clone(), |reader| files::format_of(&file, settings.format, reader))?;
-    let objects = reader.within(in_path, |reader| files::read(&file, format, reader))?;
-    let rows = table_of(objects, format, &file, reader)?;
+    let rows = reader.within(in_path, |reader| {
+        let objects = files::read(&file, format, reader)?;
+        table_of(objects, format, &file, reader)
+    })?;
     let rows = reader.within(Step::Key("columns".into()), |reader| renamed(rows, &settings.columns, reader))?;
     Some(Origin::File { file, format, rows })
 }

@@ -1,7 +1,7 @@
 //! A prompt's files: the one that a recipe names, and those that it includes.
 
 use super::tags::Tags;
-use crate::settings::{FilePlace, Reader, nearest_file};
+use crate::settings::{FilePlace, Reader, nearest_file, shown_path};
 use std::path::{Path, PathBuf};
 
 /// The renderer's name for the prompt itself; a partial's is its path from the prompt's folder.
@@ -78,6 +78,18 @@ impl Template {
     }
 }
 
+/// What to do about a file that [`Template::open`] refuses.
+pub fn hint(code: &str, path: &Path) -> Option<String> {
+    let hint = match code {
+        "missing-file" => return nearest_file(path).or_else(|| Some("name a Markdown file".to_string())),
+        "not-a-file" => "name a Markdown file in it",
+        "not-text" => "save it as UTF-8",
+        "empty-file" => "write into it what the model is to do",
+        _ => return None,
+    };
+    Some(hint.to_string())
+}
+
 /// The template and all that it includes, each once; what cannot be included is noted.
 pub fn with_partials(template: Template, reader: &mut Reader) -> Vec<Template> {
     let mut gathering = Gathering { templates: Vec::new(), open: Vec::new(), reader };
@@ -131,10 +143,9 @@ impl Gathering<'_> {
         match Template::open(&path) {
             Ok(partial) => self.add(Template { name: joined, ..partial }),
             Err((code, message)) => {
-                let missing = code == "missing-file";
-                let hint = if missing { nearest_file(&path) } else { None };
-                let code = if missing { "missing-partial" } else { code };
-                return Err((code, format!("cannot include `{}`: {message}", path.display()), hint));
+                let hint = hint(code, &path);
+                let code = if code == "missing-file" { "missing-partial" } else { code };
+                return Err((code, format!("cannot include `{}`: {message}", shown_path(&path)), hint));
             }
         }
         Ok(())

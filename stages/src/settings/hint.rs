@@ -18,16 +18,23 @@ pub fn near_hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Op
     near(name, &known.into_iter().collect::<Vec<_>>()).map(did_you_mean)
 }
 
-/// The name in the same folder that is nearest to that of `file`, which is not there.
+/// The name in the same folder that is nearest to that of `file`, which is not there; else those with the same ending.
 pub fn nearest_file(file: &Path) -> Option<String> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(entries) = std::fs::read_dir(folder) else {
-        return Some(format!("there is no folder `{}` either", folder.display()));
+        return Some(format!("there is no folder `{}` either", shown_path(folder)));
     };
     let names = entries.flatten().take(LOOKED_AT_FILES).filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
     names.sort_unstable();
-    nearest_hint(file.file_name()?.to_str()?, names.iter().map(String::as_str))
+    let (wanted, ending) = (file.file_name()?.to_str()?, file.extension().unwrap_or_default());
+    let alike = || names.iter().map(String::as_str).filter(|name| Path::new(name).extension() == Some(ending));
+    near_hint(wanted, names.iter().map(String::as_str)).or_else(|| listed(wanted, alike().collect()))
+}
+
+/// A path as people write it, without `./` in front.
+pub fn shown_path(path: &Path) -> String {
+    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }
 
 fn did_you_mean(name: &str) -> String {

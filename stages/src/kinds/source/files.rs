@@ -1,7 +1,7 @@
 //! Finds out what a data file is, reads it whole, and says what is wrong with it: file, line, reason.
 
 use super::{csv, jsonl, parquet};
-use crate::settings::{Reader, nearest_file};
+use crate::settings::{Reader, nearest_file, shown_path};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::path::Path;
@@ -52,7 +52,7 @@ pub fn format_of(file: &Path, named: Option<Format>, reader: &mut Reader) -> Opt
     };
     let format = named.or(told);
     if format.is_none() {
-        let message = format!("the ending of `{}` does not tell its format", file.display());
+        let message = format!("the ending of `{}` does not tell its format", shown_path(file));
         let hint = format!("add `format: {}`", Format::WORDS.join("`, `format: "));
         reader.mistake("unknown-format", message, Some(hint));
     }
@@ -86,7 +86,7 @@ fn open(file: &Path, format: Format) -> std::io::Result<Read> {
 }
 
 fn note_unopened(file: &Path, error: &std::io::Error, reader: &mut Reader) {
-    let shown = file.display();
+    let shown = shown_path(file);
     match error.kind() {
         std::io::ErrorKind::NotFound => {
             reader.mistake("missing-file", format!("there is no file `{shown}`"), nearest_file(file));
