@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod chain;
 pub mod changes;
+pub mod columns;
 pub mod compare;
 pub mod context;
 pub mod draw;

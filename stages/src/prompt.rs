@@ -1,46 +1,83 @@
-//! Prompt templates: text in, messages' text out; every variable is known and every required one is used.
+//! Prompt templates: text in, messages' text out; every variable is known and every required one is used. A prompt in a file may
+//! `include` others that lie beside it, its partials.
 
+mod partials;
+mod tags;
+
+pub use tags::unknown_words;
+
+use crate::columns::{Need, NeedFrom};
 use crate::failure::{Failure, Result};
-use crate::settings::{Reader, nearest_hint};
+use crate::settings::{FilePlace, Reader, nearest_hint, shown_path};
 use crate::template;
 use minijinja::{Environment, UndefinedBehavior};
+use partials::Template;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
+use tags::Tags;
 
 /// A parsed template. Cloning is cheap. Its identity is its text.
 #[derive(Clone)]
 pub struct Prompt {
     text: Arc<str>,
     environment: Arc<Environment<'static>>,
+    /// Where it was written, partials after it; of our own wordings nowhere.
+    templates: Arc<[Template]>,
 }
 
 impl Prompt {
     /// Parses `text`, checks it against what the kind offers: an unknown variable and a required one that is not used are mistakes.
     pub fn read(text: &str, offered: &[&str], required: &[&str], reader: &mut Reader) -> Option<Prompt> {
-        let before = reader.mistakes.len();
-        let prompt = match Prompt::parse(text) {
-            Ok(prompt) => prompt,
-            Err(message) => {
-                reader.mistake("broken-prompt", message, None);
-                return None;
+        Prompt::of(Template::without_file(text), offered, required, reader)
+    }
+
+    /// The same for a file, with all that it includes; every mistake is told with its place there.
+    pub fn read_file(path: &Path, offered: &[&str], required: &[&str], reader: &mut Reader) -> Option<Prompt> {
+        match Template::open(path, reader) {
+            Ok(template) => Prompt::of(template, offered, required, reader),
+            Err((code, message)) => {
+                let message = format!("cannot read the prompt `{}`: {message}", shown_path(path));
+                reader.mistake(code, message, partials::hint(code, path));
+                None
             }
-        };
-        let used = prompt.environment.get_template("prompt").expect("it was just added").undeclared_variables(false);
-        let mut unknown: Vec<&String> = used.iter().filter(|name| !offered.contains(&name.as_str())).collect();
-        unknown.sort();
-        for name in unknown {
-            let hint = nearest_hint(name, offered.iter().copied());
-            reader.mistake("unknown-variable", format!("the prompt uses the unknown variable `{name}`"), hint);
         }
-        for name in required.iter().filter(|name| !used.contains(**name)) {
-            let hint = Some(format!("write `{{{{ {name} }}}}` where it belongs"));
-            reader.mistake("missing-variable", format!("the prompt does not use the variable `{name}`"), hint);
+    }
+
+    fn of(template: Template, offered: &[&str], required: &[&str], reader: &mut Reader) -> Option<Prompt> {
+        let before = reader.mistakes.len();
+        let templates = partials::with_partials(template, reader);
+        let complete = reader.mistakes.len() == before;
+        let mut environment = plain_environment();
+        for template in &templates {
+            if let Err(error) = environment.add_template_owned(template.name.clone(), template.text.clone()) {
+                note("broken-prompt", template.place_of_error(&error), broken(&error), None, reader);
+            }
         }
+        if reader.mistakes[before..].iter().any(|mistake| mistake.code == "broken-prompt") {
+            return None;
+        }
+        // What is missing may have used what is required.
+        check_variables(&environment, &templates, offered, if complete { required } else { &[] }, reader);
+        let text = partials::whole_text(&templates);
+        let prompt = Prompt { text: text.into(), environment: environment.into(), templates: templates.into() };
         (reader.mistakes.len() == before).then_some(prompt)
     }
 
+    /// Its own, and that of its partials after it.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The columns among `names` that a prompt of the recipe's author reads without asking first whether they hold anything.
+    /// (Our own wordings do with less.)
+    pub fn needs(&self, setting: &'static str, port: &str, names: &[&str]) -> Vec<Need> {
+        let read = |name: &&str| {
+            let place = self.templates.iter().find_map(|template| template.unguarded_use(name))?;
+            Some(Need { from: NeedFrom::Prompt { setting, place }, ..Need::kind(port, name) })
+        };
+        names.iter().filter_map(read).collect()
     }
 
     /// Renders with `variables` (a mapping); an undefined one is an error, never an empty string.
@@ -48,19 +85,67 @@ impl Prompt {
     /// # Errors
     /// If a variable is undefined or of the wrong type, or the prompt passes the bounds of [`crate::template`].
     pub fn render(&self, variables: &impl serde::Serialize) -> Result<String> {
-        let template = self.environment.get_template("prompt").expect("it was added when parsed");
+        let template = self.environment.get_template(partials::MAIN).expect("it was added when parsed");
         template::render(&template, variables)
             .map_err(|reason| Failure::Recipe(format!("cannot render the prompt: {reason}")))
     }
+}
 
-    fn parse(text: &str) -> Result<Prompt, String> {
-        let mut environment = template::environment();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        let add = environment.add_template_owned("prompt", text.to_string());
-        add.map_err(|error| format!("the prompt is not a valid template: {error}"))?;
-        Ok(Prompt { text: text.into(), environment: Arc::new(environment) })
+fn plain_environment() -> Environment<'static> {
+    let mut environment = template::environment();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_path_join_callback(|name, parent| partials::join(name, parent).into());
+    environment
+}
+
+fn broken(error: &minijinja::Error) -> String {
+    format!("not a valid template: {}", error.detail().map_or_else(|| error.kind().to_string(), str::to_string))
+}
+
+/// Every word that no one offers, and every required one that is used nowhere.
+fn check_variables(
+    environment: &Environment,
+    templates: &[Template],
+    offered: &[&str],
+    required: &[&str],
+    reader: &mut Reader,
+) {
+    let assigned: BTreeSet<&str> = templates.iter().flat_map(|template| Tags::of(&template.text).assigned()).collect();
+    let mut used = BTreeSet::new();
+    for template in templates {
+        let parsed = environment.get_template(&template.name).expect("it was just added");
+        let names: BTreeSet<String> = parsed.undeclared_variables(false).into_iter().collect();
+        let partial = template.name != partials::MAIN;
+        // A partial sees what the templates around it have set.
+        let unknown =
+            |name: &&String| !offered.contains(&name.as_str()) && !(partial && assigned.contains(name.as_str()));
+        for name in names.iter().filter(unknown) {
+            let message = format!("the prompt uses the unknown variable `{name}`");
+            let hint = nearest_hint(name, offered.iter().copied());
+            note("unknown-variable", template.place_of_use(name), message, hint, reader);
+        }
+        for (what, word, hint) in unknown_words(&template.text) {
+            let place = template.place_of_use(word);
+            note("unknown-filter", place, format!("unknown {what} `{word}`"), hint, reader);
+        }
+        used.extend(names);
     }
+    for name in required.iter().filter(|name| !used.contains(**name)) {
+        // One that is misspelt has been told.
+        let meant = Some(format!("did you mean `{name}`?"));
+        if !reader.mistakes.iter().any(|mistake| mistake.code == "unknown-variable" && mistake.hint == meant) {
+            let hint = Some(format!("write `{{{{ {name} }}}}` where it belongs"));
+            let message = format!("the prompt does not use the variable `{name}`");
+            note("missing-variable", templates[0].whole(), message, hint, reader);
+        }
+    }
+}
+
+/// Tells a mistake with its place in the file, where there is one.
+fn note(code: &'static str, place: Option<FilePlace>, message: String, hint: Option<String>, reader: &mut Reader) {
+    reader.mistake(code, message, hint);
+    reader.mistakes.last_mut().expect("it was just added").file = place;
 }
 
 /// The words of a mapping that templates see, for kinds that offer a whole row.
@@ -83,12 +168,73 @@ mod tests {
         for (text, expected) in [
             ("{{ question }}", vec![]),
             ("{% if answer %}{{ answer }}{% endif %} {{ question }}", vec![]),
-            ("{{ qestion }}", vec!["unknown-variable", "missing-variable"]),
+            ("{{ qestion }}", vec!["unknown-variable"]),
+            ("{{ other }}", vec!["unknown-variable", "missing-variable"]),
+            ("{{ question|uper }}", vec!["unknown-filter"]),
+            ("{% include 'other.md' %} {{ question }}", vec!["missing-partial"]),
             ("{{ answer }}", vec!["missing-variable"]),
             ("{{ question ", vec!["broken-prompt"]),
         ] {
             assert_eq!(mistakes(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_partial_is_part_of_the_prompt_and_sees_what_is_set_around_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("whole.md", "{% set who = 'you' %}{% include 'parts/ask.md' %}");
+        std::fs::create_dir(folder.path().join("parts")).unwrap();
+        write("parts/ask.md", "{{ who }}: {{ question }}{% include 'end.md' %}");
+        write("parts/end.md", "!");
+        let read = |reader: &mut Reader| {
+            Prompt::read_file(&folder.path().join("whole.md"), &["question"], &["question"], reader)
+        };
+        let prompt = read(&mut Reader::default()).expect("nothing is wrong with it");
+        assert_eq!(prompt.render(&serde_json::json!({"question": "q"})).unwrap(), "you: q!");
+        let before = prompt.text().to_string();
+        write("parts/end.md", "?");
+        assert_ne!(read(&mut Reader::default()).unwrap().text(), before, "an edited partial is an edited prompt");
+        write("parts/ask.md", "{{ who }}:\n {{ qestion }}{% include 'edn.md' %}");
+        let mut reader = Reader::default();
+        assert!(read(&mut reader).is_none());
+        let told = |reader: &Reader| {
+            let one = &reader.mistakes[0];
+            let place = one.file.clone().expect("it lies in a file");
+            (one.code, place.path.ends_with("parts/ask.md"), place.line, place.bytes, one.hint.clone())
+        };
+        assert_eq!(
+            told(&reader),
+            ("missing-partial", true, Some(2), Some(25..33), Some("did you mean `end.md`?".into()))
+        );
+        write("parts/ask.md", "{{ who }}:\n {{ qestion }}");
+        let mut reader = Reader::default();
+        assert!(read(&mut reader).is_none());
+        assert_eq!(
+            told(&reader),
+            ("unknown-variable", true, Some(2), Some(4..11), Some("did you mean `question`?".into()))
+        );
+        write("parts/ask.md", "{% include 'ask.md' %}");
+        let mut reader = Reader::default();
+        assert!(read(&mut reader).is_none());
+        assert_eq!(reader.mistakes[0].code, "circular-partial");
+    }
+
+    #[test]
+    fn columns_that_are_asked_for_first_are_not_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.md");
+        let needed = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let prompt = Prompt::read_file(&path, &["question", "options"], &[], &mut Reader::default()).unwrap();
+            prompt.needs("prompt", "input", &["options"]).len()
+        };
+        assert_eq!(needed("{{ question }} {{ options }}"), 1);
+        assert_eq!(needed("{% if options %}{{ options }}{% endif %}"), 0);
+        assert_eq!(needed("{{ options|default('none') }}"), 0);
+        assert_eq!(needed("{# {{ options }} #}{% raw %}{{ options }}{% endraw %}"), 0);
+        let own = Prompt::read("{{ options }}", &["options"], &[], &mut Reader::default()).unwrap();
+        assert_eq!(own.needs("prompt", "input", &["options"]), []);
     }
 
     #[test]

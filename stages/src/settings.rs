@@ -1,6 +1,10 @@
 //! Typed settings of kinds and models, declared once: the declaration reads a value with all its mistakes, fills in defaults,
 //! gives the canonical form that goes into keys, and describes itself to editors.
 
+mod hint;
+
+pub use hint::{near_hint, nearest_file, nearest_hint, shown_path};
+
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -13,8 +17,18 @@ pub struct Mistake {
     pub at: Vec<Step>,
     pub message: String,
     pub hint: Option<String>,
-    /// The mistake lies in another file (a data file, a prompt): its path and, where known, the line (from 1).
-    pub file: Option<(PathBuf, Option<usize>)>,
+    /// Where the mistake lies when it does not lie in the recipe.
+    pub file: Option<FilePlace>,
+}
+
+/// A place in another file (a data file, a prompt), as exact as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePlace {
+    pub path: PathBuf,
+    /// From 1.
+    pub line: Option<usize>,
+    /// The bytes of that line that are wrong; all of them where left out.
+    pub bytes: Option<std::ops::Range<usize>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,10 +90,19 @@ impl Reader {
         self.mistakes.push(Mistake { code, at: self.at.clone(), message: message.into(), hint, file: None });
     }
 
+    /// The bytes of a file that lies in a place which this did not give out.
+    ///
+    /// # Errors
+    /// As reading has.
+    pub fn read_file(&mut self, path: &Path) -> std::io::Result<Vec<u8>> {
+        self.looked_at.push(path.to_path_buf());
+        std::fs::read(path)
+    }
+
     /// A mistake that lies in another file which the present value names.
     pub fn mistake_in(&mut self, code: &'static str, file: PathBuf, line: Option<usize>, message: impl Into<String>) {
-        let place = Some((file, line));
-        self.mistakes.push(Mistake { code, at: self.at.clone(), message: message.into(), hint: None, file: place });
+        self.mistake(code, message, None);
+        self.mistakes.last_mut().expect("it was just added").file = Some(FilePlace { path: file, line, bytes: None });
     }
 
     /// Does `read` one step deeper.
@@ -98,6 +121,18 @@ impl Reader {
         self.references.push(Reference { at: self.at.clone(), to: Target::Model(name) });
     }
 
+    /// Notes that a required key is absent, unless it is there under a misspelt name, which has been told.
+    pub fn missing_key(&mut self, key: &str) {
+        let meant = Some(format!("did you mean `{key}`?"));
+        let misspelt = |mistake: &Mistake| {
+            let beside = mistake.at.split_last().is_some_and(|(_, above)| above == self.at);
+            mistake.code == "unknown-key" && beside && mistake.hint == meant
+        };
+        if !self.mistakes.iter().any(misspelt) {
+            self.mistake("missing-key", format!("`{key}` is missing"), None);
+        }
+    }
+
     pub fn wrong_type(&mut self, expected: &str, found: &Value) {
         self.mistake("wrong-type", format!("expected {expected}, found {}", describe(found)), None);
     }
@@ -111,16 +146,6 @@ fn describe(value: &Value) -> String {
         Value::Array(_) => "a list".to_string(),
         Value::Object(_) => "a mapping".to_string(),
     }
-}
-
-/// `unknown name; did you mean …?` with the nearest of `known`, or all of them when nothing is near.
-pub fn nearest_hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let known: Vec<&str> = known.into_iter().collect();
-    let near = known.iter().map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate)).min()?;
-    Some(match near.0 <= (name.len() / 3).max(1) {
-        true => format!("did you mean `{}`?", near.1),
-        false => format!("known here: `{}`", known.join("`, `")),
-    })
 }
 
 /// A type that a setting can have.
@@ -286,7 +311,7 @@ macro_rules! choice {
                 let found = value.as_str().and_then(Self::from_word);
                 if found.is_none() {
                     let shown = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-                    let hint = $crate::settings::nearest_hint(&shown, Self::WORDS.iter().copied());
+                    let hint = $crate::settings::near_hint(&shown, Self::WORDS.iter().copied());
                     reader.mistake("unknown-word", format!("`{shown}` is not one of `{}`", Self::WORDS.join("`, `")), hint);
                 }
                 found
@@ -302,7 +327,7 @@ macro_rules! choice {
 #[macro_export]
 macro_rules! __absent {
     ($field:expr, $type:ty, $reader:expr) => {{
-        $reader.mistake("missing-key", format!("`{}` is missing", $field), None);
+        $reader.missing_key($field);
         None::<$type>
     }};
     ($field:expr, $type:ty, $reader:expr, $default:expr) => {
@@ -375,6 +400,13 @@ mod tests {
         assert_eq!(codes, ["unknown-key", "missing-key", "unknown-word", "wrong-type"]);
         assert_eq!(mistakes[0].hint.as_deref(), Some("did you mean `colour`?"));
         assert_eq!(mistakes[3].at, [Step::Key("names".into()), Step::Index(1)]);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_not_missing_too() {
+        let (_, mistakes) = read(json!({"corner": 4, "area": "big"}));
+        let told: Vec<_> = mistakes.iter().map(|mistake| (mistake.code, mistake.hint.as_deref())).collect();
+        assert_eq!(told, [("unknown-key", Some("did you mean `corners`?")), ("wrong-type", None)]);
     }
 
     #[test]

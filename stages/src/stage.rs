@@ -1,5 +1,6 @@
 //! The one trait behind every node kind: what a node reads, what names its result, and the work itself.
 
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::prompt::Prompt;
@@ -54,6 +55,14 @@ pub trait Stage: Send + Sync {
     fn outputs(&self) -> Vec<Output> {
         vec![Output::rows("")]
     }
+    /// The columns of an output (named as in a [`NodeRef`]), given those of its inputs in their order; unknown where only a run can tell.
+    fn columns(&self, _output: &str, _inputs: &[Columns]) -> Columns {
+        Columns::unknown()
+    }
+    /// The columns that it will look for in its inputs.
+    fn needs(&self) -> Vec<Need> {
+        Vec::new()
+    }
     fn run(&self, inputs: Inputs, context: &dyn Context) -> Result<Outputs>;
 }
 
@@ -85,7 +94,7 @@ impl Setting for NodeRef {
         Some(reference)
     }
     fn schema() -> Value {
-        json!({"type": "string", "description": "a node, or node.output"})
+        json!({"type": "string", "format": "node", "description": "a node, or node.output"})
     }
 }
 
@@ -106,7 +115,7 @@ impl Setting for ModelName {
         Some(ModelName(name))
     }
     fn schema() -> Value {
-        json!({"type": "string", "description": "a name under models:"})
+        json!({"type": "string", "format": "model", "description": "a name under models:"})
     }
 }
 

@@ -29,7 +29,7 @@ fn every_bad_line_is_named_up_to_twenty() {
     lines[36] = r#"{"n": 37"#.to_string();
     let mistakes = source("a.jsonl", lines.join("\n").as_bytes(), json!({})).unwrap_err();
     assert_eq!(mistakes.len(), 1);
-    assert_eq!(mistakes[0].file.as_ref().unwrap().1, Some(37));
+    assert_eq!(mistakes[0].file.as_ref().unwrap().line, Some(37));
     assert!(mistakes[0].message.starts_with("EOF while parsing an object"), "{}", mistakes[0].message);
 
     let mistakes = source("a.jsonl", "[1]\n".repeat(25).as_bytes(), json!({})).unwrap_err();

@@ -151,7 +151,7 @@ fn states(nodes: &[Value]) -> String {
     nodes.iter().map(state).collect::<Vec<_>>().join(" ")
 }
 
-fn files_below(folder: &Path) -> Vec<PathBuf> {
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut files = Vec::new();
     for path in entries.map(|entry| entry.unwrap().path()) {

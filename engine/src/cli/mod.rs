@@ -150,8 +150,14 @@ pub struct DiffArgs {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// The recipe file
+    #[arg(required_unless_present = "codes")]
+    pub recipe: Option<PathBuf>,
     #[command(flatten)]
-    pub recipe: RecipeArgs,
+    pub overrides: OverrideArgs,
+    /// Print the table of all kinds of mistakes instead
+    #[arg(long, exclusive = true)]
+    pub codes: bool,
     #[command(flatten)]
     pub store: StoreArgs,
     /// Lines for people, or one JSON object a line on stdout

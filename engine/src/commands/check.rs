@@ -1,15 +1,20 @@
 //! `decoct check`: every mistake of a recipe, and nothing else.
 
-use crate::cli::{CheckArgs, EventFormat};
+use crate::cli::{CheckArgs, EventFormat, RecipeArgs};
 use crate::failure::{Exit, Result, finished};
 use crate::plan::{Planner, Wishes};
 use crate::report::PlainReporter;
 use crate::report::words::counted;
-use crate::spec::Recipe;
+use crate::spec::{Recipe, codes};
 use crate::workplace::Workplace;
 
 pub fn run(arguments: &CheckArgs) -> Result<Exit> {
-    let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
+    let Some(recipe) = arguments.recipe.clone() else {
+        print!("{}", codes::table());
+        return Ok(Exit::Done);
+    };
+    let recipe = RecipeArgs { recipe, overrides: arguments.overrides.clone() };
+    let workplace = Workplace::open(&recipe, &arguments.store)?;
     check_environment(arguments, &workplace)?;
     match arguments.format {
         EventFormat::Json => println!("{}", finished(true)),

@@ -1,28 +1,24 @@
-//! What is wrong with a recipe: each mistake with its place, drawn with the line it stands on.
+//! What is wrong with a recipe: each mistake with its code, its place and a hint. How it is drawn stands in `screen.rs`.
 
+use super::screen;
 use super::source::{Sources, Span};
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use stages::settings::{FilePlace, shown_path};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Characters of a line of a data file that are shown.
-const SHOWN_CHARACTERS: usize = 160;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     At(Span),
-    /// In another file that the recipe names at `named_at`; the line, where known, counts from 1.
+    /// In another file (a data file, a prompt) that the recipe names at `named_at`.
     File {
-        path: PathBuf,
-        line: Option<usize>,
+        file: FilePlace,
         named_at: Span,
     },
 }
 
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
-    /// A short stable word for this kind of mistake, such as `unknown-key`.
+    /// A short stable word for this kind of mistake, such as `unknown-key`; all of them stand in [`super::codes`].
     pub code: &'static str,
     pub message: String,
     pub hint: Option<String>,
@@ -45,6 +41,15 @@ impl Diagnostic {
             Place::At(span) | Place::File { named_at: span, .. } => *span,
         }
     }
+
+    /// Whether it says what another one says, of the same place; one file may be used by several nodes.
+    pub fn repeats(&self, other: &Diagnostic) -> bool {
+        let same_place = match (&self.place, &other.place) {
+            (Place::File { file, .. }, Place::File { file: other, .. }) => file == other,
+            (place, other) => place == other,
+        };
+        same_place && self.code == other.code && self.message == other.message
+    }
 }
 
 /// All mistakes of one load, in the order of their places.
@@ -64,10 +69,10 @@ impl Diagnostics {
         !self.list.is_empty()
     }
 
-    /// File, line and column (from 1; no column in a data file) of one diagnostic.
+    /// File, line and column (both from 1, as far as they are known) of one diagnostic.
     pub fn location(&self, diagnostic: &Diagnostic) -> (String, Option<usize>, Option<usize>) {
         match &diagnostic.place {
-            Place::File { path, line, .. } => (shown_path(path), *line, None),
+            Place::File { file, .. } => (shown_path(&file.path), file.line, column(file)),
             Place::At(span) => {
                 let (line, column) = self.sources.line_and_column(self.sources.clamp(*span));
                 (self.sources.source(*span).name.clone(), Some(line), Some(column))
@@ -77,10 +82,7 @@ impl Diagnostics {
 
     /// For people: every mistake with its line drawn and its hint, then how many there are.
     pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        let mut screen: String = self.list.iter().map(|one| self.draw(one, &renderer) + "\n\n").collect();
-        screen.push_str(&self.summary());
-        screen
+        screen::render(self, colour)
     }
 
     /// One JSON object a diagnostic: `{"event":"diagnostic","code","message","hint","file","line","column"}`.
@@ -92,55 +94,16 @@ impl Diagnostics {
         };
         self.list.iter().map(object).collect()
     }
-
-    fn summary(&self) -> String {
-        let plural = if self.list.len() == 1 { "" } else { "s" };
-        format!("{} mistake{plural} in the recipe; nothing was run and nothing was spent\n", self.list.len())
-    }
-
-    fn draw(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
-        let message = printable(&diagnostic.message);
-        let hint = diagnostic.hint.as_deref().map(printable);
-        let (file, line, _) = self.location(diagnostic);
-        let foreign = self.foreign_line(diagnostic);
-        let mut group = Group::with_title(Level::ERROR.primary_title(message).id(diagnostic.code));
-        if let Some(text) = &foreign {
-            group = group.element(whole_line(text, &file, line.unwrap_or(1)));
-        }
-        let span = self.sources.clamp(diagnostic.span());
-        let source = self.sources.source(span);
-        let kind = if foreign.is_some() { AnnotationKind::Context } else { AnnotationKind::Primary };
-        let mut mark = kind.span(span.start..span.end);
-        if matches!(diagnostic.place, Place::File { .. }) {
-            mark = mark.label("named here");
-        }
-        group = group.element(Snippet::source(source.text.as_str()).path(source.name.as_str()).annotation(mark));
-        if let Some(hint) = hint {
-            group = group.element(Level::HELP.message(hint));
-        }
-        renderer.render(&[group])
-    }
-
-    /// The line of a data file that a mistake lies in, cut to what a screen holds.
-    fn foreign_line(&self, diagnostic: &Diagnostic) -> Option<String> {
-        let Place::File { path, line: Some(line), .. } = &diagnostic.place else { return None };
-        let mut lines = BufReader::new(std::fs::File::open(path).ok()?).split(b'\n');
-        let bytes = lines.nth(line.checked_sub(1)?)?.ok()?;
-        let text = String::from_utf8_lossy(&bytes);
-        let shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
-        Some(if shown.len() < text.len() { printable(&(shown + "…")) } else { printable(&shown) })
-    }
 }
 
-fn whole_line<'a>(text: &'a str, path: &'a str, line: usize) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    Snippet::source(text).path(path).line_start(line).annotation(AnnotationKind::Primary.span(0..text.len()))
+/// The line of another file that a mistake lies in, as text.
+pub fn line_of(file: &FilePlace) -> Option<String> {
+    let mut lines = BufReader::new(std::fs::File::open(&file.path).ok()?).split(b'\n');
+    let bytes = lines.nth(file.line?.checked_sub(1)?)?.ok()?;
+    Some(String::from_utf8_lossy(&bytes).trim_end_matches('\r').to_string())
 }
 
-fn shown_path(path: &Path) -> String {
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
-}
-
-/// Control characters of a foreign text must not reach the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+fn column(file: &FilePlace) -> Option<usize> {
+    let before = file.bytes.as_ref()?.start;
+    Some(line_of(file)?.get(..before)?.chars().count() + 1)
 }

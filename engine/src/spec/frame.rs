@@ -2,7 +2,6 @@
 
 use super::diagnostic::{Diagnostic, Place};
 use super::overlay::PROFILE_KEYS;
-use super::source::Span;
 use super::tree::Tree;
 use stages::settings::{Step, nearest_hint};
 
@@ -22,7 +21,8 @@ pub fn check(tree: &Tree, mistakes: &mut Vec<Diagnostic>) {
         Some((_, version)) if version == VERSION => {}
         Some((at, version)) => {
             let message = format!("this decoct reads version {VERSION} of the recipe language, not `{version}`");
-            mistakes.push(Diagnostic::error("unknown-version", Place::At(at.span), message));
+            let hint = Some(format!("write `version: {VERSION}`"));
+            mistakes.push(Diagnostic::error("unknown-version", Place::At(at.span), message).with_hint(hint));
         }
     }
     for part in ["params", "models", "nodes", "profiles"] {
@@ -55,8 +55,12 @@ fn require_map(tree: &Tree, path: &[&str], mistakes: &mut Vec<Diagnostic>) {
     }
 }
 
-pub fn no_mapping(span: Span) -> Diagnostic {
-    let message = "a recipe is a mapping with `version`, `nodes` and what they need";
+/// Of a text that holds something else, or nothing.
+pub fn no_mapping(tree: &Tree) -> Diagnostic {
+    let (code, message) = match tree.is_null() {
+        true => ("empty-file", "the recipe is empty"),
+        false => ("wrong-type", "a recipe is a mapping with `version`, `nodes` and what they need"),
+    };
     let hint = Some("see `decoct schema`, or start from pipelines/medical.yaml".to_string());
-    Diagnostic::error("wrong-type", Place::At(span), message).with_hint(hint)
+    Diagnostic::error(code, Place::At(tree.span), message).with_hint(hint)
 }

@@ -1,14 +1,19 @@
 //! Recipe text to a checked recipe, or all its mistakes at once. The only reader of YAML.
 
+pub mod codes;
+mod columns;
 mod diagnostic;
 mod frame;
 mod overlay;
 mod params;
+mod profiles;
 mod references;
 mod resolve;
 pub mod schema;
+mod screen;
 mod sharing;
 mod source;
+mod syntax;
 mod tree;
 
 pub use diagnostic::Diagnostics;

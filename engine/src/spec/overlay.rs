@@ -105,6 +105,11 @@ fn set(tree: &mut Tree, argument: &str, source: usize, mistakes: &mut Vec<Diagno
     })?;
     let steps = steps(path, source);
     check_start(tree, &steps)?;
+    if let ([(part, _)], true) = (&steps[..], value.as_map().is_none() && !value.is_null())
+        && PROFILE_KEYS.contains(part)
+    {
+        return Err(Diagnostic::error("wrong-type", Place::At(value.span), format!("`{part}` must be a mapping")));
+    }
     descend(tree, &steps, value)
 }
 
@@ -130,7 +135,10 @@ fn check_start(tree: &Tree, steps: &[(&str, Span)]) -> Result<(), Diagnostic> {
     match tree.get(part).and_then(Tree::as_map) {
         Some(entries) if entries.contains_key(*name) => Ok(()),
         Some(entries) => Err(unknown_path(name, *span, entries.keys().map(String::as_str))),
-        None => Err(unknown_path(name, *span, [])),
+        None => {
+            let hint = Some(format!("the recipe has no `{part}:`"));
+            Err(unknown_path(name, *span, []).with_hint(hint))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::diagnostic::{Diagnostic, Place};
 use super::source::{Sources, Span};
+use super::syntax::{TEXT_BYTES_MAX, too_large};
 use super::tree::{Tree, Value};
 use indexmap::IndexMap;
 use serde_json::Value as Json;
@@ -10,7 +11,10 @@ use stages::settings::nearest_hint;
 /// Replaces every use in `params` itself (by those written above), `models` and `nodes` and whatever else the recipe holds but its profiles.
 pub fn substitute(tree: &mut Tree, sources: &Sources, mistakes: &mut Vec<Diagnostic>) {
     let Value::Map(parts) = &mut tree.value else { return };
-    let mut substitution = Substitution { known: IndexMap::new(), sources, mistakes };
+    let declared = parts.get("params").and_then(|params| params.tree.as_map()).into_iter().flatten();
+    let declared = declared.map(|(name, _)| name.clone()).collect();
+    let known = IndexMap::new();
+    let mut substitution = Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX };
     if let Some(params) = parts.get_mut("params") {
         substitution.read(&mut params.tree);
     }
@@ -19,10 +23,26 @@ pub fn substitute(tree: &mut Tree, sources: &Sources, mistakes: &mut Vec<Diagnos
     }
 }
 
+/// Notes every use of a parameter in `tree` that is not among `known`.
+pub fn check_uses<'a>(
+    tree: &Tree,
+    known: impl Iterator<Item = &'a str>,
+    sources: &Sources,
+    mistakes: &mut Vec<Diagnostic>,
+) {
+    let known = known.map(|name| (name.to_string(), Tree::plain("", Span::default()))).collect();
+    let declared = Vec::new();
+    Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX }.tree(&mut tree.clone());
+}
+
 struct Substitution<'a> {
     known: IndexMap<String, Tree>,
     sources: &'a Sources,
     mistakes: &'a mut Vec<Diagnostic>,
+    /// All names, those too that stand further down than the present use.
+    declared: Vec<String>,
+    /// What may still be put in: parameters that use each other could grow without end.
+    bytes_left: usize,
 }
 
 /// A piece of a text with uses in it.
@@ -59,11 +79,25 @@ impl Substitution<'_> {
     fn text(&mut self, text: &str, span: Span) -> Option<Value> {
         let pieces = pieces(text);
         if let [Piece::Use(name)] = pieces[..] {
-            return self.lookup(name, span).map(|tree| tree.value.clone());
+            let bytes = bytes_of(self.lookup(name, span)?);
+            return self.spend(bytes, span).then(|| self.known[name].value.clone());
         }
         let parts: Vec<Option<String>> = pieces.into_iter().map(|piece| self.piece(piece, span)).collect();
         let parts: Option<Vec<String>> = parts.into_iter().collect();
-        Some(Value::Plain(Json::String(parts?.concat())))
+        let text = parts?.concat();
+        self.spend(text.len(), span).then(|| Value::Plain(Json::String(text)))
+    }
+
+    /// Whether so much more may be put in; that it may not is told once.
+    fn spend(&mut self, bytes: usize, span: Span) -> bool {
+        let refused = self.bytes_left == 0;
+        let enough = self.bytes_left > bytes;
+        self.bytes_left = if enough { self.bytes_left - bytes } else { 0 };
+        if !enough && !refused {
+            let what = format!("its parameters, written out, have more than {} MiB", TEXT_BYTES_MAX >> 20);
+            self.mistakes.push(too_large(Place::At(span), &what));
+        }
+        enough
     }
 
     fn piece(&mut self, piece: Piece, span: Span) -> Option<String> {
@@ -81,7 +115,7 @@ impl Substitution<'_> {
             plain @ (Json::Number(_) | Json::Bool(_)) => Some(plain.to_string()),
             _ => {
                 let message = format!("the parameter `{name}` is no plain value and cannot stand inside a text");
-                self.mistake("wrong-type", self.place(name, span), message, None);
+                self.mistake("unfit-parameter", self.place(name, span), message, None);
                 None
             }
         }
@@ -89,7 +123,11 @@ impl Substitution<'_> {
 
     fn lookup(&mut self, name: &str, span: Span) -> Option<&Tree> {
         if !self.known.contains_key(name) {
-            let hint = nearest_hint(name, self.known.keys().map(String::as_str));
+            let further_down = self.declared.iter().any(|declared| declared == name);
+            let hint = match further_down {
+                true => Some(format!("`{name}` stands further down; put it above")),
+                false => nearest_hint(name, self.known.keys().map(String::as_str)),
+            };
             self.mistake("unknown-parameter", self.place(name, span), format!("unknown parameter `{name}`"), hint);
         }
         self.known.get(name)
@@ -105,6 +143,17 @@ impl Substitution<'_> {
     fn mistake(&mut self, code: &'static str, span: Span, message: String, hint: Option<String>) {
         self.mistakes.push(Diagnostic::error(code, Place::At(span), message).with_hint(hint));
     }
+}
+
+/// About what a tree takes in memory.
+fn bytes_of(tree: &Tree) -> usize {
+    let inside = match &tree.value {
+        Value::Plain(Json::String(text)) => text.len(),
+        Value::Plain(_) => 0,
+        Value::List(items) => items.iter().map(bytes_of).sum(),
+        Value::Map(entries) => entries.iter().map(|(key, entry)| key.len() + bytes_of(&entry.tree)).sum(),
+    };
+    inside + size_of::<Tree>()
 }
 
 fn pieces(text: &str) -> Vec<Piece<'_>> {
@@ -164,8 +213,26 @@ mod tests {
     fn what_cannot_be_replaced_is_a_mistake_at_its_place() {
         let with = |value: &str| format!("params: {{ name: 3, l: [1] }}\nnodes: {{ a: {value} }}");
         check(&with("'see ${nme}'"), "/nodes/a", "see ${nme}".into(), &["unknown-parameter ${nme}"]);
-        check(&with("'see ${l}'"), "/nodes/a", "see ${l}".into(), &["wrong-type ${l}"]);
+        check(&with("'see ${l}'"), "/nodes/a", "see ${l}".into(), &["unfit-parameter ${l}"]);
         check(&with("'${name'"), "/nodes/a", "${name".into(), &["open-parameter '${name'"]);
         check("params: { a: '${b}', b: 1 }", "/params/a", "${b}".into(), &["unknown-parameter ${b}"]);
+    }
+
+    #[test]
+    fn parameters_that_multiply_are_refused_once() {
+        for (first, uses) in
+            [("xxxxxxxxxx", "'${a}${a}${a}${a}${a}${a}${a}${a}${a}${a}'"), ("[x]", "['${a}', '${a}', '${a}', '${a}']")]
+        {
+            let names: Vec<String> = (0..30).map(|number| format!("p{number}")).collect();
+            let mut yaml = format!("params:\n  p0: {first}\n");
+            for pair in names.windows(2) {
+                yaml += &format!("  {}: {}\n", pair[1], uses.replace("${a}", &format!("${{{}}}", pair[0])));
+            }
+            let (mut sources, mut mistakes) = (Sources::default(), Vec::new());
+            sources.add("recipe.yaml", &yaml);
+            substitute(&mut parse(&yaml, 0, &mut mistakes).unwrap(), &sources, &mut mistakes);
+            let told: Vec<_> = mistakes.iter().map(|one| (one.code, one.message.contains("32 MiB"))).collect();
+            assert_eq!(told, [("too-large", true)]);
+        }
     }
 }

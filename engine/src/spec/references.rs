@@ -1,5 +1,6 @@
 //! Checks that every name in a recipe exists, that forms fit, and that nothing needs itself.
 
+use super::columns::shown;
 use super::diagnostic::{Diagnostic, Place};
 use super::source::Span;
 use super::{ModelEntry, Node};
@@ -8,6 +9,9 @@ use indexmap::IndexMap;
 use stages::settings::{Reference, Target, nearest_hint};
 use stages::stage::{Form, Input, NodeRef};
 use std::collections::BTreeMap;
+
+/// Of many nodes that would do so many are told.
+const FITTING_NODES: usize = 10;
 
 type Placed = Vec<(Span, Reference)>;
 
@@ -33,6 +37,12 @@ impl Names {
             Target::Model(name) => Some(name.clone()),
             Target::Node(_) => None,
         })
+    }
+
+    /// Where a node names one that it reads.
+    pub fn span_of(&self, node: &str, from: &NodeRef) -> Option<Span> {
+        let here = |(_, reference): &&(Span, Reference)| matches!(&reference.to, Target::Node(to) if to == from);
+        self.nodes.get(node)?.iter().find(here).map(|(span, _)| *span)
     }
 
     fn all(&self) -> impl Iterator<Item = &(Span, Reference)> {
@@ -85,12 +95,10 @@ fn unknown_output(node: &Node, to: &NodeRef, span: Span) -> Option<Diagnostic> {
 }
 
 fn wrong_forms(names: &Names, nodes: &IndexMap<String, Node>, node: &Node) -> Vec<Diagnostic> {
-    let references = &names.nodes[&node.name];
     let mistake = |input: Input| {
         let output = nodes.get(&input.from.node)?.output(&input.from.output)?;
-        let here = |reference: &&(Span, Reference)| reference.1.to == Target::Node(input.from.clone());
-        let span = references.iter().find(here).map_or(node.span, |(span, _)| *span);
-        (output.form != input.form).then(|| wrong_form(nodes, &input.from, input.form, span))
+        let span = names.span_of(&node.name, &input.from).unwrap_or(node.span);
+        (output.form != input.form).then(|| wrong_form(nodes, &node.name, &input.from, input.form, span))
     };
     node.stage.inputs().into_iter().filter_map(mistake).collect()
 }
@@ -99,22 +107,21 @@ fn wrong_model(names: &Names, nodes: &IndexMap<String, Node>, model: &ModelEntry
     let from = model.spec.node()?;
     let output = nodes.get(&from.node)?.output(&from.output)?;
     let span = names.models[&model.name].first().map_or(model.span, |(span, _)| *span);
-    (output.form != Form::Model).then(|| wrong_form(nodes, &from, Form::Model, span))
+    (output.form != Form::Model).then(|| wrong_form(nodes, "", &from, Form::Model, span))
 }
 
-fn wrong_form(nodes: &IndexMap<String, Node>, from: &NodeRef, wanted: Form, span: Span) -> Diagnostic {
-    let shown = if from.output.is_empty() { from.node.clone() } else { format!("{}.{}", from.node, from.output) };
+fn wrong_form(nodes: &IndexMap<String, Node>, reader: &str, from: &NodeRef, wanted: Form, span: Span) -> Diagnostic {
     let (given, needed) = match wanted {
         Form::Rows => ("a model", "rows are"),
         Form::Model => ("rows", "a model is"),
     };
-    let fitting: Vec<&str> = nodes
-        .values()
-        .filter(|node| node.output("").is_some_and(|output| output.form == wanted))
-        .map(|node| node.name.as_str())
-        .collect();
-    let hint = (!fitting.is_empty()).then(|| format!("these would fit: `{}`", fitting.join("`, `")));
-    let message = format!("`{shown}` gives {given}, but {needed} needed here");
+    let fits = |node: &&Node| node.name != reader && node.output("").is_some_and(|output| output.form == wanted);
+    let mut fitting: Vec<&str> = nodes.values().filter(fits).map(|node| node.name.as_str()).collect();
+    let more = fitting.len().saturating_sub(FITTING_NODES);
+    fitting.truncate(FITTING_NODES);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let hint = (!fitting.is_empty()).then(|| format!("these would fit: `{}`{rest}", fitting.join("`, `")));
+    let message = format!("`{}` gives {given}, but {needed} needed here", shown(from));
     Diagnostic::error("wrong-form", Place::At(span), message).with_hint(hint)
 }
 
@@ -154,6 +161,9 @@ fn circular(edges: &BTreeMap<(&str, &str), Span>, cycle: &[String]) -> Diagnosti
     let (first, last) = (&cycle[0], &cycle[cycle.len() - 1]);
     let span = edges[&(last.as_str(), first.as_str())];
     let way = cycle.iter().chain([first]).map(String::as_str).collect::<Vec<_>>().join(" → ");
-    let hint = "let one of them read an earlier node".to_string();
-    Diagnostic::error("cycle", Place::At(span), format!("these nodes need each other: {way}")).with_hint(Some(hint))
+    let (message, hint) = match cycle {
+        [alone] => (format!("`{alone}` needs itself"), "let it read an earlier node"),
+        _ => (format!("these nodes need each other: {way}"), "let one of them read an earlier node"),
+    };
+    Diagnostic::error("cycle", Place::At(span), message).with_hint(Some(hint.to_string()))
 }

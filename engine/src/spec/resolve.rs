@@ -4,12 +4,12 @@ use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
 use super::tree::{self, Tree, Value};
-use super::{ModelEntry, Node, Overrides, Recipe, frame, overlay, params, sharing};
+use super::{ModelEntry, Node, Overrides, Recipe, columns, frame, overlay, params, profiles, sharing, syntax};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
 use stages::registry;
-use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_hint};
+use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_file, nearest_hint, shown_path};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,21 +17,18 @@ use std::sync::Arc;
 /// Reads and checks a recipe. Source files and prompts are checked too; nothing is sent, nothing written.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     let mut sources = Sources::default();
-    let text = match read_text(path) {
-        Ok(text) => text,
-        Err(mistake) => {
-            sources.add(path.display().to_string(), "");
-            return Err(Diagnostics::new(vec![mistake], Arc::new(sources)));
-        }
-    };
+    let (text, mistake) = read_text(path);
     sources.add(path.display().to_string(), &text);
+    if let Some(mistake) = mistake {
+        return Err(Diagnostics::new(vec![mistake], Arc::new(sources)));
+    }
     let mut mistakes = Vec::new();
     let tree = match tree::parse(&text, 0, &mut mistakes) {
         Ok(tree) => tree,
         Err(mistake) => return Err(Diagnostics::new(vec![mistake], Arc::new(sources))),
     };
     if tree.as_map().is_none() {
-        return Err(Diagnostics::new(vec![frame::no_mapping(tree.span)], Arc::new(sources)));
+        return Err(Diagnostics::new(vec![frame::no_mapping(&tree)], Arc::new(sources)));
     }
     let tree = prepare(tree, overrides, &mut sources, &mut mistakes);
     let mut loading = Loading::new(path, &tree, mistakes);
@@ -50,29 +47,60 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
 /// Checks the frame, lays profiles and settings over it and puts the parameters in.
 fn prepare(mut tree: Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) -> Tree {
     frame::check(&tree, mistakes);
+    profiles::check(&tree, &overrides.profile, sources, mistakes);
     overlay::apply(&mut tree, overrides, sources, mistakes);
     params::substitute(&mut tree, sources, mistakes);
     tree
 }
 
-fn read_text(path: &Path) -> Result<String, Diagnostic> {
-    let place = Place::At(Span::default());
+/// The text as far as it can be shown, and what is wrong with the file.
+fn read_text(path: &Path) -> (String, Option<Diagnostic>) {
     let shown = path.display();
-    let bytes = std::fs::read(path).map_err(|error| {
-        let message = format!("cannot read the recipe `{shown}`: {error}");
-        Diagnostic::error("unreadable", place.clone(), message).with_hint(nearest_file(path))
-    })?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        Diagnostic::error("not-text", place, format!("the recipe `{shown}` is not UTF-8 text from line {line} on"))
-    })?;
-    Ok(text)
+    let mistake =
+        |code, message: String, hint| Diagnostic::error(code, Place::At(Span::default()), message).with_hint(hint);
+    let bytes = match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            let message = format!("`{shown}` is a folder");
+            return (String::new(), Some(mistake("not-a-file", message, nearest_recipe(path, ""))));
+        }
+        Ok(found) if found.len() > syntax::FILE_BYTES_MAX => {
+            let what =
+                format!("the file has {} bytes, and {} MiB are the limit", found.len(), syntax::FILE_BYTES_MAX >> 20);
+            return (String::new(), Some(syntax::too_large(Place::At(Span::default()), &what)));
+        }
+        _ => std::fs::read(path),
+    };
+    match bytes.map(String::from_utf8) {
+        Ok(Ok(text)) => (text, None),
+        Ok(Err(error)) => {
+            let start = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let line = text[..start].matches('\n').count() + 1;
+            let message = format!("the recipe `{shown}` is not UTF-8 text from line {line} on");
+            let mut mistake = mistake("not-text", message, Some("save it as UTF-8".to_string()));
+            mistake.place = Place::At(Span { source: 0, start, end: start });
+            (text, Some(mistake))
+        }
+        Err(error) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let hint = nearest_recipe(&folder_of(path), &name);
+            match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    let message = format!("there is no recipe `{shown}`");
+                    (String::new(), Some(mistake("missing-file", message, hint)))
+                }
+                _ => {
+                    let message = format!("cannot read the recipe `{shown}`: {error}");
+                    (String::new(), Some(mistake("unreadable-file", message, None)))
+                }
+            }
+        }
+    }
 }
 
-/// The recipe in the same folder whose name is nearest.
-fn nearest_file(path: &Path) -> Option<String> {
-    let wanted = path.file_name()?.to_str()?;
-    let entries = std::fs::read_dir(folder_of(path)).ok()?;
+/// The recipe in a folder whose name is nearest.
+fn nearest_recipe(folder: &Path, wanted: &str) -> Option<String> {
+    let entries = std::fs::read_dir(folder).ok()?;
     let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.retain(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
     names.sort();
@@ -134,6 +162,9 @@ impl<'a> Loading<'a> {
         let models = self.models();
         let nodes = self.nodes();
         self.mistakes.extend(references::check(&self.references, &nodes, &models));
+        let place = |node: &str, steps: &[Step]| self.tree.place(&[&path_of("nodes", node), steps].concat());
+        let missing = columns::check(&self.references, &nodes, place);
+        self.mistakes.extend(missing);
         if !self.mistakes.is_empty() {
             // No plan can say which nodes will call, so every model in use counts.
             self.mistakes.extend(missing_variables(&models, self.references.used_models()));
@@ -146,9 +177,12 @@ impl<'a> Loading<'a> {
         match &self.prompts {
             Some(folder) if prompts.as_text().is_some() && folder.is_dir() => {}
             Some(folder) if prompts.as_text().is_some() => {
-                let message = format!("the folder of prompts `{}` does not exist", folder.display());
-                let hint = Some("paths are relative to the recipe".to_string());
-                self.mistakes.push(Diagnostic::error("missing-file", Place::At(prompts.span), message).with_hint(hint));
+                let (code, message) = match folder.exists() {
+                    true => ("not-a-folder", format!("`{}` is a file; prompts lie in a folder", shown_path(folder))),
+                    false => ("missing-file", format!("the folder of prompts `{}` does not exist", shown_path(folder))),
+                };
+                let hint = near_folder(folder).or_else(|| Some("paths are relative to the recipe".to_string()));
+                self.mistakes.push(Diagnostic::error(code, Place::At(prompts.span), message).with_hint(hint));
             }
             _ => {
                 let steps = [Step::Key("prompts".to_string())];
@@ -253,12 +287,14 @@ impl<'a> Loading<'a> {
         seed
     }
 
-    /// Says nothing new: a text whose parameter is unknown is not also of the wrong type, and a wrong seed of the recipe is wrong once.
+    /// Says nothing new: a text whose parameter could not be put in is not also of the wrong type, and a wrong seed of the recipe is wrong once.
     fn follows(&self, mistake: &Diagnostic) -> bool {
         let span = mistake.span();
         self.mistakes.iter().any(|known| match known.code {
-            "unknown-parameter" | "open-parameter" => within(known.span(), span),
-            code => code == mistake.code && known.span() == span && known.message == mistake.message,
+            "unknown-parameter" | "open-parameter" | "unfit-parameter" | "too-large" => within(known.span(), span),
+            // What a profile lays over nothing has no kind either.
+            "unknown-node" | "unknown-model" if mistake.code == "missing-key" => known.span() == span,
+            _ => mistake.repeats(known),
         })
     }
 
@@ -284,6 +320,10 @@ impl<'a> Loading<'a> {
     }
 }
 
+fn near_folder(folder: &Path) -> Option<String> {
+    nearest_file(folder).filter(|hint| hint.starts_with("did you mean") && !folder.exists())
+}
+
 fn within(inner: Span, outer: Span) -> bool {
     inner.source == outer.source && inner.start >= outer.start && inner.end <= outer.end
 }
@@ -291,7 +331,7 @@ fn within(inner: Span, outer: Span) -> bool {
 pub fn placed(mistake: Mistake, place: impl Fn(&[Step]) -> Span) -> Diagnostic {
     let span = place(&mistake.at);
     let place = match mistake.file {
-        Some((path, line)) => Place::File { path, line, named_at: span },
+        Some(file) => Place::File { file, named_at: span },
         None => Place::At(span),
     };
     Diagnostic::error(mistake.code, place, mistake.message).with_hint(mistake.hint)

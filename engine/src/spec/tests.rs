@@ -54,9 +54,9 @@ fn the_frame_of_a_recipe() {
     check("version: 1\n", &["no-nodes 1 "]);
     check("version: 1\nnodes: [a]\n", &["wrong-type 2 nodes"]);
     check("- a\n", &["wrong-type 1 "]);
-    check("", &["wrong-type 1 "]);
+    check("", &["empty-file 1 "]);
     check("a: [1, 2\nb: {", &["not-yaml 2 "]);
-    check("version: 1\nnodes: *none\n", &["not-yaml 2 "]);
+    check("version: 1\nnodes: *none\n", &["unknown-anchor 2 *none"]);
     let profiles = "profiles: { p: { nods: {}, params: 3 }, q: 7 }\n";
     check(&format!("version: 1\n{nodes}{profiles}"), &["unknown-key 3 nods", "wrong-type 3 3", "wrong-type 3 7"]);
     check(

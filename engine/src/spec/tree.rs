@@ -2,6 +2,7 @@
 
 use super::diagnostic::{Diagnostic, Place};
 use super::source::Span;
+use super::syntax;
 use indexmap::IndexMap;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value as Json};
@@ -32,27 +33,16 @@ pub struct Entry {
 /// Reads one YAML document (1.2 booleans, anchors and merge keys) of source number `source`. A key given twice is noted and its first value kept.
 pub fn parse(text: &str, source: usize, mistakes: &mut Vec<Diagnostic>) -> Result<Tree, Diagnostic> {
     let options = serde_yaml::options! {
+        budget: syntax::budget(),
+        alias_limits: syntax::alias_limits(),
         duplicate_keys: serde_yaml::options::DuplicateKeyPolicy::LastWins,
         strict_booleans: true,
         with_snippet: false,
     };
     match serde_yaml::from_str_with_options::<Spanned<Raw>>(text, options) {
         Ok(raw) => Ok(Lowering { source, mistakes }.tree(raw)),
-        Err(error) => Err(syntax_error(&error, text, source)),
+        Err(error) => Err(syntax::mistake(&error, text, source)),
     }
-}
-
-fn syntax_error(error: &serde_yaml::Error, text: &str, source: usize) -> Diagnostic {
-    let start = error.location().map_or(0, |at| byte_offset(text, at.line() as usize, at.column() as usize));
-    let shown = error.without_snippet().to_string();
-    let message = shown.lines().next().unwrap_or("not YAML").to_string();
-    Diagnostic::error("not-yaml", Place::At(Span { source, start, end: start }), message)
-}
-
-/// Of a line and a column that count from 1.
-fn byte_offset(text: &str, line: usize, column: usize) -> usize {
-    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-    text[before..].chars().take(column.saturating_sub(1)).map(char::len_utf8).sum::<usize>() + before
 }
 
 fn span_of(location: &serde_yaml::Location, source: usize) -> Span {

@@ -1,6 +1,7 @@
 //! What the model kinds share: putting a question about a row, and dividing the rows by what came of it.
 
 use super::prompts::PromptForm;
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task};
@@ -98,6 +99,16 @@ impl Fate {
 /// Both outputs of a model kind: the rows that go on, and those that do not with `reason` and `marked`.
 pub fn outputs() -> Vec<Output> {
     vec![Output::rows(""), Output::rows("dropped")]
+}
+
+/// The columns of either output, of which `added` are new.
+pub fn columns(output: &str, input: &Columns, added: &[&str]) -> Columns {
+    input.with(added).with(if output == "dropped" { &["reason", "marked"] } else { &[] })
+}
+
+/// The columns that a model kind looks for in its input.
+pub fn needs(names: &[&str]) -> Vec<Need> {
+    names.iter().map(|name| Need::kind("input", name)).collect()
 }
 
 /// Divides rows by their fates; the report accounts for each of them.

@@ -3,6 +3,7 @@
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
 use super::prompts::{COT, prompt_of};
 use crate::chain::Chain;
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::llm::{ReplyFormat, for_each_row};
@@ -30,6 +31,9 @@ crate::settings! {
         pub asks: u32 = 3,
     }
 }
+
+/// Columns that the input must have.
+const NEEDED: [&str; 1] = ["problem"];
 
 struct Cot {
     settings: CotSettings,
@@ -67,9 +71,17 @@ impl Stage for Cot {
         asking::outputs()
     }
 
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        asking::columns(output, &inputs[0], &["chain", "conclusion"])
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        asking::needs(&NEEDED)
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
-        require_columns(&rows, &["problem"])?;
+        require_columns(&rows, &NEEDED)?;
         let caller = context.caller("model")?;
         let asker = Asker::new(caller, &self.prompt, &COT, "chain", ReplyFormat::Json, self.settings.asks);
         let fates = for_each_row(context, asker.concurrency(), &rows, |item| {

@@ -1,6 +1,7 @@
 //! `decontaminate`: drops every row that shares a run of consecutive characters with an evaluation item.
 
 use super::text::{Normalise, cell_text, readable_columns};
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::report::Report;
@@ -74,6 +75,18 @@ impl Stage for Decontaminate {
 
     fn outputs(&self) -> Vec<Output> {
         vec![Output::rows(""), Output::rows("dropped")]
+    }
+
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        inputs[0].with(if output == "dropped" { &["reason"] } else { &[] })
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let mut needs: Vec<Need> = Need::listed("input", "columns", &self.0.columns).collect();
+        for index in 0..self.0.against.len() {
+            needs.extend(Need::listed(&format!("against.{index}"), "against_columns", &self.0.against_columns));
+        }
+        needs
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -3,6 +3,7 @@
 mod minhash;
 
 use super::text::{Normalise, fold, identifying_columns, joined};
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::report::Report;
@@ -58,6 +59,14 @@ impl Stage for Dedup {
 
     fn outputs(&self) -> Vec<Output> {
         vec![Output::rows(""), Output::rows("dropped")]
+    }
+
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        inputs[0].with(if output == "dropped" { &["reason"] } else { &[] })
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        Need::listed("input", "by", &self.0.by).collect()
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -2,12 +2,13 @@
 
 mod score;
 
-use super::sft::{positive, question_column};
+use super::sft::{positive, question_column, question_need};
 use super::source::sample;
 use super::student::Student;
 use super::text::cell_text;
 use super::verifier::{Claim, Verifier};
 use crate::answers::Rule;
+use crate::columns::{Columns, Need};
 use crate::context::{Context, Progress};
 use crate::failure::{Failure, Result};
 use crate::model::generate::{Finish, Sampling};
@@ -122,6 +123,23 @@ impl Stage for Eval {
 
     fn needs_device(&self) -> bool {
         true
+    }
+
+    fn columns(&self, _output: &str, _inputs: &[Columns]) -> Columns {
+        Columns::known(TABLE.map(|(name, _)| name))
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let settings = &self.settings;
+        let named = settings.question.as_deref();
+        match settings.matching {
+            Matching::Truth => vec![question_need("input", named), Need::named("input", "truth", &settings.truth)],
+            Matching::Options => vec![
+                Need::named("input", "question", named.unwrap_or("question")),
+                Need::named("input", "options", &settings.options),
+                Need::named("input", "answer", &settings.answer),
+            ],
+        }
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
@@ -271,21 +289,22 @@ fn response(text: &str) -> &str {
     text.rsplit_once(FINAL_RESPONSE).map_or(text, |(_, response)| response).trim()
 }
 
+/// What is told of each answer.
+const TABLE: [(&str, ColumnType); 9] = [
+    ("model", ColumnType::Text),
+    ("mode", ColumnType::Text),
+    ("problem", ColumnType::Text),
+    ("truth", ColumnType::Text),
+    ("text", ColumnType::Text),
+    ("answer", ColumnType::Text),
+    ("right", ColumnType::Bool),
+    ("format", ColumnType::Bool),
+    ("tokens", ColumnType::Int),
+];
+
 /// One row for each problem, model and mode.
 fn table(problems: &[Problem], answered: &[Answered]) -> Rows {
-    use ColumnType::{Bool, Int, Text};
-    let columns = [
-        ("model", Text),
-        ("mode", Text),
-        ("problem", Text),
-        ("truth", Text),
-        ("text", Text),
-        ("answer", Text),
-        ("right", Bool),
-        ("format", Bool),
-        ("tokens", Int),
-    ];
-    let columns = columns.map(|(name, column_type)| Column { name: name.to_string(), column_type });
+    let columns = TABLE.map(|(name, column_type)| Column { name: name.to_string(), column_type });
     let mut rows = Rows::new(columns.to_vec());
     for Answered { label, mode, answers } in answered {
         rows.rows.extend(problems.iter().zip(answers).map(|(problem, answer)| Row {

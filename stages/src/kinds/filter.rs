@@ -4,10 +4,11 @@ use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
 use super::prompts::{FILTER, SOLVE, prompt_of};
 use crate::answers::{End, Rule as Match, chosen_option, matches_truth};
 use crate::chain::read_json;
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::llm::{ReplyFormat, for_each_row};
-use crate::prompt::Prompt;
+use crate::prompt::{self, Prompt};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
@@ -65,7 +66,7 @@ struct Filter {
 enum Rule {
     Difficulty { solvers: Vec<ModelName>, prompt: Prompt },
     Quality { model: ModelName, prompt: Prompt },
-    Where { expression: String },
+    Where { expression: String, columns: Vec<String> },
 }
 
 fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
@@ -75,7 +76,7 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
             Rule::Difficulty { solvers, prompt: prompt_of(fields, "prompt", &SOLVE, reader)? }
         }
         (None, Some(model), None) => Rule::Quality { model, prompt: prompt_of(fields, "prompt", &FILTER, reader)? },
-        (None, None, Some(expression)) => Rule::Where { expression: checked(expression, reader)? },
+        (None, None, Some(expression)) => checked(expression, reader)?,
         _ => {
             let hint = Some("write exactly one of `drop_if_all_solve`, `model`, `where`".to_string());
             reader.mistake("one-of", "a filter needs one rule", hint);
@@ -85,14 +86,29 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
     Some(Box::new(Filter { settings, rule }))
 }
 
-fn checked(expression: String, reader: &mut Reader) -> Option<String> {
-    let mistake = expressions().compile_expression(&expression).err().map(|error| error.to_string());
-    let Some(message) = mistake else { return Some(expression) };
+fn checked(expression: String, reader: &mut Reader) -> Option<Rule> {
+    let environment = expressions();
     let hint = Some("such as `question|length > 40 and answer_idx != 'E'`".to_string());
-    reader.within(Step::Key("where".to_string()), |reader| {
-        reader.mistake("broken-expression", format!("not an expression: {message}"), hint)
-    });
-    None
+    let compiled = match environment.compile_expression(&expression) {
+        Ok(compiled) => compiled,
+        Err(error) => {
+            let message = format!("not an expression: {}", error.detail().unwrap_or("it ends too early"));
+            let note = |reader: &mut Reader| reader.mistake("broken-expression", message, hint);
+            reader.within(Step::Key("where".to_string()), note);
+            return None;
+        }
+    };
+    let unknown = prompt::unknown_words(&expression);
+    for (what, word, hint) in &unknown {
+        let note =
+            |reader: &mut Reader| reader.mistake("unknown-filter", format!("unknown {what} `{word}`"), hint.clone());
+        reader.within(Step::Key("where".to_string()), note);
+    }
+    // Whoever asks whether a column is there knows that it may not be.
+    let asks = ["defined", "default"].iter().any(|word| expression.contains(word));
+    let columns = if asks { Vec::new() } else { compiled.undeclared_variables(false).into_iter().collect() };
+    drop(compiled);
+    unknown.is_empty().then_some(Rule::Where { expression, columns })
 }
 
 fn expressions() -> Environment<'static> {
@@ -136,12 +152,30 @@ impl Stage for Filter {
         asking::outputs()
     }
 
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        asking::columns(output, &inputs[0], &[])
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        match &self.rule {
+            Rule::Difficulty { prompt, .. } => asking::needs(&["question", "answer"])
+                .into_iter()
+                .chain(prompt.needs("prompt", "input", &["options"]))
+                .collect(),
+            Rule::Quality { prompt, .. } => {
+                let shown = prompt.needs("prompt", "input", &["options", "answer_idx", "answer"]);
+                asking::needs(&["question"]).into_iter().chain(shown).collect()
+            }
+            Rule::Where { columns, .. } => columns.iter().map(|name| Need::named("input", "where", name)).collect(),
+        }
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
         let fates = match &self.rule {
             Rule::Difficulty { solvers, prompt } => self.difficulty(&rows, solvers.len(), prompt, context)?,
             Rule::Quality { prompt, .. } => self.quality(&rows, prompt, context)?,
-            Rule::Where { expression } => self.by_expression(&rows, expression)?,
+            Rule::Where { expression, .. } => self.by_expression(&rows, expression)?,
         };
         Ok(divide(context, "filter", rows, &[], fates))
     }

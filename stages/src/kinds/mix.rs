@@ -2,6 +2,7 @@
 
 use super::source::{convert, sample, unify};
 use super::split::{Size, row_counts};
+use crate::columns::Columns;
 use crate::context::Context;
 use crate::draw::Draw;
 use crate::failure::Result;
@@ -92,6 +93,10 @@ impl Stage for Mix {
 
     fn draws(&self) -> bool {
         self.0.order == Order::Shuffled || !self.0.take.is_empty()
+    }
+
+    fn columns(&self, _output: &str, inputs: &[Columns]) -> Columns {
+        Columns::union(inputs).with(&[&self.0.from])
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -1,9 +1,10 @@
 //! `ppo`: a policy answers problems and learns from a verifier's reward, held near the model it started from.
 
-use super::sft::{ScheduleShape, StoredPrecision, number, positive, question_column};
+use super::sft::{ScheduleShape, StoredPrecision, number, positive, question_column, question_need};
 use super::student::{NodeHost, Student, spread};
 use super::text::cell_text;
 use super::verifier::{Claim, Verifier};
+use crate::columns::Need;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::prompt::Prompt;
@@ -162,6 +163,11 @@ impl Stage for Ppo {
 
     fn outputs(&self) -> Vec<Output> {
         vec![Output::model("")]
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let question = question_need("problems", self.settings.question.as_deref());
+        vec![question, Need::named("problems", "truth", &self.settings.truth)]
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -46,9 +46,9 @@ pub const RESPOND: PromptForm = form!("respond", ["problem", "thought"], ["probl
 pub fn prompt_of(fields: &Map<String, Value>, key: &str, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
     let named = fields.get(key).and_then(Value::as_str);
     reader.within(Step::Key(key.to_string()), |reader| match named.map(|name| reader.path(name)) {
-        Some(path) => read_file(&path, form, reader),
+        Some(path) => form.read_file(&path, reader),
         None => match beside_the_recipe(form, reader) {
-            Some(path) => read_file(&path, form, reader),
+            Some(path) => form.read_file(&path, reader),
             None => form.read(form.embedded, reader),
         },
     })
@@ -58,25 +58,13 @@ fn beside_the_recipe(form: &PromptForm, reader: &mut Reader) -> Option<PathBuf> 
     reader.prompt_path(form.name).filter(|path| path.is_file())
 }
 
-/// Mistakes of a prompt are told with its file.
-fn read_file(path: &Path, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            let hint = Some("name a Markdown file, relative to the recipe".to_string());
-            reader.mistake("missing-file", format!("cannot read the prompt `{}`: {error}", path.display()), hint);
-            return None;
-        }
-    };
-    let before = reader.mistakes.len();
-    let prompt = form.read(&text, reader);
-    reader.mistakes[before..].iter_mut().for_each(|mistake| mistake.file = Some((path.to_path_buf(), None)));
-    prompt
-}
-
 impl PromptForm {
     fn read(&self, text: &str, reader: &mut Reader) -> Option<Prompt> {
         Prompt::read(text, self.offered, self.required, reader)
+    }
+
+    fn read_file(&self, path: &Path, reader: &mut Reader) -> Option<Prompt> {
+        Prompt::read_file(path, self.offered, self.required, reader)
     }
 
     /// What the prompt sees of a row: its columns under the offered names, options one a line, a chain in titled sections,

@@ -3,6 +3,7 @@
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
 use super::prompts::{REFORMAT, prompt_of};
 use crate::chain::read_json;
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::llm::{ReplyFormat, for_each_row};
@@ -31,6 +32,9 @@ crate::settings! {
         pub asks: u32 = 3,
     }
 }
+
+/// Columns that the input must have.
+const NEEDED: [&str; 2] = ["question", "answer"];
 
 struct Reformat {
     settings: ReformatSettings,
@@ -68,9 +72,19 @@ impl Stage for Reformat {
         asking::outputs()
     }
 
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        asking::columns(output, &inputs[0], &["problem", "truth"])
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let mut needs = asking::needs(&NEEDED);
+        needs.extend(self.prompt.needs("prompt", "input", &["options", "answer_idx"]));
+        needs
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
-        require_columns(&rows, &["question", "answer"])?;
+        require_columns(&rows, &NEEDED)?;
         let caller = context.caller("model")?;
         let asker = Asker::new(caller, &self.prompt, &REFORMAT, "reformat", ReplyFormat::Json, self.settings.asks);
         let fates = for_each_row(context, asker.concurrency(), &rows, |item| {

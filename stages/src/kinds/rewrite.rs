@@ -3,6 +3,7 @@
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns, with};
 use super::prompts::{PromptForm, RESPOND, REWRITE, REWRITE_SIMPLE, prompt_of};
 use crate::chain::{Chain, read_json};
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::llm::crowd::Item;
@@ -24,6 +25,9 @@ pub const KIND: Kind = Kind {
 
 const ADDED: [(&str, ColumnType); 3] =
     [("thought", ColumnType::Text), ("response", ColumnType::Text), ("style", ColumnType::Text)];
+
+/// Columns that the input must have, unless only answers are told.
+const NEEDED: [&str; 3] = ["problem", "chain", "conclusion"];
 
 crate::choice! {
     /// How much of the search the thought tells.
@@ -106,6 +110,17 @@ impl Stage for Rewrite {
         asking::outputs()
     }
 
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        asking::columns(output, &inputs[0], &ADDED.map(|(name, _)| name))
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        match self.settings.style {
+            Style::Answer => asking::needs(&["truth"]),
+            _ => asking::needs(&NEEDED),
+        }
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
         let fates = match self.settings.style {
@@ -124,7 +139,7 @@ fn answers(rows: &Rows) -> Result<Vec<Fate>> {
 
 impl Rewrite {
     fn told(&self, rows: &Rows, context: &dyn Context) -> Result<Vec<Fate>> {
-        require_columns(rows, &["problem", "chain", "conclusion"])?;
+        require_columns(rows, &NEEDED)?;
         let (caller, form, asks) = (context.caller("model")?, form_of(self.settings.style), self.settings.asks);
         let teller = Teller {
             rewrite: Asker::new(caller.clone(), &self.prompt, form, form.name, ReplyFormat::Json, asks),

@@ -4,6 +4,7 @@ use super::asking::{self, Asked, Asker, Fate, divide, require_columns, with};
 use super::prompts::{COT, REVEAL, SEARCH, VERIFY, prompt_of};
 use super::verify::Judge;
 use crate::chain::Chain;
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::draw::Draw;
 use crate::failure::Result;
@@ -33,6 +34,9 @@ const ADDED: [(&str, ColumnType); 7] = [
     ("strategies", ColumnType::Json),
     ("told", ColumnType::Bool),
 ];
+
+/// Columns that the input must have.
+const NEEDED: [&str; 5] = ["problem", "truth", "chain", "conclusion", "verdict"];
 
 crate::choice! {
     /// How a chain goes on from a conclusion that was found false.
@@ -166,9 +170,17 @@ impl Stage for Search {
         asking::outputs()
     }
 
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        asking::columns(output, &inputs[0], &ADDED.map(|(name, _)| name))
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        asking::needs(&NEEDED)
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
-        require_columns(&rows, &["problem", "truth", "chain", "conclusion", "verdict"])?;
+        require_columns(&rows, &NEEDED)?;
         let searcher = Arc::new(self.searcher(context)?);
         let fates = for_each_row(context, searcher.search.concurrency(), &rows, |item| {
             let searcher = searcher.clone();

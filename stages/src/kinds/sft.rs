@@ -6,6 +6,7 @@ pub use base::Base;
 
 use super::student::{NodeHost, Student, spread};
 use super::text::cell_text;
+use crate::columns::Need;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::model::chat::ChatTemplate;
@@ -204,6 +205,11 @@ impl Stage for Sft {
         vec![Output::model(""), Output::model("base")]
     }
 
+    fn needs(&self) -> Vec<Need> {
+        let question = question_need("input", self.0.question.as_deref());
+        vec![question, Need::named("input", "response", &self.0.response)]
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let started = Instant::now();
         let rows = inputs.take_rows("input");
@@ -283,6 +289,11 @@ pub fn question_column(rows: &Rows, named: Option<&str>) -> Result<usize> {
         Some(name) => rows.require(name),
         None => rows.position("problem").map_or_else(|| rows.require("question"), Ok),
     }
+}
+
+/// The same before anything has run.
+pub fn question_need(port: &str, named: Option<&str>) -> Need {
+    named.map_or_else(|| Need::any(port, &["problem", "question"]), |name| Need::named(port, "question", name))
 }
 
 fn examples(student: &Student, lessons: &[Lesson]) -> Result<Vec<Example>> {

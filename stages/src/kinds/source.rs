@@ -11,6 +11,7 @@ mod types;
 pub use files::Format;
 pub use types::{convert, unify};
 
+use crate::columns::Columns;
 use crate::context::Context;
 use crate::draw::Draw;
 use crate::failure::Result;
@@ -18,7 +19,7 @@ use crate::report::Report;
 use crate::rows::{ROW_ID, Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
 use crate::stage::{Inputs, Kind, Outputs, Stage, Unkeyed};
-use crate::tablets::{ExamSettings, exam_rows};
+use crate::tablets::{EXAM_COLUMNS, ExamSettings, exam_rows};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -62,6 +63,7 @@ crate::choice! {
 struct Source {
     settings: SourceSettings,
     origin: Origin,
+    columns: Columns,
 }
 
 enum Origin {
@@ -87,15 +89,24 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
             return None;
         }
     };
-    Some(Box::new(Source { settings, origin }))
+    let columns = match &origin {
+        Origin::File { rows, .. } => Columns::known(rows.columns.iter().map(|column| &column.name)),
+        Origin::Tablets { .. } => Columns::known(EXAM_COLUMNS.map(|(name, _)| name)),
+    };
+    Some(Box::new(Source { settings, origin, columns }))
 }
 
 fn read_file(path: &str, settings: &SourceSettings, reader: &mut Reader) -> Option<Origin> {
     let file = reader.path(path);
     let in_path = Step::Key("path".into());
+    if !reader.within(in_path.clone(), |reader| files::is_there(&file, reader)) {
+        return None;
+    }
     let format = reader.within(in_path.clone(), |reader| files::format_of(&file, settings.format, reader))?;
-    let objects = reader.within(in_path, |reader| files::read(&file, format, reader))?;
-    let rows = table_of(objects, format, &file, reader)?;
+    let rows = reader.within(in_path, |reader| {
+        let objects = files::read(&file, format, reader)?;
+        table_of(objects, format, &file, reader)
+    })?;
     let rows = reader.within(Step::Key("columns".into()), |reader| renamed(rows, &settings.columns, reader))?;
     Some(Origin::File { file, format, rows })
 }
@@ -214,6 +225,10 @@ impl Stage for Source {
 
     fn draws(&self) -> bool {
         self.settings.limit.is_some() || matches!(self.origin, Origin::Tablets { .. })
+    }
+
+    fn columns(&self, _output: &str, _inputs: &[Columns]) -> Columns {
+        self.columns.clone()
     }
 
     fn run(&self, _inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

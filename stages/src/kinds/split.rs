@@ -1,6 +1,7 @@
 //! `split`: divides rows into named parts so that equal problems never part and rows that are added later move hardly any other.
 
 use super::text::{fold, identifying_columns, joined};
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::draw::Draw;
 use crate::failure::Result;
@@ -102,6 +103,14 @@ impl Stage for Split {
 
     fn outputs(&self) -> Vec<Output> {
         self.0.parts.keys().map(String::as_str).chain([REST]).map(Output::rows).collect()
+    }
+
+    fn columns(&self, _output: &str, inputs: &[Columns]) -> Columns {
+        inputs[0].clone()
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        Need::listed("input", "by", &self.0.by).collect()
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -2,6 +2,7 @@
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
 use super::prompts::{VERIFY, prompt_of};
+use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::llm::{Caller, ReplyFormat, for_each_row};
@@ -32,6 +33,9 @@ crate::settings! {
         pub drop_false: bool = false,
     }
 }
+
+/// Columns that the input must have.
+const NEEDED: [&str; 2] = ["conclusion", "truth"];
 
 struct Verify {
     settings: VerifySettings,
@@ -69,9 +73,17 @@ impl Stage for Verify {
         asking::outputs()
     }
 
+    fn columns(&self, output: &str, inputs: &[Columns]) -> Columns {
+        asking::columns(output, &inputs[0], &["verdict"])
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        asking::needs(&NEEDED)
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
-        require_columns(&rows, &["conclusion", "truth"])?;
+        require_columns(&rows, &NEEDED)?;
         let judge = Judge::new(context.caller("model")?, &self.prompt, self.settings.asks);
         let drop_false = self.settings.drop_false;
         let fates = for_each_row(context, judge.0.concurrency(), &rows, |item| {

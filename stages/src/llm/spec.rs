@@ -11,8 +11,6 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const PROVIDERS: [&str; 3] = ["rehearsal", "openai", "local"];
-
 /// A declared language model. No weights are read and no environment is looked into before [`ModelSpec::open`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelSpec {
@@ -22,6 +20,9 @@ pub enum ModelSpec {
 }
 
 impl ModelSpec {
+    /// The words under `provider:`.
+    pub const PROVIDERS: [&str; 3] = ["rehearsal", "openai", "local"];
+
     /// Reads an entry with all its mistakes. `None` after noting at least one.
     pub fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<ModelSpec> {
         let provider = read_provider(fields, reader)?;
@@ -37,7 +38,7 @@ impl ModelSpec {
     /// JSON Schema of an entry: one alternative a provider.
     pub fn schema() -> Value {
         let alternatives = [RehearsalSettings::schema(), OpenAiSettings::schema(), LocalSettings::schema()];
-        let alternatives = PROVIDERS.iter().zip(alternatives).map(|(provider, mut schema)| {
+        let alternatives = ModelSpec::PROVIDERS.iter().zip(alternatives).map(|(provider, mut schema)| {
             schema["properties"]["provider"] = json!({"const": provider});
             schema["required"].as_array_mut().expect("settings list what is required").push(json!("provider"));
             schema
@@ -109,14 +110,14 @@ impl ModelSpec {
 }
 
 fn read_provider(fields: &Map<String, Value>, reader: &mut Reader) -> Option<String> {
-    let hint = |name: &str| nearest_hint(name, PROVIDERS);
+    let hint = |name: &str| nearest_hint(name, ModelSpec::PROVIDERS);
     let Some(value) = fields.get("provider") else {
         reader.mistake("missing-key", "`provider` is missing", hint(""));
         return None;
     };
     reader.within(Step::Key("provider".to_string()), |reader| {
         let name = String::read(value, reader)?;
-        if PROVIDERS.contains(&name.as_str()) {
+        if ModelSpec::PROVIDERS.contains(&name.as_str()) {
             return Some(name);
         }
         reader.mistake("unknown-provider", format!("unknown provider `{name}`"), hint(&name));
@@ -178,6 +179,6 @@ mod tests {
     fn the_schema_has_an_alternative_for_each_provider() {
         let schema = ModelSpec::schema();
         let providers = schema["oneOf"].as_array().unwrap().iter().map(|one| &one["properties"]["provider"]["const"]);
-        assert!(providers.eq(PROVIDERS.iter().map(|name| json!(name)).collect::<Vec<_>>().iter()));
+        assert!(providers.eq(ModelSpec::PROVIDERS.iter().map(|name| json!(name)).collect::<Vec<_>>().iter()));
     }
 }

@@ -38,15 +38,17 @@ pub struct Question {
     pub right: usize,
 }
 
-/// `rows` questions as a table (`question`, `options`, `answer_idx`, `answer`). A row depends on its index alone, so more rows only add some.
+/// What a question's row holds.
+pub const EXAM_COLUMNS: [(&str, ColumnType); 4] = [
+    ("question", ColumnType::Text),
+    ("options", ColumnType::Json),
+    ("answer_idx", ColumnType::Text),
+    ("answer", ColumnType::Text),
+];
+
+/// `rows` questions as a table of [`EXAM_COLUMNS`]. A row depends on its index alone, so more rows only add some.
 pub fn exam_rows(rows: usize, settings: &ExamSettings, draw: &Draw) -> Rows {
-    let columns = [
-        ("question", ColumnType::Text),
-        ("options", ColumnType::Json),
-        ("answer_idx", ColumnType::Text),
-        ("answer", ColumnType::Text),
-    ];
-    let columns = columns.map(|(name, column_type)| Column { name: name.to_string(), column_type });
+    let columns = EXAM_COLUMNS.map(|(name, column_type)| Column { name: name.to_string(), column_type });
     let mut table = Rows::new(columns.to_vec());
     table.rows = (0..rows as u64)
         .map(|index| Row { id: format!("tablets-{index}"), cells: exam(index, settings, draw).cells().to_vec() })

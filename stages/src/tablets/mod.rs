@@ -6,7 +6,7 @@
 pub mod exam;
 pub mod text;
 
-pub use exam::{ExamSettings, exam, exam_rows};
+pub use exam::{EXAM_COLUMNS, ExamSettings, exam, exam_rows};
 
 use crate::draw::Draw;
 

@@ -4,7 +4,7 @@ use crate::failure::Result;
 use crate::kinds::student::{Student, plain_template};
 use crate::model::tokenizer::{END_OF_TEXT, Training};
 use crate::model::{Decoder, DecoderConfig, Tokenizer};
-use crate::settings::{Reader, Setting, Step};
+use crate::settings::{Reader, Setting, Step, shown_path};
 use crate::stage::{NodeRef, Unkeyed};
 use crate::train::evaluate::{FINAL_RESPONSE, THINKING};
 use kernels::Device;
@@ -109,7 +109,7 @@ fn checked_folder(folder: PathBuf, reader: &mut Reader) -> Option<Base> {
     if folder.join("config.json").is_file() {
         return Some(Base::Folder(folder));
     }
-    let message = format!("`{}` holds no `config.json`", folder.display());
+    let message = format!("`{}` holds no `config.json`", shown_path(&folder));
     reader.mistake("missing-file", message, Some("name a model folder in Hugging Face layout".to_string()));
     None
 }

@@ -1,7 +1,7 @@
 //! Finds out what a data file is, reads it whole, and says what is wrong with it: file, line, reason.
 
 use super::{csv, jsonl, parquet};
-use crate::settings::{Reader, nearest_hint};
+use crate::settings::{Reader, nearest_file, shown_path};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::path::Path;
@@ -34,6 +34,15 @@ pub type Read = (Vec<Map<String, Value>>, Vec<Flaw>);
 /// Beyond so many flaws only their number is told.
 const SHOWN_FLAWS: usize = 20;
 
+/// Notes that there is nothing to read: no such file, or a folder.
+pub fn is_there(file: &Path, reader: &mut Reader) -> bool {
+    let absent = match std::fs::metadata(file) {
+        Ok(found) => found.is_dir().then(|| std::io::ErrorKind::IsADirectory.into()),
+        Err(error) => Some(error),
+    };
+    absent.inspect(|error| note_unopened(file, error, reader)).is_none()
+}
+
 /// The format a recipe names, else the one its ending tells.
 pub fn format_of(file: &Path, named: Option<Format>, reader: &mut Reader) -> Option<Format> {
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
@@ -43,7 +52,7 @@ pub fn format_of(file: &Path, named: Option<Format>, reader: &mut Reader) -> Opt
     };
     let format = named.or(told);
     if format.is_none() {
-        let message = format!("the ending of `{}` does not tell its format", file.display());
+        let message = format!("the ending of `{}` does not tell its format", shown_path(file));
         let hint = format!("add `format: {}`", Format::WORDS.join("`, `format: "));
         reader.mistake("unknown-format", message, Some(hint));
     }
@@ -77,25 +86,16 @@ fn open(file: &Path, format: Format) -> std::io::Result<Read> {
 }
 
 fn note_unopened(file: &Path, error: &std::io::Error, reader: &mut Reader) {
+    let shown = shown_path(file);
     match error.kind() {
         std::io::ErrorKind::NotFound => {
-            let message = format!("there is no file `{}`", file.display());
-            reader.mistake("missing-file", message, neighbour_hint(file));
+            reader.mistake("missing-file", format!("there is no file `{shown}`"), nearest_file(file));
         }
-        _ => reader.mistake("unreadable-file", format!("cannot read `{}`: {error}", file.display()), None),
+        std::io::ErrorKind::IsADirectory => {
+            reader.mistake("not-a-file", format!("`{shown}` is a folder"), Some("name a file in it".to_string()));
+        }
+        _ => reader.mistake("unreadable-file", format!("cannot read `{shown}`: {error}"), None),
     }
-}
-
-/// The name in the same folder that is nearest to the one asked for.
-fn neighbour_hint(file: &Path) -> Option<String> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Some(format!("there is no folder `{}` either", folder.display()));
-    };
-    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort_unstable();
-    nearest_hint(file.file_name()?.to_str()?, names.iter().map(String::as_str).take(SHOWN_FLAWS * 50))
-        .filter(|hint| hint.len() < 400)
 }
 
 fn note_flaws(file: &Path, flaws: &[Flaw], reader: &mut Reader) {
