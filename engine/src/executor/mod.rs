@@ -2,7 +2,6 @@
 
 pub mod artifacts;
 mod context;
-#[allow(dead_code, reason = "`plan` and `trace` come next")]
 pub mod looking;
 mod models;
 pub mod past;
@@ -22,6 +21,7 @@ use crate::team::Team;
 use artifacts::Trouble;
 use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, RunRecord, Store};
 use context::NodeContext;
+use indexmap::IndexMap;
 use models::Models;
 use stages::context::Device;
 use stages::draw::Draw;
@@ -84,6 +84,15 @@ struct Made {
     adopted: bool,
     /// Held until the node is on record: until then a sweep does not touch it.
     lock: KeyLock,
+}
+
+/// What came of executing a node.
+struct Executed {
+    outputs: Outputs,
+    /// That it carries.
+    labels: Vec<String>,
+    /// That it was given, by port.
+    rows_in: IndexMap<String, u64>,
 }
 
 impl<'a> Executor<'a> {
@@ -156,14 +165,15 @@ impl<'a> Executor<'a> {
         self.check_trust()?;
         let started = Instant::now();
         let scratch = self.store.scratch(&preimage.action_key())?;
-        let (outputs, labels) = self.execute(node, *why == Why::RetryMarked, meter, &scratch)?;
+        let Executed { outputs, labels, rows_in } = self.execute(node, *why == Why::RetryMarked, meter, &scratch)?;
         let mut publication = self.store.publish(preimage);
         if is_wished {
             publication.replace();
         }
         artifacts::publish(&mut publication, &node.stage.outputs(), &outputs)?;
         let seconds = started.elapsed().as_secs_f64();
-        let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
+        let recipe = &self.planner.recipe.name;
+        let provenance = telling::provenance(recipe, node, &outputs.report, rows_in, meter, labels, seconds);
         let provenance = Provenance { device: self.device.name(), ..provenance };
         Ok(Made { manifest: publication.commit(provenance)?, adopted: false, lock })
     }
@@ -173,19 +183,21 @@ impl<'a> Executor<'a> {
         Ok(self.team.map_or(Ok(()), Team::check)?)
     }
 
-    /// What comes out of a node, and the labels that it carries. `scratch` is for what it needs meanwhile.
+    /// What comes out of a node. `scratch` is for what it needs meanwhile.
     fn execute(
         &self,
         node: &Node,
         retry_marked: bool,
         meter: &Arc<Meter>,
         scratch: &Path,
-    ) -> Result<(Outputs, Vec<String>), Trouble> {
+    ) -> Result<Executed, Trouble> {
         let started = Instant::now();
         let inputs = self.inputs(node, scratch)?;
+        let rows_in = inputs.row_counts();
         let (callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
         labels.extend(self.input_labels(node));
-        Ok((self.run_stage(node, inputs, callers, meter, scratch, started)?, labels))
+        let outputs = self.run_stage(node, inputs, callers, meter, scratch, started)?;
+        Ok(Executed { outputs, labels, rows_in })
     }
 
     /// A process that was killed between publishing and clearing up has left its checkpoints; whoever works on the key still has
@@ -273,7 +285,8 @@ impl<'a> Executor<'a> {
             let model = self.models.open(entry, weights, folder)?;
             labels.extend(model.label().map(str::to_string));
             let replies = self.models.replies(self.store)?;
-            callers.insert(port, Caller::new(model, replies, meter.clone(), self.budget.clone(), retry_marked));
+            let caller = Caller::new(model, replies, meter.clone(), self.budget.clone(), retry_marked).at_port(&port);
+            callers.insert(port, caller);
         }
         Ok((callers, labels))
     }

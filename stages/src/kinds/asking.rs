@@ -7,7 +7,7 @@ use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task};
 use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::{ColumnType, Rows};
-use crate::stage::{Artifact, Output, Outputs};
+use crate::stage::{Artifact, Outlook, Output, Outputs};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,6 +98,11 @@ impl Fate {
 /// Both outputs of a model kind: the rows that go on, and those that do not with `reason` and `marked`.
 pub fn outputs() -> Vec<Output> {
     vec![Output::rows(""), Output::rows("dropped")]
+}
+
+/// The calls of a kind that puts one question about each row.
+pub fn one_question(rows: u64, asks: u32) -> Outlook {
+    Outlook::about(rows as f64, "one answer a row", rows * u64::from(asks.max(1)))
 }
 
 /// Divides rows by their fates; the report accounts for each of them.

@@ -10,7 +10,7 @@ use crate::prompt::Prompt;
 use crate::report::{Report, ReportTable};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings};
-use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use crate::train::Metrics;
 use crate::train::evaluate::final_response;
 use crate::train::optimizer::AdamW;
@@ -162,6 +162,15 @@ impl Stage for Ppo {
 
     fn outputs(&self) -> Vec<Output> {
         vec![Output::model("")]
+    }
+
+    fn calls(&self, rows: u64) -> Outlook {
+        let training = self.training(rows as usize);
+        self.settings.verifier.calls(training.iterations * training.rollouts as u64)
+    }
+
+    fn rows_out(&self, _: &[u64]) -> Vec<Outlook> {
+        vec![Outlook::exactly(0)]
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

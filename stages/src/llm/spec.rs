@@ -109,6 +109,15 @@ impl ModelSpec {
 }
 
 impl ModelSpec {
+    /// Generated tokens of a reply at most, where the recipe bounds them.
+    pub fn tokens_out_max(&self) -> Option<u64> {
+        match self {
+            ModelSpec::Rehearsal(_) => None,
+            ModelSpec::OpenAi(settings) => settings.max_tokens.map(u64::from),
+            ModelSpec::Local(settings) => Some(settings.max_tokens.into()),
+        }
+    }
+
     /// Only to read kept replies: needs no key, no server and no weights, and cannot be asked. `None` for a local model, whose
     /// replies are named by its weights.
     pub fn unopened(&self) -> Option<Arc<dyn LanguageModel>> {
