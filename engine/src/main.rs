@@ -5,6 +5,7 @@ mod commands;
 mod executor;
 mod explain;
 mod failure;
+mod forecast;
 mod graph;
 mod manifest;
 mod plan;

@@ -77,6 +77,16 @@ pub struct Planned {
     pub last: Option<Manifest>,
 }
 
+impl Planned {
+    /// Finished work of this node, its present or its latest.
+    pub fn finished(&self) -> Option<&Manifest> {
+        match &self.decision {
+            Decision::Hit(manifest) => Some(manifest),
+            Decision::Run { .. } | Decision::Waits { .. } => self.last.as_ref(),
+        }
+    }
+}
+
 /// Decides nodes, for a plan all at once and for a run one by one as their inputs become known.
 pub struct Planner<'a> {
     pub recipe: &'a Recipe,

@@ -63,7 +63,45 @@ pub trait Stage: Send + Sync {
     fn needs(&self) -> Vec<Need> {
         Vec::new()
     }
+
+    /// How many calls `rows` rows of its first input of rows may take when no reply is kept.
+    fn calls(&self, _rows: u64) -> Outlook {
+        Outlook::exactly(0)
+    }
+    /// How many rows each output will have, in the order of [`Stage::outputs`], for so many rows at each input of rows.
+    fn rows_out(&self, rows: &[u64]) -> Vec<Outlook> {
+        let most = rows.first().copied().unwrap_or(0);
+        self.outputs().iter().map(|_| Outlook::up_to(most)).collect()
+    }
+    /// Whether it only moves or reads rows, so that a plan may do it to see what follows.
+    fn is_quick(&self) -> bool {
+        false
+    }
     fn run(&self, inputs: Inputs, context: &dyn Context) -> Result<Outputs>;
+}
+
+/// A count that is spoken of before the work is done: certain bounds, and what to expect where nothing was measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outlook {
+    pub least: u64,
+    /// With what is assumed; none where nothing better than the bounds is known.
+    pub likely: Option<(f64, &'static str)>,
+    pub most: u64,
+}
+
+impl Outlook {
+    pub fn exactly(count: u64) -> Outlook {
+        Outlook { least: count, likely: None, most: count }
+    }
+
+    pub fn up_to(most: u64) -> Outlook {
+        Outlook { least: 0, likely: None, most }
+    }
+
+    /// Nothing certain below `most`; about `likely` under the assumption `because`.
+    pub fn about(likely: f64, because: &'static str, most: u64) -> Outlook {
+        Outlook { least: 0, likely: Some((likely.min(most as f64), because)), most }
+    }
 }
 
 /// `halves.rl` in a recipe: one output of another node; no output named means the first.
@@ -198,6 +236,15 @@ impl Inputs {
             Some(Artifact::Rows(rows)) => rows,
             other => panic!("the port `{port}` should hold rows, not {other:?}"),
         }
+    }
+
+    /// Of all tables, by port.
+    pub fn row_counts(&self) -> IndexMap<String, u64> {
+        let count = |(port, artifact): (&String, &Artifact)| match artifact {
+            Artifact::Rows(rows) => Some((port.clone(), rows.len() as u64)),
+            Artifact::Model(_) => None,
+        };
+        self.0.iter().filter_map(count).collect()
     }
 
     pub fn model_folder(&self, port: &str) -> &std::path::Path {

@@ -3,7 +3,7 @@
 use crate::cli::{EventFormat, RunArgs};
 use crate::executor::stop::Stop;
 use crate::executor::{self, Executor};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Exit, Result};
 use crate::graph::NodeIndex;
 use crate::plan::{Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
@@ -36,7 +36,7 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     workplace.check_environment(&planned, &wishes)?;
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     begin(arguments, &planner, &*reporter);
-    let runtime = runtime()?;
+    let runtime = super::runtime()?;
     let stop = Stop::default();
     listen(&stop, &runtime, &reporter);
     let record = record(arguments, &workplace, &store, &*reporter).map(Arc::new);
@@ -105,12 +105,6 @@ fn record(arguments: &RunArgs, workplace: &Workplace, store: &Store, reporter: &
     };
     let warn = |error: &cache::Error| reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
     store.begin_run(&head).inspect_err(warn).ok()
-}
-
-/// Threads for what waits; what computes has its own.
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    built.map_err(|error| Failure::new(Exit::NodeFailed, format!("cannot start threads: {error}")))
 }
 
 fn listen(stop: &Stop, runtime: &tokio::runtime::Runtime, reporter: &Arc<dyn Reporter>) {

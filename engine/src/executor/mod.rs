@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 mod context;
+pub mod looking;
 mod models;
 pub mod past;
 mod recheck;
@@ -20,6 +21,7 @@ use crate::team::Team;
 use artifacts::Trouble;
 use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, RunRecord, Store};
 use context::NodeContext;
+use indexmap::IndexMap;
 use models::Models;
 use stages::context::Device;
 use stages::draw::Draw;
@@ -94,6 +96,15 @@ struct Made {
     lock: KeyLock,
 }
 
+/// What came of executing a node.
+struct Executed {
+    outputs: Outputs,
+    /// That it carries.
+    labels: Vec<String>,
+    /// That it was given, by port.
+    rows_in: IndexMap<String, u64>,
+}
+
 impl<'a> Executor<'a> {
     pub fn new(
         planner: &'a Planner<'a>,
@@ -163,14 +174,15 @@ impl<'a> Executor<'a> {
         self.check_trust()?;
         let started = Instant::now();
         let scratch = self.store.scratch(&preimage.action_key())?;
-        let (outputs, labels) = self.execute(node, *why == Why::RetryMarked, meter, &scratch)?;
+        let Executed { outputs, labels, rows_in } = self.execute(node, *why == Why::RetryMarked, meter, &scratch)?;
         let mut publication = self.store.publish(preimage);
         if is_wished {
             publication.replace();
         }
         artifacts::publish(&mut publication, &node.stage.outputs(), &outputs)?;
         let seconds = started.elapsed().as_secs_f64();
-        let provenance = telling::provenance(&self.planner.recipe.name, node, &outputs.report, meter, labels, seconds);
+        let recipe = &self.planner.recipe.name;
+        let provenance = telling::provenance(recipe, node, &outputs.report, rows_in, meter, labels, seconds);
         let provenance = Provenance { device: self.device.name(), ..provenance };
         Ok(Made { manifest: publication.commit(provenance)?, adopted: false, lock })
     }
@@ -180,19 +192,21 @@ impl<'a> Executor<'a> {
         Ok(self.team.map_or(Ok(()), Team::check)?)
     }
 
-    /// What comes out of a node, and the labels that it carries. `scratch` is for what it needs meanwhile.
+    /// What comes out of a node. `scratch` is for what it needs meanwhile.
     fn execute(
         &self,
         node: &Node,
         retry_marked: bool,
         meter: &Arc<Meter>,
         scratch: &Path,
-    ) -> Result<(Outputs, Vec<String>), Trouble> {
+    ) -> Result<Executed, Trouble> {
         let started = Instant::now();
         let inputs = self.inputs(node, scratch)?;
+        let rows_in = inputs.row_counts();
         let (callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
         labels.extend(self.input_labels(node));
-        Ok((self.run_stage(node, inputs, callers, meter, scratch, started)?, labels))
+        let outputs = self.run_stage(node, inputs, callers, meter, scratch, started)?;
+        Ok(Executed { outputs, labels, rows_in })
     }
 
     /// A process that was killed between publishing and clearing up has left its checkpoints; whoever works on the key still has
@@ -252,21 +266,12 @@ impl<'a> Executor<'a> {
     }
 
     fn inputs(&self, node: &Node, scratch: &Path) -> Result<Inputs, Trouble> {
-        let open = |input: stages::stage::Input| {
-            let folder = scratch.join("inputs").join(&input.port);
-            Ok((input.port, self.open(&input.from, &folder)?))
-        };
-        Ok(Inputs(node.stage.inputs().into_iter().map(open).collect::<Result<_, Trouble>>()?))
+        artifacts::inputs(node, scratch, |from, folder| self.open(from, folder))
     }
 
     fn open(&self, from: &stages::stage::NodeRef, folder: &Path) -> Result<Artifact, Trouble> {
-        let producer = &self.planner.recipe.nodes[&from.node];
-        let output = producer.output(&from.output).expect("outputs were checked when the recipe was read");
         let manifest = self.state().manifests[&from.node].clone();
-        artifacts::open(self.store, &manifest, &output, folder).map_err(|trouble| match trouble {
-            Trouble::Damaged(notice) => Trouble::DamagedInput { node: from.node.clone(), notice },
-            other => other,
-        })
+        artifacts::open_input(self.store, &self.planner.recipe.nodes[&from.node], &manifest, from, folder)
     }
 
     /// A caller for each model port, and the labels of the models.
@@ -289,7 +294,8 @@ impl<'a> Executor<'a> {
             let model = self.models.open(entry, weights, folder)?;
             labels.extend(model.label().map(str::to_string));
             let replies = self.models.replies(self.store)?;
-            callers.insert(port, Caller::new(model, replies, meter.clone(), self.budget.clone(), retry_marked));
+            let caller = Caller::new(model, replies, meter.clone(), self.budget.clone(), retry_marked).at_port(&port);
+            callers.insert(port, caller);
         }
         Ok((callers, labels))
     }

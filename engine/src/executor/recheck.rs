@@ -74,7 +74,7 @@ impl Executor<'_> {
             self.reporter.tell(&Event::Warned { node: Some(&node.name), message });
         }
         let scratch = Scratch::new(self, cached)?;
-        let (outputs, _) = self.execute(node, false, meter, &scratch.0)?;
+        let outputs = self.execute(node, false, meter, &scratch.0)?.outputs;
         artifacts::check(&node.stage.outputs(), &outputs)?;
         let mut differing = Vec::new();
         for output in node.stage.outputs() {

@@ -1,8 +1,10 @@
 //! What is told about a node: kept with its output as provenance, and summed up for the reporters.
 
+use crate::forecast::measured::{MEASURED, Measured};
 use crate::report::{NodeSummary, State};
 use crate::spec::Node;
 use cache::{ActionKey, Manifest, Provenance, RunNode};
+use indexmap::IndexMap;
 use serde_json::Value;
 use stages::llm::Meter;
 use stages::report::Report;
@@ -18,6 +20,7 @@ pub fn provenance(
     recipe: &str,
     node: &Node,
     report: &Report,
+    rows_in: IndexMap<String, u64>,
     meter: &Meter,
     mut labels: Vec<String>,
     seconds: f64,
@@ -26,6 +29,8 @@ pub fn provenance(
     labels.dedup();
     let reading = meter.read();
     let report = serde_json::to_value(report).expect("a report is plain data");
+    let measured = Measured { rows_in, tallies: meter.tallies.read() };
+    let measured = serde_json::to_value(measured).expect("counts are plain data");
     Provenance {
         made_by: MADE_BY.to_string(),
         pipeline: recipe.to_string(),
@@ -40,7 +45,7 @@ pub fn provenance(
         cost_usd: reading.cost_usd,
         labels,
         device: String::new(),
-        facts: serde_json::Map::from_iter([(REPORT.to_string(), report)]),
+        facts: serde_json::Map::from_iter([(REPORT.to_string(), report), (MEASURED.to_string(), measured)]),
     }
 }
 

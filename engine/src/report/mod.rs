@@ -1,5 +1,6 @@
 //! What a run tells: one stream of events, shown by one of several faces. Nothing else in this program talks while it runs.
 
+pub mod forecast;
 mod json;
 mod plain;
 pub mod table;

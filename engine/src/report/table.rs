@@ -24,8 +24,9 @@ fn line(row: &[String], widths: &[usize], right: &[bool]) -> String {
 /// A column is set to the right when all that stands in it starts like a number.
 fn is_numeric(rows: &[Vec<String>], index: usize) -> bool {
     let mut cells = rows.iter().filter_map(|row| row.get(index)).filter(|cell| !cell.is_empty()).peekable();
-    let starts_like_a_number =
-        |cell: &String| cell.trim_start_matches(['+', '-', '−', '$', '±']).starts_with(|c: char| c.is_ascii_digit());
+    let starts_like_a_number = |cell: &String| {
+        cell.trim_start_matches(['+', '-', '−', '$', '±', '~']).starts_with(|c: char| c.is_ascii_digit())
+    };
     cells.peek().is_some() && cells.all(starts_like_a_number)
 }
 

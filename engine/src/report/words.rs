@@ -9,6 +9,18 @@ pub fn thousands(number: u64) -> String {
     std::iter::once(head).filter(|head| !head.is_empty()).chain(groups).collect::<Vec<_>>().join(",")
 }
 
+/// `9,999`, `12.3k`, `345k`, `6.7M`: for where about how many is enough.
+pub fn roughly(number: f64) -> String {
+    match number {
+        n if n < 9_999.5 => thousands(n.round() as u64),
+        n if n < 99_950.0 => format!("{:.1}k", n / 1e3),
+        n if n < 999_500.0 => format!("{:.0}k", n / 1e3),
+        n if n < 99_950_000.0 => format!("{:.1}M", n / 1e6),
+        n if n < 999_500_000.0 => format!("{:.0}M", n / 1e6),
+        n => format!("{:.1}G", n / 1e9),
+    }
+}
+
 /// `0.04 s`, `3.2 s`, `2 min 05 s`, `1 h 02 min`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
@@ -84,6 +96,17 @@ mod tests {
             [(0, "0"), (999, "999"), (1000, "1,000"), (24_000, "24,000"), (1_234_567, "1,234,567")]
         {
             assert_eq!(thousands(number), expected);
+        }
+        for (number, expected) in [
+            (0.4, "0"),
+            (9_999.0, "9,999"),
+            (12_345.0, "12.3k"),
+            (345_678.0, "346k"),
+            (999_600.0, "1.0M"),
+            (67_890_123.0, "67.9M"),
+            (3e9, "3.0G"),
+        ] {
+            assert_eq!(roughly(number), expected);
         }
         for (seconds, expected) in
             [(0.041, "0.04 s"), (3.24, "3.2 s"), (99.96, "1 min 40 s"), (125.2, "2 min 05 s"), (3725.0, "1 h 02 min")]

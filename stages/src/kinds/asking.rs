@@ -8,7 +8,7 @@ use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task};
 use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::{ColumnType, Rows};
-use crate::stage::{Artifact, Output, Outputs};
+use crate::stage::{Artifact, Outlook, Output, Outputs};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,6 +109,11 @@ pub fn columns(output: &str, input: &Columns, added: &[&str]) -> Columns {
 /// The columns that a model kind looks for in its input.
 pub fn needs(names: &[&str]) -> Vec<Need> {
     names.iter().map(|name| Need::kind("input", name)).collect()
+}
+
+/// The calls of a kind that puts one question about each row.
+pub fn one_question(rows: u64, asks: u32) -> Outlook {
+    Outlook::about(rows as f64, "one answer a row", rows * u64::from(asks.max(1)))
 }
 
 /// Divides rows by their fates; the report accounts for each of them.

@@ -10,7 +10,7 @@ use crate::llm::{ReplyFormat, for_each_row};
 use crate::prompt::Prompt;
 use crate::rows::ColumnType;
 use crate::settings::{Reader, Setting, Settings};
-use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use serde_json::{Map, Value, json};
 
 pub const KIND: Kind = Kind {
@@ -77,6 +77,10 @@ impl Stage for Cot {
 
     fn needs(&self) -> Vec<Need> {
         asking::needs(&NEEDED)
+    }
+
+    fn calls(&self, rows: u64) -> Outlook {
+        asking::one_question(rows, self.settings.asks)
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

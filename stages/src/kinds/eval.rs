@@ -15,7 +15,7 @@ use crate::model::generate::{Finish, Sampling};
 use crate::prompt::Prompt;
 use crate::rows::{Column, ColumnType, Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step};
-use crate::stage::{Input, Inputs, Kind, NodeRef, Outputs, Stage, Unkeyed};
+use crate::stage::{Input, Inputs, Kind, NodeRef, Outlook, Outputs, Stage, Unkeyed};
 use crate::train::evaluate::{FINAL_RESPONSE, final_response};
 use indexmap::IndexMap;
 use score::{Answered, Choices, report};
@@ -142,6 +142,17 @@ impl Stage for Eval {
         }
     }
 
+    fn calls(&self, rows: u64) -> Outlook {
+        match self.settings.matching {
+            Matching::Truth => self.settings.verifier.calls(self.answers(rows)),
+            Matching::Options => Outlook::exactly(0),
+        }
+    }
+
+    fn rows_out(&self, rows: &[u64]) -> Vec<Outlook> {
+        vec![Outlook::exactly(self.answers(rows.first().copied().unwrap_or(0)))]
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let mut rows = inputs.take_rows("input");
         if let Some(limit) = self.settings.limit {
@@ -177,6 +188,12 @@ struct Problem {
 }
 
 impl Eval {
+    /// Of all models in all modes.
+    fn answers(&self, problems: u64) -> u64 {
+        let problems = self.settings.limit.map_or(problems, |limit| problems.min(limit as u64));
+        problems * (self.settings.models.len() * self.settings.modes.len()) as u64
+    }
+
     fn problems(&self, rows: &Rows) -> Result<Vec<Problem>> {
         if rows.is_empty() {
             return Err(Failure::recipe("there is nothing to evaluate on: the input has no problems"));

@@ -11,7 +11,7 @@ use crate::llm::{ReplyFormat, for_each_row};
 use crate::prompt::{self, Prompt};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
-use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -170,6 +170,22 @@ impl Stage for Filter {
         }
     }
 
+    fn calls(&self, rows: u64) -> Outlook {
+        match &self.rule {
+            Rule::Difficulty { solvers, .. } => {
+                let asked: f64 = (0..solvers.len()).map(|before| HALF.powi(before as i32)).sum();
+                let because = "each model solves half of the questions that it is asked";
+                Outlook::about(rows as f64 * asked, because, rows * solvers.len() as u64)
+            }
+            Rule::Quality { .. } => asking::one_question(rows, self.settings.asks),
+            Rule::Where { .. } => Outlook::exactly(0),
+        }
+    }
+
+    fn is_quick(&self) -> bool {
+        matches!(self.rule, Rule::Where { .. })
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
         let fates = match &self.rule {
@@ -180,6 +196,9 @@ impl Stage for Filter {
         Ok(divide(context, "filter", rows, &[], fates))
     }
 }
+
+/// What a plan assumes of what was never measured.
+const HALF: f64 = 0.5;
 
 fn solver_port(index: usize) -> String {
     format!("solver.{index}")

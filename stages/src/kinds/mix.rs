@@ -9,7 +9,7 @@ use crate::failure::Result;
 use crate::report::{Report, ReportTable};
 use crate::rows::{Column, ColumnType, Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
-use crate::stage::{Input, Inputs, Kind, NodeRef, Outputs, Stage};
+use crate::stage::{Input, Inputs, Kind, NodeRef, Outlook, Outputs, Stage};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -97,6 +97,18 @@ impl Stage for Mix {
 
     fn columns(&self, _output: &str, inputs: &[Columns]) -> Columns {
         Columns::union(inputs).with(&[&self.0.from])
+    }
+
+    fn rows_out(&self, rows: &[u64]) -> Vec<Outlook> {
+        let taken = self.0.inputs.0.keys().zip(rows).map(|(label, &there)| match self.0.take.get(label) {
+            Some(size) => row_counts(&[*size], there as usize)[0] as u64,
+            None => there,
+        });
+        vec![Outlook::exactly(taken.sum())]
+    }
+
+    fn is_quick(&self) -> bool {
+        true
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -20,6 +20,8 @@ pub(crate) mod text;
 mod verifier;
 pub mod verify;
 
+pub use prompts::prompt_of_question;
+
 use crate::stage::Kind;
 
 pub const ALL: &[&Kind] = &[

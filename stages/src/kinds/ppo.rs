@@ -11,7 +11,7 @@ use crate::prompt::Prompt;
 use crate::report::{Report, ReportTable};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings};
-use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use crate::train::Metrics;
 use crate::train::evaluate::final_response;
 use crate::train::optimizer::AdamW;
@@ -168,6 +168,15 @@ impl Stage for Ppo {
     fn needs(&self) -> Vec<Need> {
         let question = question_need("problems", self.settings.question.as_deref());
         vec![question, Need::named("problems", "truth", &self.settings.truth)]
+    }
+
+    fn calls(&self, rows: u64) -> Outlook {
+        let training = self.training(rows as usize);
+        self.settings.verifier.calls(training.iterations * training.rollouts as u64)
+    }
+
+    fn rows_out(&self, _: &[u64]) -> Vec<Outlook> {
+        vec![Outlook::exactly(0)]
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

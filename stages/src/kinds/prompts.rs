@@ -42,6 +42,15 @@ pub const REWRITE_SIMPLE: PromptForm =
     form!("rewrite_simple", ["problem", "chain", "conclusion"], ["problem", "chain"]);
 pub const RESPOND: PromptForm = form!("respond", ["problem", "thought"], ["problem", "thought"]);
 
+/// The name of the prompt behind a question, which [`crate::llm::Task::name`] calls by what a rehearsal does.
+pub fn prompt_of_question(question: &str) -> &str {
+    match question {
+        "chain" => COT.name,
+        "label" => FILTER.name,
+        same => same,
+    }
+}
+
 /// The prompt under `key` of a node; where it names none `<prompts>/<name>.md` beside the recipe, else our own wording.
 pub fn prompt_of(fields: &Map<String, Value>, key: &str, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
     let named = fields.get(key).and_then(Value::as_str);

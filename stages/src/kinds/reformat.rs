@@ -10,7 +10,7 @@ use crate::llm::{ReplyFormat, for_each_row};
 use crate::prompt::Prompt;
 use crate::rows::ColumnType;
 use crate::settings::{Reader, Setting, Settings};
-use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -80,6 +80,10 @@ impl Stage for Reformat {
         let mut needs = asking::needs(&NEEDED);
         needs.extend(self.prompt.needs("prompt", "input", &["options", "answer_idx"]));
         needs
+    }
+
+    fn calls(&self, rows: u64) -> Outlook {
+        asking::one_question(rows, self.settings.asks)
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

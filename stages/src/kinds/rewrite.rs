@@ -11,7 +11,7 @@ use crate::llm::{ReplyFormat, for_each_row};
 use crate::prompt::Prompt;
 use crate::rows::{ColumnType, Rows};
 use crate::settings::{Reader, Setting, Settings};
-use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -119,6 +119,18 @@ impl Stage for Rewrite {
             Style::Answer => asking::needs(&["truth"]),
             _ => asking::needs(&NEEDED),
         }
+    }
+
+    fn calls(&self, rows: u64) -> Outlook {
+        let most = rows * 2 * u64::from(self.settings.asks.max(1));
+        match self.settings.style {
+            Style::Answer => Outlook::exactly(0),
+            _ => Outlook::about(rows as f64 * 2.0, "two answers a row", most),
+        }
+    }
+
+    fn is_quick(&self) -> bool {
+        self.settings.style == Style::Answer
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -13,7 +13,7 @@ use crate::llm::{ReplyFormat, for_each_row};
 use crate::prompt::Prompt;
 use crate::rows::ColumnType;
 use crate::settings::{Reader, Setting, Settings, Step};
-use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -178,6 +178,12 @@ impl Stage for Search {
         asking::needs(&NEEDED)
     }
 
+    fn calls(&self, rows: u64) -> Outlook {
+        let (questions, likely) = self.settings.questions_a_row();
+        let most = rows * questions * u64::from(self.settings.asks.max(1));
+        Outlook::about(rows as f64 * likely, "half of all conclusions are found true", most)
+    }
+
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let rows = inputs.take_rows("input");
         require_columns(&rows, &NEEDED)?;
@@ -191,6 +197,26 @@ impl Stage for Search {
 }
 
 impl SearchSettings {
+    /// At most, and in the mean when each verdict, the one that the row brings included, is true by half.
+    fn questions_a_row(&self) -> (u64, f64) {
+        let (mut most, mut likely, mut still_false) = (0, 0.0, 0.5);
+        let mut ask = |questions: u64, is_judged: bool| {
+            most += questions;
+            likely += questions as f64 * still_false;
+            still_false *= if is_judged { 0.5 } else { 1.0 };
+        };
+        for attempt in 0..self.attempts.max(1) {
+            if attempt > 0 && self.restart == Restart::Fresh {
+                ask(2, true);
+            }
+            (0..self.rounds).for_each(|_| ask(2, true));
+        }
+        if self.reveal {
+            ask(1, false);
+        }
+        (most, likely)
+    }
+
     /// In the order of [`STRATEGIES`].
     fn weights(&self) -> [f64; 4] {
         match self.strategies.is_empty() {

@@ -18,7 +18,7 @@ use crate::failure::Result;
 use crate::report::Report;
 use crate::rows::{ROW_ID, Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
-use crate::stage::{Inputs, Kind, Outputs, Stage, Unkeyed};
+use crate::stage::{Inputs, Kind, Outlook, Outputs, Stage, Unkeyed};
 use crate::tablets::{EXAM_COLUMNS, ExamSettings, exam_rows};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
@@ -229,6 +229,19 @@ impl Stage for Source {
 
     fn columns(&self, _output: &str, _inputs: &[Columns]) -> Columns {
         self.columns.clone()
+    }
+
+    fn rows_out(&self, _: &[u64]) -> Vec<Outlook> {
+        let there = match &self.origin {
+            Origin::File { rows, .. } => rows.len(),
+            Origin::Tablets { rows, .. } => *rows,
+        };
+        vec![Outlook::exactly(self.settings.limit.map_or(there, |limit| limit.min(there)) as u64)]
+    }
+
+    /// The rows of a file are here since the recipe was checked.
+    fn is_quick(&self) -> bool {
+        matches!(self.origin, Origin::File { .. })
     }
 
     fn run(&self, _inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -8,7 +8,7 @@ use crate::failure::Result;
 use crate::report::{Report, ReportTable};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
-use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Output, Outputs, Stage};
+use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Outlook, Output, Outputs, Stage};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
@@ -111,6 +111,20 @@ impl Stage for Split {
 
     fn needs(&self) -> Vec<Need> {
         Need::listed("input", "by", &self.0.by).collect()
+    }
+
+    /// A part may pass its room by the last group of equal rows.
+    fn rows_out(&self, rows: &[u64]) -> Vec<Outlook> {
+        let there = rows.first().copied().unwrap_or(0);
+        let sizes: Vec<Size> = self.0.parts.values().copied().collect();
+        let counts = row_counts(&sizes, there as usize);
+        let rest = (there as usize).saturating_sub(counts.iter().sum());
+        let part = |count: usize| Outlook::about(count as f64, "parts have the size that is asked for", there);
+        counts.into_iter().chain([rest]).map(part).collect()
+    }
+
+    fn is_quick(&self) -> bool {
+        true
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {

@@ -9,7 +9,7 @@ use crate::llm::for_each_row;
 use crate::prompt::Prompt;
 use crate::rows::{Column, ColumnType, Row, Rows};
 use crate::settings::{Reader, Setting};
-use crate::stage::ModelName;
+use crate::stage::{ModelName, Outlook};
 use serde_json::{Map, Value, json};
 
 /// `rules`, or the name of a model.
@@ -51,6 +51,14 @@ impl Verifier {
         match self {
             Verifier::Rules => Vec::new(),
             Verifier::Model(name) => vec![("verifier".to_string(), name.0.clone())],
+        }
+    }
+
+    /// What it takes to judge so many answers; those that keep no format are not put to a model.
+    pub fn calls(&self, answers: u64) -> Outlook {
+        match self {
+            Verifier::Rules => Outlook::exactly(0),
+            Verifier::Model(_) => Outlook::about(answers as f64, "one verdict an answer", answers * u64::from(ASKS)),
         }
     }
 

@@ -65,6 +65,8 @@ pub struct Caller {
     pub budget: Arc<Budget>,
     /// Put questions again whose kept replies never parsed (`run --retry-marked`).
     pub retry_marked: bool,
+    /// Under which answers are counted.
+    port: Arc<str>,
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
     /// Set where nothing may be sent.
@@ -80,7 +82,13 @@ impl Caller {
         retry_marked: bool,
     ) -> Caller {
         let identity = Arc::new(model.identity());
-        Caller { model, replies, meter, budget, retry_marked, identity, in_flight: Arc::default(), watcher: None }
+        let (port, in_flight) = ("".into(), Arc::default());
+        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, watcher: None }
+    }
+
+    /// The same, behind this port of its node.
+    pub fn at_port(self, port: &str) -> Caller {
+        Caller { port: port.into(), ..self }
     }
 
     /// One that sends nothing: it answers with the kept replies and tells the watcher of every question.
@@ -101,11 +109,11 @@ impl Caller {
         let flight = self.in_flight.board(address);
         let _turn = flight.turn.lock().await;
         if let Some(reply) = self.kept(&address) {
-            return Ok(self.reuse(reply));
+            return Ok(self.reuse(request, reply));
         }
         let _claim = self.claim(&address).await?;
         match self.kept(&address) {
-            Some(reply) => Ok(self.reuse(reply)),
+            Some(reply) => Ok(self.reuse(request, reply)),
             None => self.send(request, &address).await,
         }
     }
@@ -161,8 +169,9 @@ impl Caller {
         self.model.parse(&self.replies.get(address)?).ok()
     }
 
-    fn reuse(&self, reply: Reply) -> Reply {
+    fn reuse(&self, request: &Request, reply: Reply) -> Reply {
         self.meter.calls_reused.fetch_add(1, Ordering::Relaxed);
+        self.meter.tallies.note(&self.port, request, &reply.usage);
         reply
     }
 
@@ -214,6 +223,7 @@ impl Caller {
         let cost_usd = self.model.cost_usd(&reply.usage).unwrap_or(0.0);
         reservation.settle(cost_usd);
         self.meter.count(&reply.usage, cost_usd);
+        self.meter.tallies.note(&self.port, request, &reply.usage);
         self.replies.put(address, &raw).map_err(cannot_keep)?;
         Ok(Ok(reply))
     }

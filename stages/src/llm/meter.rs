@@ -1,6 +1,6 @@
 //! What calls came to, and the money they may take: counted per node, limited per run.
 
-use super::Usage;
+use super::{Tallies, Usage};
 use crate::failure::{Failure, Result};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,8 @@ pub struct Meter {
     pub tokens_in: AtomicU64,
     pub tokens_out: AtomicU64,
     pub retries: AtomicU64,
+    /// All answers, kept ones included.
+    pub tallies: Tallies,
     cost_usd: Mutex<f64>,
 }
 

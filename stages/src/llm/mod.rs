@@ -10,12 +10,14 @@ pub mod prices;
 pub mod rehearsal;
 pub mod request;
 pub mod spec;
+pub mod tally;
 
 pub use caller::{Caller, Claimed, Outcome, Patience, Replies, Watcher};
 pub use crowd::for_each_row;
 pub use meter::{Budget, Meter, MeterReading};
 pub use request::{Message, Reply, ReplyFormat, Request, Task, Usage};
 pub use spec::ModelSpec;
+pub use tally::{Moments, Tallies, Tally};
 
 use futures::future::BoxFuture;
 use serde_json::Value;

@@ -52,6 +52,11 @@ impl Request {
         Request { messages: vec![Message::user(prompt)], format, task: Some(task), sample: 0, ask: 0 }
     }
 
+    /// Of all messages.
+    pub fn bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.content.len()).sum()
+    }
+
     pub fn sample(mut self, sample: u32) -> Request {
         self.sample = sample;
         self
