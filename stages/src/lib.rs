@@ -17,4 +17,5 @@ pub mod rows;
 pub mod settings;
 pub mod stage;
 pub mod tablets;
+pub mod trail;
 pub mod train;

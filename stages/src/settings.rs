@@ -35,6 +35,8 @@ pub struct Reader {
     pub folder: std::path::PathBuf,
     /// Where prompts lie that no node names: `<prompts>/<kind>.md`.
     pub prompts: Option<std::path::PathBuf>,
+    /// Texts of prompts that stand in for all files, by name: those of an earlier result.
+    pub wordings: std::collections::HashMap<String, String>,
 }
 
 /// A name that must exist elsewhere in the recipe; the engine checks that it does.

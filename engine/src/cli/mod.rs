@@ -37,6 +37,7 @@ impl Cli {
             Command::Check(arguments) => arguments.format,
             Command::Explain(arguments) => arguments.format,
             Command::Diff(arguments) => arguments.format,
+            Command::Trace(arguments) => arguments.format,
             Command::Cache(CacheCommand::Stat(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Verify(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Sweep(arguments)) => arguments.format,
@@ -56,6 +57,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Say which ingredients of a node's result changed, up to the edit that began it
     Explain(ExplainArgs),
+    /// Tell one row's way from its source to a node: every prompt, reply, verdict and strategy
+    Trace(TraceArgs),
     /// Compare two versions of an output: by row, and in numbers
     Diff(DiffArgs),
     /// Find every mistake in a recipe; runs nothing
@@ -117,6 +120,31 @@ pub struct ExplainArgs {
     #[command(flatten)]
     pub store: StoreArgs,
     /// Lines for people, or one JSON object a line on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
+}
+
+const TRACE_EXAMPLES: &str = "\
+Examples:
+  decoct trace pipelines/medical.yaml stories 0               the first row of `stories`
+  decoct trace pipelines/medical.yaml solved 3fa9c2           the row whose id begins so, also one that was dropped on the way
+  decoct trace pipelines/medical.yaml chains@90bd12 0 --full  an earlier generation, whole texts";
+
+#[derive(Debug, Args)]
+#[command(after_help = TRACE_EXAMPLES)]
+pub struct TraceArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// The node, `node.output` or `node@KEY` for an earlier generation
+    pub node: String,
+    /// The row: its id, the beginning of its id, or its number in the output from 0
+    pub row: String,
+    /// Show whole texts, however long
+    #[arg(long)]
+    pub full: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Lines for people, or one JSON object on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }

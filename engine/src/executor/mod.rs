@@ -5,6 +5,7 @@ mod context;
 mod models;
 pub mod past;
 mod recheck;
+pub mod replay;
 pub mod stop;
 mod telling;
 

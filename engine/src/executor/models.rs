@@ -56,6 +56,10 @@ impl Models {
 }
 
 /// Kept replies as callers know them.
+pub fn kept(replies: cache::Replies) -> Arc<dyn Replies> {
+    Arc::new(Kept(replies))
+}
+
 struct Kept(cache::Replies);
 
 impl Replies for Kept {

@@ -2,6 +2,7 @@
 
 mod json;
 mod plain;
+pub mod paint;
 pub mod table;
 pub mod words;
 

@@ -4,6 +4,7 @@ mod diagnostic;
 mod frame;
 mod overlay;
 mod params;
+mod recorded;
 mod references;
 mod resolve;
 pub mod schema;
@@ -17,6 +18,7 @@ pub use sharing::{PushPolicy, SharingSettings, TrustPolicy};
 pub use source::{Sources, Span};
 
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 use stages::stage::{Kind, NodeRef, Output, Stage};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +43,8 @@ pub struct Node {
     pub name: String,
     pub kind: &'static Kind,
     pub stage: Arc<dyn Stage>,
+    /// What its stage was read from: so that it can be read again as it was for an earlier result.
+    pub fields: Map<String, Value>,
     pub seed: u64,
     /// What its draws are keyed by besides the seed: the kind, or `kind/stream`.
     pub stream: String,

@@ -6,7 +6,7 @@ mod decontaminate;
 mod dedup;
 mod eval;
 mod filter;
-mod mix;
+pub(crate) mod mix;
 mod ppo;
 mod prompts;
 mod reformat;

@@ -7,6 +7,7 @@ pub mod local;
 pub mod meter;
 pub mod openai;
 pub mod prices;
+pub mod reading;
 pub mod rehearsal;
 pub mod request;
 pub mod spec;
@@ -14,6 +15,7 @@ pub mod spec;
 pub use caller::{Caller, Claimed, Outcome, Patience, Replies, Watcher};
 pub use crowd::for_each_row;
 pub use meter::{Budget, Meter, MeterReading};
+pub use reading::ReadingModel;
 pub use request::{Message, Reply, ReplyFormat, Request, Task, Usage};
 pub use spec::ModelSpec;
 
