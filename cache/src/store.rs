@@ -54,6 +54,16 @@ impl Store {
         Ok(Self { layout: Arc::new(layout), sharing: None, looking: false })
     }
 
+    /// The store at `root` for someone who only looks and writes nothing there; `None` where there is none.
+    ///
+    /// # Errors
+    /// If it was made by a newer program.
+    pub fn look(root: &Path) -> Result<Option<Self>> {
+        let layout = Layout::new(root);
+        let store = Self { layout: Arc::new(layout), sharing: None, looking: true };
+        Ok(check_format(&store.layout)?.then_some(store))
+    }
+
     /// The same store, with a shared one behind it: what is not here is looked for there, and kept here once it has been read
     /// and verified. What is published here is sent there if `sharing` says so.
     pub fn shared(self, sharing: Sharing) -> Self {
@@ -101,7 +111,7 @@ impl Store {
         match Manifest::from_bytes(key, &bytes) {
             Ok(manifest) => Ok(Found::Intact(manifest)),
             Err(reason) => {
-                evict(&path)?;
+                self.evict(&path)?;
                 Ok(Found::Damaged(Notice::manifest(*key, reason)))
             }
         }
@@ -130,7 +140,7 @@ impl Store {
             .collect()
     }
 
-    /// The rows of an output. Damage evicts the blob and the manifest, so that the next lookup is a miss.
+    /// The rows of an output. Damage evicts the blob and the manifest, so that the next lookup is a miss; not for who only looks.
     ///
     /// # Panics
     /// If `manifest` has no such output or it is a tree.
@@ -213,6 +223,7 @@ impl Store {
     pub fn replies(&self) -> Result<Replies> {
         match &self.sharing {
             Some(sharing) => Replies::open_shared(&self.layout, sharing, self.looking),
+            None if self.looking => Replies::look(&self.layout.replies(), &self.layout.claims()),
             None => Replies::open(&self.layout.replies(), &self.layout.claims()),
         }
     }
@@ -249,9 +260,13 @@ impl Store {
     }
 
     fn evict_output<T>(&self, manifest: &Manifest, blob: &BlobHash) -> Result<Found<T>> {
-        evict(&self.layout.blob(blob))?;
-        evict(&self.layout.manifest(&manifest.key))?;
+        self.evict(&self.layout.blob(blob))?;
+        self.evict(&self.layout.manifest(&manifest.key))?;
         Ok(Found::Damaged(Notice::blob(*blob, Some(manifest.key))))
+    }
+
+    fn evict(&self, path: &Path) -> Result<()> {
+        if self.looking { Ok(()) } else { evict(path) }
     }
 }
 

@@ -46,15 +46,15 @@ impl Workplace {
         }
     }
 
-    /// The store where one exists, here or shared, for someone who only looks: nothing is kept of what the shared one has.
+    /// The store where one exists, here or shared, for someone who only looks: nothing is written, and nothing kept of what the
+    /// shared one has.
     pub fn store_if_any(&self) -> Result<Option<Store>> {
-        let is_here = self.cache_folder.is_dir();
+        let here = Store::look(&self.cache_folder)?;
         match &self.team {
-            None if !is_here => Ok(None),
-            None => Ok(Some(Store::open(&self.cache_folder)?)),
+            None => Ok(here),
             Some(team) => {
-                let here = if is_here { &self.cache_folder } else { team.stand_in() };
-                Ok(Some(Store::open(here)?.shared(team.reached()?).looking()))
+                let here = here.map_or_else(|| Store::open(team.stand_in()), Ok)?;
+                Ok(Some(here.shared(team.reached()?).looking()))
             }
         }
     }

@@ -28,7 +28,7 @@ pub fn count(folder: &Path) -> Result<(u64, u64)> {
     let logs = logs_in(folder, None)?;
     let mut addresses = HashSet::new();
     for path in &logs {
-        if let Some(contents) = Segment::new(path.clone()).load_unless_gone()? {
+        if let Some(contents) = Segment::new(path.clone()).load_unless_gone(true)? {
             addresses.extend(contents.entries.iter().map(|entry| entry.address));
         }
     }

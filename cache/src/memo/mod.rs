@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     state: RwLock<State>,
     writer: Mutex<Writer>,
     claims: Claims,
+    /// Nothing is written: no folder, no merged log, no index, also not in place of a wrong one.
+    looking: bool,
     damaged: AtomicU64,
     lost_bytes: AtomicU64,
 }
@@ -91,17 +93,17 @@ impl Replies {
         }
         // What cannot be tidied is read as it is.
         let _ = merge::tidy(folder, claims);
-        let writer = Writer::new(folder);
-        let shared = Shared {
-            folder: folder.to_owned(),
-            own: writer.name().to_owned(),
-            state: RwLock::default(),
-            writer: Mutex::new(writer),
-            claims: Claims::new(claims),
-            damaged: AtomicU64::new(0),
-            lost_bytes: AtomicU64::new(0),
-        };
+        let shared = Shared::new(folder, claims, false);
         shared.refresh()?;
+        Ok(Self(Arc::new(shared), None))
+    }
+
+    /// The replies in `folder`, if there are any, for someone who only looks: nothing is written, not even to make it faster.
+    pub fn look(folder: &Path, claims: &Path) -> Result<Self> {
+        let shared = Shared::new(folder, claims, true);
+        if folder.is_dir() {
+            shared.refresh()?;
+        }
         Ok(Self(Arc::new(shared), None))
     }
 
@@ -111,7 +113,8 @@ impl Replies {
     /// # Errors
     /// If the shared store does not answer now. Later it is missed, and [`Sharing::report`] tells.
     pub(crate) fn open_shared(layout: &Arc<Layout>, sharing: &Sharing, is_looking: bool) -> Result<Self> {
-        let Self(shared, _) = Self::open(&layout.replies(), &layout.claims())?;
+        let open = if is_looking { Self::look } else { Self::open };
+        let Self(shared, _) = open(&layout.replies(), &layout.claims())?;
         let courier =
             Courier::start(Post::new(sharing.clone(), shared.clone(), layout.clone(), is_looking), is_looking)?;
         Ok(Self(shared, Some(Arc::new(courier))))
@@ -199,6 +202,20 @@ impl Replies {
 }
 
 impl Shared {
+    fn new(folder: &Path, claims: &Path, looking: bool) -> Self {
+        let writer = Writer::new(folder);
+        Self {
+            folder: folder.to_owned(),
+            own: writer.name().to_owned(),
+            state: RwLock::default(),
+            writer: Mutex::new(writer),
+            claims: Claims::new(claims),
+            looking,
+            damaged: AtomicU64::new(0),
+            lost_bytes: AtomicU64::new(0),
+        }
+    }
+
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -217,7 +234,7 @@ impl Shared {
 
     /// Reads a log that lies elsewhere, as long as this process lives.
     pub(crate) fn take_in(&self, path: PathBuf) -> Result<()> {
-        let contents = Segment::new(path.clone()).load()?;
+        let contents = Segment::new(path.clone()).load(!self.looking)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let number = state.add(path);
         state.insert(number, &contents.entries);
@@ -232,7 +249,7 @@ impl Shared {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut lost_bytes = state.read_live()?;
         if let Some(stamp) = changed {
-            lost_bytes += state.load_new(&self.folder, &self.own)?;
+            lost_bytes += state.load_new(&self.folder, &self.own, !self.looking)?;
             state.listed = stamp.elapsed().is_ok_and(|age| age > LISTING_TICK).then_some(stamp);
         }
         self.lost_bytes.fetch_add(lost_bytes, Ordering::Relaxed);
@@ -253,7 +270,9 @@ impl Shared {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.index.get(address) == Some(&place) {
             state.index.remove(address);
-            segment.drop_index();
+            if !self.looking {
+                segment.drop_index();
+            }
             self.damaged.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -284,15 +303,16 @@ impl State {
         number
     }
 
-    fn load_new(&mut self, folder: &Path, own: &str) -> Result<u64> {
+    /// `may_index`: logs without an index get one.
+    fn load_new(&mut self, folder: &Path, own: &str, may_index: bool) -> Result<u64> {
         let mut lost_bytes = 0;
         let unknown = |path: &PathBuf| !self.known.contains_key(path);
         let mut new: Vec<PathBuf> = logs_in(folder, Some(own))?.into_iter().filter(unknown).collect();
         new.reverse();
         while let Some(path) = new.pop() {
-            let Some(contents) = Segment::new(path.clone()).load_unless_gone()? else {
+            let Some(contents) = Segment::new(path.clone()).load_unless_gone(may_index)? else {
                 // Merged into another since the listing.
-                lost_bytes += self.load_new(folder, own)?;
+                lost_bytes += self.load_new(folder, own, may_index)?;
                 break;
             };
             let number = self.add(path);

@@ -43,8 +43,8 @@ impl Segment {
     }
 
     /// All intact records: from the index if there is a right one, else from the log itself, which is then indexed if its writer
-    /// is gone.
-    pub fn load(&self) -> Result<Contents> {
+    /// is gone and `may_index`.
+    pub fn load(&self, may_index: bool) -> Result<Contents> {
         let size = fs::metadata(&self.path).at("read", &self.path)?.len();
         if let Some(entries) = read_index(&self.index_path(), size) {
             return Ok(Contents { entries, live_from: None, lost_bytes: 0 });
@@ -56,7 +56,7 @@ impl Segment {
         let size = file.metadata().at("read", &self.path)?.len();
         let found = self.read_from(SEGMENT_HEADER.len() as u64)?;
         match sealed {
-            true => self.seal(found, size),
+            true => self.seal(found, size, may_index),
             false => {
                 Ok(Contents { live_from: Some(found.end), lost_bytes: found.damaged_bytes, entries: found.entries })
             }
@@ -64,8 +64,8 @@ impl Segment {
     }
 
     /// Like [`Segment::load`]; `None` if the log is gone, merged into another.
-    pub fn load_unless_gone(&self) -> Result<Option<Contents>> {
-        match self.load() {
+    pub fn load_unless_gone(&self, may_index: bool) -> Result<Option<Contents>> {
+        match self.load(may_index) {
             Err(_) if !self.exists() => Ok(None),
             loaded => loaded.map(Some),
         }
@@ -120,9 +120,11 @@ impl Segment {
         Ok(())
     }
 
-    fn seal(&self, found: Scan, size: u64) -> Result<Contents> {
-        // In a folder that is only read, the next process has to scan as well: no reason to stop.
-        let _ = self.write_index(&found.entries, size);
+    fn seal(&self, found: Scan, size: u64, may_index: bool) -> Result<Contents> {
+        if may_index {
+            // In a folder that is only read, the next process has to scan as well: no reason to stop.
+            let _ = self.write_index(&found.entries, size);
+        }
         Ok(Contents {
             entries: found.entries,
             live_from: None,

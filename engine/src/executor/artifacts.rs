@@ -1,10 +1,11 @@
 //! Between stages and the store: finished outputs become inputs, what a stage returns becomes finished outputs.
 
+use crate::spec::Node;
 use arrow::array::RecordBatch;
 use cache::{ContentHash, Found, Manifest, Placement, Publication, Store, Table};
 use stages::failure::Failure;
 use stages::rows::Rows;
-use stages::stage::{Artifact, Form, Output, Outputs};
+use stages::stage::{Artifact, Form, Input, Inputs, NodeRef, Output, Outputs};
 use std::path::Path;
 
 /// Written by training nodes: how long it took is no part of what came out.
@@ -37,6 +38,34 @@ pub fn open(store: &Store, manifest: &Manifest, output: &Output, folder: &Path) 
             Ok(Artifact::Model(folder.to_path_buf()))
         }
     }
+}
+
+/// What a reference to a finished node means.
+pub fn open_input(
+    store: &Store,
+    producer: &Node,
+    manifest: &Manifest,
+    from: &NodeRef,
+    folder: &Path,
+) -> Result<Artifact, Trouble> {
+    let output = producer.output(&from.output).expect("outputs were checked when the recipe was read");
+    open(store, manifest, &output, folder).map_err(|trouble| match trouble {
+        Trouble::Damaged(notice) => Trouble::DamagedInput { node: from.node.clone(), notice },
+        other => other,
+    })
+}
+
+/// All that a node reads from others, each by `open` with a folder below `scratch` for its files.
+pub fn inputs(
+    node: &Node,
+    scratch: &Path,
+    open: impl Fn(&NodeRef, &Path) -> Result<Artifact, Trouble>,
+) -> Result<Inputs, Trouble> {
+    let open = |input: Input| {
+        let folder = scratch.join("inputs").join(&input.port);
+        Ok((input.port, open(&input.from, &folder)?))
+    };
+    Ok(Inputs(node.stage.inputs().into_iter().map(open).collect::<Result<_, Trouble>>()?))
 }
 
 pub fn open_rows(store: &Store, manifest: &Manifest, output: &str) -> Result<Rows, Trouble> {

@@ -2,6 +2,8 @@
 
 pub mod artifacts;
 mod context;
+#[allow(dead_code, reason = "`plan` and `trace` come next")]
+pub mod looking;
 mod models;
 pub mod past;
 mod recheck;
@@ -244,21 +246,12 @@ impl<'a> Executor<'a> {
     }
 
     fn inputs(&self, node: &Node, scratch: &Path) -> Result<Inputs, Trouble> {
-        let open = |input: stages::stage::Input| {
-            let folder = scratch.join("inputs").join(&input.port);
-            Ok((input.port, self.open(&input.from, &folder)?))
-        };
-        Ok(Inputs(node.stage.inputs().into_iter().map(open).collect::<Result<_, Trouble>>()?))
+        artifacts::inputs(node, scratch, |from, folder| self.open(from, folder))
     }
 
     fn open(&self, from: &stages::stage::NodeRef, folder: &Path) -> Result<Artifact, Trouble> {
-        let producer = &self.planner.recipe.nodes[&from.node];
-        let output = producer.output(&from.output).expect("outputs were checked when the recipe was read");
         let manifest = self.state().manifests[&from.node].clone();
-        artifacts::open(self.store, &manifest, &output, folder).map_err(|trouble| match trouble {
-            Trouble::Damaged(notice) => Trouble::DamagedInput { node: from.node.clone(), notice },
-            other => other,
-        })
+        artifacts::open_input(self.store, &self.planner.recipe.nodes[&from.node], &manifest, from, folder)
     }
 
     /// A caller for each model port, and the labels of the models.

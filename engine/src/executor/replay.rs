@@ -1,14 +1,13 @@
 //! Plays a finished node's stage again for some of its rows, with the replies that are kept. Nothing is sent and nothing published.
 
 use super::artifacts::{self, Trouble};
-use super::models::{self, kept};
+use super::looking::Looking;
+use super::models;
 use crate::spec::{Node, Recipe};
 use cache::{ContentHash, Manifest, Store};
 use serde_json::Value;
-use stages::context::{Context, Device, Progress};
-use stages::draw::Draw;
-use stages::failure::{Failure, Result};
-use stages::llm::{Caller, LanguageModel, ReadingModel, Replies, Reply, Request, Watcher};
+use stages::failure::Failure;
+use stages::llm::{Caller, LanguageModel, ReadingModel, Reply, Request, Watcher};
 use stages::rows::Rows;
 use stages::stage::{Artifact, Inputs, NodeRef, Outputs};
 use std::collections::HashMap;
@@ -21,7 +20,7 @@ pub struct Player<'a> {
     store: &'a Store,
     runtime: tokio::runtime::Runtime,
     scratch: tempfile::TempDir,
-    replies: OnceLock<Arc<dyn Replies>>,
+    looking: OnceLock<Looking>,
 }
 
 /// What came of it, and every question on the way, in order.
@@ -52,11 +51,11 @@ impl<'a> Player<'a> {
     ///
     /// # Errors
     /// If no threads can be started or no temporary folder can be made.
-    pub fn new(recipe: &'a Recipe, store: &'a Store) -> Result<Player<'a>> {
+    pub fn new(recipe: &'a Recipe, store: &'a Store) -> Result<Player<'a>, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Machine(format!("cannot start threads: {error}")))?;
         let scratch = tempfile::tempdir().map_err(|error| Failure::io("create", Path::new("a folder"), error))?;
-        Ok(Player { recipe, store, runtime, scratch, replies: OnceLock::new() })
+        Ok(Player { recipe, store, runtime, scratch, looking: OnceLock::new() })
     }
 
     /// Plays `node`, which must be as it was when it made `manifest`, with `rows` at `port`.
@@ -69,21 +68,14 @@ impl<'a> Player<'a> {
         manifest: &Manifest,
         port: &str,
         rows: Rows,
-    ) -> std::result::Result<Played, Trouble> {
+    ) -> Result<Played, Trouble> {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let mut callers = HashMap::new();
         for (port, name) in node.stage.models() {
             callers.insert(port.clone(), self.caller(manifest, &port, &name, &calls)?);
         }
-        let stand = Stand {
-            draw: Draw::new(node.seed, &node.stream),
-            callers,
-            runtime: self.runtime.handle().clone(),
-            scratch: self.scratch.path(),
-        };
         let inputs = Inputs([(port.to_string(), Artifact::Rows(rows))].into_iter().collect());
-        let outputs = node.stage.run(inputs, &stand)?;
-        drop(stand);
+        let outputs = self.looking()?.play_with(node, inputs, callers)?;
         let calls = std::mem::take(&mut *calls.lock().expect("a watcher does not panic"));
         Ok(Played { outputs, calls })
     }
@@ -94,7 +86,7 @@ impl<'a> Player<'a> {
         port: &str,
         name: &str,
         calls: &Arc<Mutex<Vec<Call>>>,
-    ) -> std::result::Result<Caller, Trouble> {
+    ) -> Result<Caller, Trouble> {
         let recorded = manifest.preimage.get("models").and_then(|models| models.get(port));
         let recorded = recorded.ok_or_else(|| Failure::Ourselves(format!("its record names no model `{port}`")))?;
         let folder = self.weights(name, &recorded["weights"])?;
@@ -104,11 +96,11 @@ impl<'a> Player<'a> {
             Arc::new(model.ok_or_else(|| Failure::Recipe("its model's provider is not known here".to_string()))?);
         let identity = Arc::new(model.identity());
         let witness = Witness { model: model.clone(), identity, name: name.to_string(), calls: calls.clone() };
-        Ok(Caller::looking(model, self.replies()?, false, Arc::new(witness)))
+        Ok(Caller::looking(model, self.looking()?.replies.clone(), false, Arc::new(witness)))
     }
 
     /// Where the weights with this content lie; `None` for a model that we do not run ourselves.
-    fn weights(&self, name: &str, content: &Value) -> std::result::Result<Option<std::path::PathBuf>, Trouble> {
+    fn weights(&self, name: &str, content: &Value) -> Result<Option<std::path::PathBuf>, Trouble> {
         let Some(content) = content.as_str() else { return Ok(None) };
         let entry = &self.recipe.models[name];
         let Some(from) = entry.spec.node() else { return Ok(entry.spec.folder()) };
@@ -122,12 +114,12 @@ impl<'a> Player<'a> {
         Ok(Some(folder))
     }
 
-    fn replies(&self) -> std::result::Result<Arc<dyn Replies>, Trouble> {
-        if let Some(replies) = self.replies.get() {
-            return Ok(replies.clone());
+    fn looking(&self) -> Result<&Looking, Trouble> {
+        if let Some(looking) = self.looking.get() {
+            return Ok(looking);
         }
-        let opened = kept(self.store.replies()?);
-        Ok(self.replies.get_or_init(|| opened).clone())
+        let opened = Looking::open(self.store, self.runtime.handle().clone())?;
+        Ok(self.looking.get_or_init(|| opened))
     }
 }
 
@@ -171,44 +163,4 @@ impl Watcher for Witness {
     fn unanswered(&self, request: &Request) {
         self.note(request, None, None);
     }
-}
-
-/// The world of a stage that is played again.
-struct Stand<'a> {
-    draw: Draw,
-    callers: HashMap<String, Caller>,
-    runtime: tokio::runtime::Handle,
-    scratch: &'a Path,
-}
-
-impl Context for Stand<'_> {
-    fn draw(&self) -> Draw {
-        self.draw.clone()
-    }
-
-    fn caller(&self, port: &str) -> Result<Caller> {
-        let missing = || Failure::Ourselves(format!("the stage declares no model port `{port}`"));
-        self.callers.get(port).cloned().ok_or_else(missing)
-    }
-
-    fn runtime(&self) -> &tokio::runtime::Handle {
-        &self.runtime
-    }
-
-    fn device(&self) -> Device {
-        Device::cpu(None)
-    }
-
-    fn scratch(&self) -> &Path {
-        self.scratch
-    }
-
-    fn cancelled(&self) -> bool {
-        false
-    }
-
-    fn progress(&self, _: Progress) {}
-
-    /// What it warns of was told when the node ran.
-    fn warn(&self, _: &str) {}
 }

@@ -108,6 +108,18 @@ impl ModelSpec {
     }
 }
 
+impl ModelSpec {
+    /// Only to read kept replies: needs no key, no server and no weights, and cannot be asked. `None` for a local model, whose
+    /// replies are named by its weights.
+    pub fn unopened(&self) -> Option<Arc<dyn LanguageModel>> {
+        match self {
+            ModelSpec::Rehearsal(settings) => Some(Arc::new(Rehearsal::new(settings.clone()))),
+            ModelSpec::OpenAi(settings) => Some(Arc::new(OpenAi::unopened(settings.as_ref().clone()))),
+            ModelSpec::Local(_) => None,
+        }
+    }
+}
+
 fn read_provider(fields: &Map<String, Value>, reader: &mut Reader) -> Option<String> {
     let hint = |name: &str| nearest_hint(name, PROVIDERS);
     let Some(value) = fields.get("provider") else {

@@ -71,6 +71,12 @@ impl OpenAiSettings {
 /// A model behind HTTP. Cheap requests share one pool of kept-alive connections.
 pub struct OpenAi {
     settings: OpenAiSettings,
+    /// None for someone who only reads kept replies: that needs no key.
+    line: Option<Line>,
+}
+
+/// The way to the server.
+struct Line {
     client: reqwest::Client,
     url: String,
     /// Never shown: errors and logs carry `fault::redact`ed words only.
@@ -92,7 +98,17 @@ impl OpenAi {
             .build()
             .map_err(|error| Failure::Machine(format!("cannot set up HTTP: {error}")))?;
         let url = format!("{}/chat/completions", settings.base_url.0.trim_end_matches('/'));
-        Ok(OpenAi { client, url, key, in_flight: Semaphore::new(concurrency), settings })
+        let line = Line { client, url, key, in_flight: Semaphore::new(concurrency) };
+        Ok(OpenAi { settings, line: Some(line) })
+    }
+
+    /// One that reads kept replies and cannot be asked: no key is read, no connection prepared.
+    pub fn unopened(settings: OpenAiSettings) -> OpenAi {
+        OpenAi { settings, line: None }
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.line.as_ref()?.key.as_deref()
     }
 
     /// The JSON body of a request.
@@ -122,9 +138,10 @@ impl OpenAi {
     }
 
     async fn post(&self, request: &Request) -> std::result::Result<Vec<u8>, Fault> {
-        let _turn = self.in_flight.acquire().await.expect("the semaphore is never closed");
-        let mut post = self.client.post(&self.url).json(&self.body(request));
-        if let Some(key) = &self.key {
+        let line = self.line.as_ref().expect("who only reads replies asks nothing");
+        let _turn = line.in_flight.acquire().await.expect("the semaphore is never closed");
+        let mut post = line.client.post(&line.url).json(&self.body(request));
+        if let Some(key) = &line.key {
             post = post.bearer_auth(key);
         }
         let response = post.send().await.map_err(fault::of_transport)?;
@@ -143,12 +160,12 @@ impl LanguageModel for OpenAi {
     }
 
     fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, std::result::Result<Vec<u8>, Fault>> {
-        let key = self.key.as_deref();
+        let key = self.key();
         self.post(request).map(move |answer| answer.map_err(|fault| fault::redact(fault, key))).boxed()
     }
 
     fn parse(&self, raw: &[u8]) -> std::result::Result<Reply, Fault> {
-        envelope::parse(raw).map_err(|fault| fault::redact(fault, self.key.as_deref()))
+        envelope::parse(raw).map_err(|fault| fault::redact(fault, self.key()))
     }
 
     fn concurrency(&self) -> usize {
