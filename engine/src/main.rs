@@ -46,6 +46,7 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
         Command::Explain(arguments) => commands::explain::run(arguments),
         Command::Diff(arguments) => commands::diff::run(arguments),
         Command::Trace(arguments) => commands::trace::run(arguments),
+        Command::Runs(arguments) => commands::runs::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Cache(command) => commands::cache::run(command),

@@ -62,13 +62,7 @@ impl<'a> Player<'a> {
     ///
     /// # Errors
     /// If replies or weights cannot be read, or the stage fails.
-    pub fn play(
-        &self,
-        node: &Node,
-        manifest: &Manifest,
-        port: &str,
-        rows: Rows,
-    ) -> Result<Played, Trouble> {
+    pub fn play(&self, node: &Node, manifest: &Manifest, port: &str, rows: Rows) -> Result<Played, Trouble> {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let mut callers = HashMap::new();
         for (port, name) in node.stage.models() {

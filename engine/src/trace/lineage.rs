@@ -137,7 +137,8 @@ impl<'a> Tracer<'a> {
     fn not_found(&self, family: &[Work<'a>], wanted: &Wanted) -> Failure {
         let node = &wanted.reference.node;
         let ids = || {
-            let outputs = family.iter().flat_map(|work| row_outputs(work).into_iter().map(move |output| (work, output)));
+            let outputs =
+                family.iter().flat_map(|work| row_outputs(work).into_iter().map(move |output| (work, output)));
             let tables = outputs.filter_map(|(work, output)| self.tables.open(&work.manifest, &output).ok());
             tables.flat_map(|table| table.ids.clone())
         };
@@ -148,7 +149,11 @@ impl<'a> Tracer<'a> {
         let near = near.filter(|hint| hint.starts_with("did you mean"));
         let rows = self.counted_table(family, wanted).and_then(|(work, output)| {
             let rows = self.tables.open(&work.manifest, &output).ok()?.ids.len();
-            Some(format!("it has {}, numbered from 0; `{}` shows them with their ids", counted(rows as u64, "row"), wanted.show))
+            Some(format!(
+                "it has {}, numbered from 0; `{}` shows them with their ids",
+                counted(rows as u64, "row"),
+                wanted.show
+            ))
         });
         let message = format!("neither `{node}` nor any node before it has a row `{}`", wanted.row);
         Failure::usage(message, near.or(rows))
@@ -230,7 +235,8 @@ impl<'a> Tracer<'a> {
         let (row_id, mut steps, mut lost, mut found) = (last.id.clone(), Vec::new(), None, Some(last));
         while let Some(here) = found.take() {
             let table = self.tables.open(&here.work.manifest, &here.output)?;
-            let rows = here.numbers.iter().map(|&number| table.row(number)).collect::<std::result::Result<Vec<_>, _>>()?;
+            let rows =
+                here.numbers.iter().map(|&number| table.row(number)).collect::<std::result::Result<Vec<_>, _>>()?;
             let came = match self.came_from(&here, &rows[0]) {
                 Ok(came) => came,
                 Err(reason) => {
@@ -266,7 +272,10 @@ impl<'a> Tracer<'a> {
                 Some((work, output, table))
             });
             let Some((work, output, table)) = opened else {
-                gone.get_or_insert(format!("the rows of `{}` that it was made from are no longer here", input.from.node));
+                gone.get_or_insert(format!(
+                    "the rows of `{}` that it was made from are no longer here",
+                    input.from.node
+                ));
                 continue;
             };
             let number = table.ids.iter().position(|id| trail::goes_on(kind, label, id, &here.id));

@@ -41,7 +41,10 @@ impl<'a> Tracer<'a> {
 
     fn played(&self, work: &Work, port: &str, before: Rows) -> Result<Played, String> {
         let node = work.node.as_recorded(&work.manifest.preimage, &self.recipe.path).ok_or_else(|| {
-            format!("`{}` was made with settings or by a version that this recipe and program no longer have", work.node.name)
+            format!(
+                "`{}` was made with settings or by a version that this recipe and program no longer have",
+                work.node.name
+            )
         })?;
         self.player.play(&node, &work.manifest, port, before).map_err(|trouble: Trouble| trouble.to_string())
     }
@@ -59,7 +62,10 @@ impl Step<'_> {
         self.remark = if lost > 0 {
             Some("the reply to its last question is no longer kept, so what followed cannot be told".to_string())
         } else if self.after.iter().any(|(output, rows)| came_out(&played.outputs, output).as_ref() != Some(rows)) {
-            Some("played again with the replies that are kept by now, it ends otherwise than the result that is shown".into())
+            Some(
+                "played again with the replies that are kept by now, it ends otherwise than the result that is shown"
+                    .into(),
+            )
         } else {
             self.outcome = outcome(&played.outputs).or(self.outcome.take());
             None

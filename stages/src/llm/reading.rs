@@ -101,7 +101,8 @@ mod tests {
         let reading = ReadingModel::recorded(&rehearsal.identity(), &rehearsal, None).unwrap().unwrap();
         assert_eq!((reading.identity(), reading.reads_task()), (asked.identity(), asked.reads_task()));
         assert_eq!(reading.label(), asked.label());
-        let server = spec(json!({"provider": "openai", "model": "m", "temperature": 0.5, "api_key_env": "DECOCT_NO_KEY",
+        let server =
+            spec(json!({"provider": "openai", "model": "m", "temperature": 0.5, "api_key_env": "DECOCT_NO_KEY",
             "prices": {"input_usd_per_million": 2.0, "output_usd_per_million": 4.0}}));
         let reading = ReadingModel::recorded(&server.identity(), &server, None).unwrap().unwrap();
         assert_eq!(reading.identity(), server.identity());

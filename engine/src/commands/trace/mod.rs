@@ -5,7 +5,7 @@ mod text;
 use super::show::failure;
 use crate::cli::{EventFormat, TraceArgs};
 use crate::executor::past::generations;
-use crate::failure::{Failure, Result, Exit};
+use crate::failure::{Exit, Failure, Result};
 use crate::plan::{Decision, Planner, Wishes};
 use crate::report::PlainReporter;
 use crate::trace::{Numbered, Step, Story, Tracer, Wanted, Work, numbered};

@@ -1,11 +1,10 @@
 //! A story for people: long texts are folded unless they are wanted whole.
 
+use crate::report::cell::shown;
 use crate::report::paint::{Colour, Paint};
 use crate::report::words::{ago, counted, dollars, thousands};
 use crate::trace::{Change, Numbered, Step, Story, numbered};
 use cache::now_seconds;
-use serde_json::Value;
-use stages::chain::Chain;
 
 /// Of a longer text these lines are shown: instructions stand first, what they are about last.
 const FIRST_LINES: usize = 2;
@@ -105,7 +104,7 @@ impl Page {
     fn change(&mut self, change: &Change) {
         let new = shown(change.new);
         let old = change.old.map(shown);
-        let room = self.paint.width.saturating_sub(change.column.chars().count() + 8);
+        let room = self.paint.width().saturating_sub(change.column.chars().count() + 8);
         let short = |text: &str| !text.contains('\n') && text.chars().count() <= room / 2;
         match old {
             Some(old) if short(&old) && short(&new) => self.lines.push(format!("  {}: {old} → {new}", change.column)),
@@ -139,7 +138,7 @@ impl Page {
     }
 
     fn cut(&self, line: &str, indent: usize) -> String {
-        let room = self.paint.width.saturating_sub(indent).max(20);
+        let room = self.paint.width().saturating_sub(indent).max(20);
         match self.is_full || line.chars().count() <= room {
             true => line.to_string(),
             false => line.chars().take(room - 1).chain(['…']).collect(),
@@ -172,7 +171,8 @@ fn headline(one: &Numbered) -> String {
         (None, _) if call.request.sample > 0 => parts.push(format!("sample {}", call.request.sample)),
         (None, _) => {}
     }
-    parts.extend(place.strategy.map(str::to_string));
+    // The judge sees a conclusion, not the strategy that led to it.
+    parts.extend(place.strategy.filter(|_| question == "search").map(|strategy| format!("by {strategy}")));
     if call.request.ask > 0 {
         parts.push(format!("asked again ({})", call.request.ask + 1));
     }
@@ -188,14 +188,4 @@ fn headline(one: &Numbered) -> String {
         parts.extend((!reply.served_by.is_empty()).then(|| reply.served_by.clone()));
     }
     format!("  {} {}", one.number, parts.join(" · "))
-}
-
-/// A chain as its prompt shows it, text as it is, nothing for null, everything else as JSON.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "nothing".to_string(),
-        Value::String(text) => text.clone(),
-        Value::Array(_) => Chain::from_value(value).map_or_else(|_| value.to_string(), |chain| chain.render()),
-        other => other.to_string(),
-    }
 }
