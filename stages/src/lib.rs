@@ -17,5 +17,6 @@ pub mod rows;
 pub mod settings;
 pub mod stage;
 pub mod tablets;
+pub mod told;
 pub mod trail;
 pub mod train;

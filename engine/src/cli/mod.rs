@@ -237,7 +237,7 @@ pub struct ShowArgs {
     /// Show N rows [default: 10 as a table, all in other formats]
     #[arg(long, value_name = "N")]
     pub rows: Option<usize>,
-    /// Show one row whole: its number from 0, or its id
+    /// Show one row whole: its number from 0, its id, or the beginning of its id
     #[arg(long, value_name = "K", conflicts_with = "rows")]
     pub row: Option<String>,
     /// How rows are written (json: one object a line) [default: table]

@@ -178,6 +178,16 @@ impl Stage for Search {
     }
 }
 
+/// Weights by the names of their strategies.
+pub fn in_words(settings: &Value) -> Value {
+    let mut words = settings.clone();
+    if let Some(weights) = settings["strategies"].as_array() {
+        let named = STRATEGIES.iter().map(|strategy| strategy.word().to_string()).zip(weights.iter().cloned());
+        words["strategies"] = Value::Object(named.collect());
+    }
+    words
+}
+
 impl SearchSettings {
     /// In the order of [`STRATEGIES`].
     fn weights(&self) -> [f64; 4] {
