@@ -45,7 +45,7 @@ fn every_edit_is_named_and_nothing_else() {
         ("seed: 7", "seed: 7", &["--limit", "20"], "exam:settings.limit"),
         ("input: exam, model: teacher", "input: exam, model: teacher, asks: 2", &[], "problems:settings.asks"),
         ("prompt: cot.md", "prompt: cot.md, asks: 5", &[], "chains:settings.asks"),
-        ("train: 0.5, test: 0.5", "train: 0.25, test: 0.5", &[], "halves:settings.parts[0][1].share"),
+        ("train: 0.5, test: 0.5", "train: 0.25, test: 0.5", &[], "halves:settings.parts.train"),
         ("version: 1", "version: 1", &["--set", "nodes.halves.seed=9"], "halves:draws.seed"),
         ("version: 1", "version: 1", &["--set", "nodes.halves.stream=other"], "halves:draws.stream"),
     ] {

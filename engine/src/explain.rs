@@ -61,7 +61,7 @@ impl Explainer<'_> {
         let now = manifest::draft(self.recipe, entry, self.known);
         let is_wanted = |earlier: &Manifest| match against {
             Some(prefix) => earlier.key.to_string().starts_with(prefix),
-            None => !now.preimage.differences(&earlier.preimage).is_empty(),
+            None => now.preimage.action_key() != earlier.key,
         };
         let earlier = generations(self.store, &self.recipe.name, node).find(is_wanted);
         if against.is_some() && earlier.is_none() {
@@ -74,7 +74,7 @@ impl Explainer<'_> {
         told.insert(node.name.clone());
         let now = manifest::draft(self.recipe, node, self.known);
         let differences =
-            earlier.as_ref().map(|earlier| earlier.preimage.differences(&now.preimage)).unwrap_or_default();
+            earlier.as_ref().map(|earlier| manifest::differences(&earlier.preimage, &now.preimage)).unwrap_or_default();
         let changes = differences.into_iter().filter_map(|difference| self.change(node, difference, told));
         Story { node: node.name.clone(), kind: node.kind.name, changes: changes.collect(), against: earlier }
     }

@@ -13,6 +13,7 @@ mod report;
 mod schedule;
 mod spec;
 mod team;
+mod trace;
 mod up_to_date;
 mod workplace;
 
@@ -46,6 +47,8 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
         Command::Plan(arguments) => commands::plan::run(arguments),
         Command::Explain(arguments) => commands::explain::run(arguments),
         Command::Diff(arguments) => commands::diff::run(arguments),
+        Command::Trace(arguments) => commands::trace::run(arguments),
+        Command::Runs(arguments) => commands::runs::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Cache(command) => commands::cache::run(command),

@@ -176,7 +176,7 @@ impl<'a> Planner<'a> {
             return Why::Lost;
         }
         match self.past.last(&node.name) {
-            Some(last) => Why::Changed(last.preimage.differences(preimage)),
+            Some(last) => Why::Changed(manifest::differences(&last.preimage, preimage)),
             None => Why::FirstRun,
         }
     }
@@ -229,7 +229,11 @@ pub fn describe(difference: &Difference, width: usize) -> String {
         "prompts" => format!("prompt `{name}` changed"),
         "inputs" => format!("input `{name}` changed"),
         "models" if name.ends_with(".weights") => format!("weights of `{}` changed", name.trim_end_matches(".weights")),
-        "models" => format!("model {} changed ({})", name.replacen(".identity", "", 1), arrow(difference, width)),
+        "models" => format!(
+            "model {} changed ({})",
+            name.replacen(".identity", "", 1).replacen(".settings", "", 1),
+            arrow(difference, width)
+        ),
         "settings" => format!("{name} {}", arrow(difference, width)),
         "draws" => format!("{} {}", if name.is_empty() { "seed" } else { name }, arrow(difference, width)),
         "version" => format!("`decoct` does this differently now (version {})", arrow(difference, width)),

@@ -11,7 +11,7 @@ pub struct Changes<'a> {
     pub changed: Vec<Changed<'a>>,
     pub added: Vec<&'a Row>,
     pub removed: Vec<&'a Row>,
-    /// Of the columns that both have, those that differ anywhere.
+    /// Of the columns that both have, those that differ in a row or on average.
     pub columns: Vec<ColumnChange>,
 }
 
@@ -56,8 +56,8 @@ pub fn between<'a>(old: &'a Rows, new: &'a Rows) -> Changes<'a> {
         }
     }
     changes.added = left_over(new, later);
-    let columns = shared.iter().zip(counts).filter(|(_, changed)| *changed > 0);
-    changes.columns = columns.map(|(column, changed)| column.summary(old, new, changed)).collect();
+    let columns = shared.iter().zip(counts).map(|(column, changed)| column.summary(old, new, changed));
+    changes.columns = columns.filter(|one| one.changed > 0 || one.old_mean != one.new_mean).collect();
     changes
 }
 

@@ -19,4 +19,6 @@ pub mod settings;
 pub mod stage;
 pub mod tablets;
 pub mod template;
+pub mod told;
+pub mod trail;
 pub mod train;

@@ -7,6 +7,7 @@ pub use hint::{near_hint, nearest_file, nearest_hint, shown_path};
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// One thing wrong with a recipe, at a place inside the value that was read. The engine knows the file, line and column of that place.
@@ -52,6 +53,8 @@ pub struct Reader {
     prompts: Option<PathBuf>,
     /// Every path that was asked for, whether or not there is a file: as long as none of them changes, the recipe means the same.
     pub looked_at: Vec<PathBuf>,
+    /// Texts of prompts that stand in for all files, by name: those of an earlier result.
+    pub wordings: HashMap<String, String>,
 }
 
 /// A name that must exist elsewhere in the recipe; the engine checks that it does.

@@ -36,7 +36,9 @@ impl Cli {
             Command::Plan(arguments) => arguments.format,
             Command::Check(arguments) => arguments.format,
             Command::Explain(arguments) => arguments.format,
-            Command::Diff(arguments) => arguments.format,
+            Command::Diff(arguments) => arguments.format.into(),
+            Command::Runs(arguments) => arguments.format,
+            Command::Trace(arguments) => arguments.format,
             Command::Cache(CacheCommand::Stat(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Verify(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Sweep(arguments)) => arguments.format,
@@ -56,8 +58,12 @@ pub enum Command {
     Plan(PlanArgs),
     /// Say which ingredients of a node's result changed, up to the edit that began it
     Explain(ExplainArgs),
-    /// Compare two versions of an output: by row, and in numbers
+    /// Tell one row's way from its source to a node: every prompt, reply, verdict and strategy
+    Trace(TraceArgs),
+    /// Compare two versions of an output, by row and in numbers; or two runs
     Diff(DiffArgs),
+    /// List the runs on record, by the names that `diff` takes
+    Runs(RunsArgs),
     /// Find every mistake in a recipe; runs nothing
     Check(CheckArgs),
     /// Show the rows, the report or the metrics of a finished node
@@ -121,16 +127,43 @@ pub struct ExplainArgs {
     pub format: EventFormat,
 }
 
+const TRACE_EXAMPLES: &str = "\
+Examples:
+  decoct trace pipelines/medical.yaml stories 0               the first row of `stories`
+  decoct trace pipelines/medical.yaml solved 3fa9c2           the row whose id begins so, also one that was dropped on the way
+  decoct trace pipelines/medical.yaml chains@90bd12 0 --full  an earlier generation, whole texts";
+
+#[derive(Debug, Args)]
+#[command(after_help = TRACE_EXAMPLES)]
+pub struct TraceArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// The node, `node.output` or `node@KEY` for an earlier generation
+    pub node: String,
+    /// The row: its id, the beginning of its id, or its number in the output from 0
+    pub row: String,
+    /// Show whole texts, however long
+    #[arg(long)]
+    pub full: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Lines for people, or one JSON object on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
+}
+
 const DIFF_EXAMPLES: &str = "\
 Examples:
   decoct diff pipelines/medical.yaml:stories                  the version before, and this one
   decoct diff a.yaml:chains b.yaml:chains                     of two recipes
-  decoct diff medical.yaml:stories@3fa9c2 medical.yaml:stories";
+  decoct diff medical.yaml:stories@3fa9c2 medical.yaml:stories
+  decoct diff last~1 last                                     the last two runs, node by node";
 
 #[derive(Debug, Args)]
 #[command(after_help = DIFF_EXAMPLES)]
 pub struct DiffArgs {
-    /// RECIPE:NODE, RECIPE:NODE.output or RECIPE:NODE@KEY; alone: the version before is compared with the present one
+    /// RECIPE:NODE, RECIPE:NODE.output or RECIPE:NODE@KEY; or a run: `last`, `last~1`, or its name. Alone: what was before is
+    /// compared with it
     #[arg(value_name = "OLD")]
     pub old: String,
     /// What it is compared with
@@ -141,6 +174,33 @@ pub struct DiffArgs {
     pub rows: Option<usize>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Lines for people, one JSON object, or a CSV line for each changed cell
+    #[arg(long, value_enum, default_value_t)]
+    pub format: DiffFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum DiffFormat {
+    #[default]
+    Plain,
+    Json,
+    Csv,
+}
+
+impl From<DiffFormat> for EventFormat {
+    fn from(format: DiffFormat) -> EventFormat {
+        if format == DiffFormat::Json { EventFormat::Json } else { EventFormat::Plain }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  decoct runs")]
+pub struct RunsArgs {
+    /// List the newest N [default: 20]
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
     #[command(flatten)]
     pub store: StoreArgs,
     /// Lines for people, or one JSON object on stdout
@@ -183,7 +243,7 @@ pub struct ShowArgs {
     /// Show N rows [default: 10 as a table, all in other formats]
     #[arg(long, value_name = "N")]
     pub rows: Option<usize>,
-    /// Show one row whole: its number from 0, or its id
+    /// Show one row whole: its number from 0, its id, or the beginning of its id
     #[arg(long, value_name = "K", conflicts_with = "rows")]
     pub row: Option<String>,
     /// How rows are written (json: one object a line) [default: table]

@@ -131,7 +131,10 @@ fn line_diff(path: &str, old: &Option<Value>, new: &Option<Value>) -> Vec<String
 }
 
 fn to_json(story: &Story, state: &str) -> Value {
-    let roots = story.roots().into_iter().map(|(node, difference)| json!({"node": node, "path": difference.path}));
+    let roots = story.roots().into_iter().map(|(node, difference)| {
+        json!({"node": node, "path": difference.path, "old": difference.old, "new": difference.new,
+            "told": describe(difference, VALUE_CHARACTERS)})
+    });
     let mut value = story_json(story);
     value["event"] = "explain".into();
     value["state"] = state.into();

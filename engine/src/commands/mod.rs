@@ -8,8 +8,10 @@ pub mod export;
 pub mod generate;
 pub mod plan;
 pub mod run;
+pub mod runs;
 pub mod schema;
 pub mod show;
+pub mod trace;
 
 use crate::cli::{DeviceChoice, MachineArgs};
 use crate::failure::{Exit, Failure, Result};

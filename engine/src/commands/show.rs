@@ -126,12 +126,17 @@ fn wants_list(arguments: &ShowArgs) -> bool {
     arguments.output.as_ref().is_some_and(|path| path.extension().is_some_and(|ending| ending == "json"))
 }
 
+/// By its number, its id, or the beginning of its id where that is one row's alone.
 fn find_row<'a>(rows: &'a Rows, wanted: &str) -> Result<&'a Row> {
     let by_number = wanted.parse::<usize>().ok().and_then(|number| rows.rows.get(number));
-    let found = by_number.or_else(|| rows.rows.iter().find(|row| row.id == wanted));
-    found.ok_or_else(|| {
+    let exactly = || rows.rows.iter().find(|row| row.id == wanted);
+    let alone = || {
+        let mut found = rows.rows.iter().filter(|row| !wanted.is_empty() && row.id.starts_with(wanted));
+        found.next().filter(|_| found.next().is_none())
+    };
+    by_number.or_else(exactly).or_else(alone).ok_or_else(|| {
         let hint = Some(format!("it has {}, numbered from 0", counted(rows.len() as u64, "row")));
-        Failure::usage(format!("there is no row `{wanted}`"), hint)
+        Failure::usage(format!("there is no row `{wanted}`, or more than one"), hint)
     })
 }
 

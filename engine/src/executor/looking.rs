@@ -27,7 +27,11 @@ impl Looking {
         Looking { store: store.cloned(), runtime, replies: OnceLock::new() }
     }
 
-    fn replies(&self) -> Result<Arc<dyn Replies>, cache::Error> {
+    /// The kept replies, opened by the first who needs them.
+    ///
+    /// # Errors
+    /// If they cannot be read, or a shared store does not answer.
+    pub fn replies(&self) -> Result<Arc<dyn Replies>, cache::Error> {
         if let Some(replies) = self.replies.get() {
             return Ok(replies.clone());
         }
@@ -59,7 +63,7 @@ impl Looking {
             let watcher = watcher(&port, &*model);
             callers.insert(port, Caller::looking(model, self.replies()?, retry_marked, watcher));
         }
-        self.run(node, inputs, callers)
+        self.play_with(node, inputs, callers)
     }
 
     /// What comes out of a node that asks nobody and is [quick](stages::stage::Stage::is_quick).
@@ -67,10 +71,14 @@ impl Looking {
     /// # Errors
     /// As of the stage itself.
     pub fn execute(&self, node: &Node, inputs: Inputs) -> Result<Outputs, Trouble> {
-        self.run(node, inputs, HashMap::new())
+        self.play_with(node, inputs, HashMap::new())
     }
 
-    fn run(&self, node: &Node, inputs: Inputs, callers: HashMap<String, Caller>) -> Result<Outputs, Trouble> {
+    /// The same with callers of one's own, a model port each. They must be looking ones.
+    ///
+    /// # Errors
+    /// As of the stage itself.
+    pub fn play_with(&self, node: &Node, inputs: Inputs, callers: HashMap<String, Caller>) -> Result<Outputs, Trouble> {
         let draw = Draw::new(node.seed, &node.stream);
         let context = LookingContext { node: &node.name, draw, callers, runtime: self.runtime.clone() };
         caught(|| Ok(node.stage.run(inputs, &context)?))

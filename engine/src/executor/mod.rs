@@ -6,6 +6,7 @@ pub mod looking;
 mod models;
 pub mod past;
 mod recheck;
+pub mod replay;
 pub mod stop;
 mod telling;
 

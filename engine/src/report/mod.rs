@@ -1,7 +1,9 @@
 //! What a run tells: one stream of events, shown by one of several faces. Nothing else in this program talks while it runs.
 
+pub mod cell;
 pub mod forecast;
 mod json;
+pub mod paint;
 mod plain;
 pub mod table;
 pub mod words;

@@ -7,6 +7,7 @@ mod frame;
 mod overlay;
 mod params;
 mod profiles;
+mod recorded;
 mod references;
 mod resolve;
 pub mod schema;
@@ -22,6 +23,7 @@ pub use sharing::{PushPolicy, SharingSettings, TrustPolicy};
 pub use source::{Sources, Span};
 
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 use stages::stage::{Kind, NodeRef, Output, Stage};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ pub struct Node {
     pub name: String,
     pub kind: &'static Kind,
     pub stage: Arc<dyn Stage>,
+    /// What its stage was read from: so that it can be read again as it was for an earlier result.
+    pub fields: Map<String, Value>,
     pub seed: u64,
     /// What its draws are keyed by besides the seed: the kind, or `kind/stream`.
     pub stream: String,

@@ -251,7 +251,7 @@ impl<'a> Loading<'a> {
         let (kind, seed) = (common.kind?, common.seed.or_else(|| self.seed()));
         let stream = common.stream.map_or_else(|| kind.name.to_string(), |stream| format!("{}/{stream}", kind.name));
         let span = self.name_span(&at);
-        Some(Node { name: name.to_string(), kind, stage: stage?.into(), seed: seed.unwrap_or(0), stream, span })
+        Some(Node { name: name.to_string(), kind, stage: stage?.into(), fields, seed: seed.unwrap_or(0), stream, span })
     }
 
     fn fields(&mut self, at: &[Step], name: &str) -> Option<Map<String, Json>> {

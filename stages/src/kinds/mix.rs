@@ -146,7 +146,7 @@ impl Mix {
     }
 }
 
-fn port(label: &str) -> String {
+pub fn port(label: &str) -> String {
     format!("inputs.{label}")
 }
 
@@ -185,7 +185,12 @@ fn all_columns(tables: &[(&str, Rows)], from: &str) -> Vec<Column> {
 fn free_id(id: String, label: &str, seen: &HashSet<String>) -> String {
     let mut free = id;
     while seen.contains(&free) {
-        free = blake3::hash(format!("{free}\n{label}").as_bytes()).to_hex()[..32].to_string();
+        free = renamed(&free, label);
     }
     free
+}
+
+/// The next id of a row under `label` whose id is taken.
+pub fn renamed(id: &str, label: &str) -> String {
+    blake3::hash(format!("{id}\n{label}").as_bytes()).to_hex()[..32].to_string()
 }

@@ -53,6 +53,9 @@ pub fn prompt_of_question(question: &str) -> &str {
 
 /// The prompt under `key` of a node; where it names none `<prompts>/<name>.md` beside the recipe, else our own wording.
 pub fn prompt_of(fields: &Map<String, Value>, key: &str, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
+    if let Some(text) = reader.wordings.get(form.name).cloned() {
+        return form.read(&text, reader);
+    }
     let named = fields.get(key).and_then(Value::as_str);
     reader.within(Step::Key(key.to_string()), |reader| match named.map(|name| reader.path(name)) {
         Some(path) => form.read_file(&path, reader),

@@ -196,6 +196,16 @@ impl Stage for Search {
     }
 }
 
+/// Weights by the names of their strategies.
+pub fn in_words(settings: &Value) -> Value {
+    let mut words = settings.clone();
+    if let Some(weights) = settings["strategies"].as_array() {
+        let named = STRATEGIES.iter().map(|strategy| strategy.word().to_string()).zip(weights.iter().cloned());
+        words["strategies"] = Value::Object(named.collect());
+    }
+    words
+}
+
 impl SearchSettings {
     /// At most, and in the mean when each verdict, the one that the row brings included, is true by half.
     fn questions_a_row(&self) -> (u64, f64) {

@@ -143,6 +143,19 @@ impl Stage for Split {
     }
 }
 
+/// Parts as the mapping that the recipe has, each with its number.
+pub fn in_words(settings: &Value) -> Value {
+    let mut words = settings.clone();
+    let size = |size: &Value| size.as_object().and_then(|size| size.values().next()).cloned().unwrap_or_default();
+    let part = |part: &Value| Some((part.get(0)?.as_str()?.to_string(), size(part.get(1)?)));
+    if let Some(parts) =
+        settings["parts"].as_array().and_then(|parts| parts.iter().map(part).collect::<Option<Map<_, _>>>())
+    {
+        words["parts"] = Value::Object(parts);
+    }
+    words
+}
+
 impl Split {
     fn divide(&self, rows: Rows, homes: &[usize], counts: &[usize]) -> Outputs {
         let names = self.0.parts.keys().map(String::as_str).chain([REST]);

@@ -161,18 +161,7 @@ impl LanguageModel for Local {
     }
 
     fn parse(&self, raw: &[u8]) -> std::result::Result<Reply, Fault> {
-        let envelope: Envelope = serde_json::from_slice(raw).map_err(|error| Fault::Passing {
-            message: format!("a kept reply of a local model cannot be read: {error}"),
-            retry_after_ms: None,
-        })?;
-        let finish_reason = if envelope.finish == Finish::Stop { "stop" } else { "length" };
-        Ok(Reply {
-            text: envelope.text,
-            reasoning: None,
-            finish_reason: finish_reason.to_string(),
-            usage: Usage { tokens_in: envelope.tokens_in, tokens_cached: 0, tokens_out: envelope.tokens_out },
-            served_by: "local".to_string(),
-        })
+        parse(raw)
     }
 
     fn concurrency(&self) -> usize {
@@ -186,6 +175,22 @@ impl LanguageModel for Local {
     fn worst_case_usd(&self, _: &Request) -> Option<f64> {
         Some(0.0)
     }
+}
+
+/// Reads a kept reply.
+pub(super) fn parse(raw: &[u8]) -> std::result::Result<Reply, Fault> {
+    let envelope: Envelope = serde_json::from_slice(raw).map_err(|error| Fault::Passing {
+        message: format!("a kept reply of a local model cannot be read: {error}"),
+        retry_after_ms: None,
+    })?;
+    let finish_reason = if envelope.finish == Finish::Stop { "stop" } else { "length" };
+    Ok(Reply {
+        text: envelope.text,
+        reasoning: None,
+        finish_reason: finish_reason.to_string(),
+        usage: Usage { tokens_in: envelope.tokens_in, tokens_cached: 0, tokens_out: envelope.tokens_out },
+        served_by: "local".to_string(),
+    })
 }
 
 /// Serves jobs until the last sender is gone, as many at once as wait.
@@ -224,7 +229,7 @@ fn sampling(settings: &LocalSettings) -> Sampling {
 }
 
 /// Hash over the names and bytes of all files that decide what the model says, wherever the folder lies.
-fn weights_hash(folder: &Path) -> Result<String> {
+pub(super) fn weights_hash(folder: &Path) -> Result<String> {
     let entries = std::fs::read_dir(folder).map_err(|error| Failure::io("read", folder, error))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let counts = |name: &String| name.ends_with(".safetensors") || COUNTED.contains(&name.as_str());

@@ -3,7 +3,7 @@
 use super::LanguageModel;
 use super::local::{Local, LocalSettings};
 use super::openai::{self, OpenAi, OpenAiSettings};
-use super::rehearsal::{Rehearsal, RehearsalSettings};
+use super::rehearsal::{self, Rehearsal, RehearsalSettings};
 use crate::failure::Result;
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
 use crate::stage::NodeRef;
@@ -82,7 +82,7 @@ impl ModelSpec {
 
     /// A label that everything made by this model carries.
     pub fn label(&self) -> Option<&'static str> {
-        matches!(self, ModelSpec::Rehearsal(_)).then_some("rehearsal")
+        matches!(self, ModelSpec::Rehearsal(_)).then_some(rehearsal::LABEL)
     }
 
     /// Whether it computes on this machine's device.

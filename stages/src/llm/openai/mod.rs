@@ -1,6 +1,6 @@
 //! Any OpenAI-compatible endpoint: what is sent, how often at once, how long it may take.
 
-mod envelope;
+pub(super) mod envelope;
 mod fault;
 
 use super::prices::Prices;

@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 
 /// Rises whenever the same question would get another answer: the model's identity holds it.
 const VERSION: u32 = 1;
+/// Everything it made carries this word.
+pub(super) const LABEL: &str = "rehearsal";
 /// Characters of English a token, roughly; a rehearsal has no tokenizer.
 const TOKEN_CHARACTERS: usize = 4;
 
@@ -119,17 +121,7 @@ impl LanguageModel for Rehearsal {
     }
 
     fn parse(&self, raw: &[u8]) -> Result<Reply, Fault> {
-        let envelope: Envelope = serde_json::from_slice(raw).map_err(|error| Fault::Passing {
-            message: format!("a kept rehearsal reply cannot be read: {error}"),
-            retry_after_ms: None,
-        })?;
-        Ok(Reply {
-            text: envelope.text,
-            reasoning: None,
-            finish_reason: "stop".to_string(),
-            usage: Usage { tokens_in: envelope.tokens_in, tokens_cached: 0, tokens_out: envelope.tokens_out },
-            served_by: format!("rehearsal {VERSION}"),
-        })
+        parse(raw)
     }
 
     fn reads_task(&self) -> bool {
@@ -137,7 +129,7 @@ impl LanguageModel for Rehearsal {
     }
 
     fn label(&self) -> Option<&'static str> {
-        Some("rehearsal")
+        Some(LABEL)
     }
 
     fn concurrency(&self) -> usize {
@@ -151,6 +143,21 @@ impl LanguageModel for Rehearsal {
     fn worst_case_usd(&self, _: &Request) -> Option<f64> {
         Some(0.0)
     }
+}
+
+/// Reads a kept reply.
+pub(super) fn parse(raw: &[u8]) -> Result<Reply, Fault> {
+    let envelope: Envelope = serde_json::from_slice(raw).map_err(|error| Fault::Passing {
+        message: format!("a kept rehearsal reply cannot be read: {error}"),
+        retry_after_ms: None,
+    })?;
+    Ok(Reply {
+        text: envelope.text,
+        reasoning: None,
+        finish_reason: "stop".to_string(),
+        usage: Usage { tokens_in: envelope.tokens_in, tokens_cached: 0, tokens_out: envelope.tokens_out },
+        served_by: format!("rehearsal {VERSION}"),
+    })
 }
 
 fn tokens(characters: usize) -> u64 {
