@@ -1,6 +1,7 @@
 //! What the fuzz targets share: a folder to write in, a stage made from settings, a world around it.
 
 #[path = "../../../stages/tests/support/mod.rs"]
+#[allow(clippy::new_without_default)] // the fakes of the stages' own tests, where nobody sees them
 pub mod support;
 
 use serde_json::Value;
@@ -11,19 +12,9 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use support::FakeContext;
 
-/// An empty folder, in memory where the system has such a place: a target writes thousands of files a second.
-///
-/// One for each target and process: a fuzzer ends without tidying up, so that the next one of its name does it.
+/// An empty folder of its own. A fuzzer ends without tidying up: `tests/fuzz/run` says where, and does it.
 pub fn scratch() -> PathBuf {
-    let program = std::env::current_exe().expect("a program has a path");
-    let memory = PathBuf::from("/dev/shm");
-    let parent =
-        if memory.is_dir() { memory } else { program.parent().expect("a program lies in a folder").to_owned() };
-    let name = program.file_name().expect("a program has a name").to_string_lossy().into_owned();
-    let folder = parent.join(format!("decoct-fuzz-{name}-{}", std::process::id()));
-    _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir(&folder).expect("a folder to write in");
-    folder
+    tempfile::tempdir().expect("a folder to write in").keep()
 }
 
 /// The stage of `kind` with these settings, unless they are wrong.
