@@ -118,9 +118,8 @@ fn check_variables(
         let names: BTreeSet<String> = parsed.undeclared_variables(false).into_iter().collect();
         let partial = template.name != partials::MAIN;
         // A partial sees what the templates around it have set.
-        let unknown =
-            |name: &&String| !offered.contains(&name.as_str()) && !(partial && assigned.contains(name.as_str()));
-        for name in names.iter().filter(unknown) {
+        let known = |name: &str| offered.contains(&name) || (partial && assigned.contains(name));
+        for name in names.iter().filter(|name| !known(name)) {
             let message = format!("the prompt uses the unknown variable `{name}`");
             let hint = nearest_hint(name, offered.iter().copied());
             note("unknown-variable", template.place_of_use(name), message, hint, reader);

@@ -216,7 +216,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub overrides: OverrideArgs,
     /// Print the table of all kinds of mistakes instead
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with = "recipe")]
     pub codes: bool,
     #[command(flatten)]
     pub store: StoreArgs,

@@ -10,8 +10,12 @@ use stages::settings::{Step, near_hint, nearest_hint};
 use stages::stage::{Form, Input, NodeRef};
 use std::collections::HashMap;
 
-/// `place` leads from a node's name and a path inside of it to where that is written.
-pub fn check(names: &Names, nodes: &IndexMap<String, Node>, place: impl Fn(&str, &[Step]) -> Span) -> Vec<Diagnostic> {
+/// `written` leads from a node's name and a path inside of it to where that stands, if the recipe says it.
+pub fn check(
+    names: &Names,
+    nodes: &IndexMap<String, Node>,
+    written: impl Fn(&str, &[Step]) -> Option<Span>,
+) -> Vec<Diagnostic> {
     let inputs: HashMap<&str, Vec<Input>> =
         nodes.values().map(|node| (node.name.as_str(), node.stage.inputs())).collect();
     let mut given: HashMap<&str, Vec<Columns>> = HashMap::with_capacity(nodes.len());
@@ -23,11 +27,16 @@ pub fn check(names: &Names, nodes: &IndexMap<String, Node>, place: impl Fn(&str,
             let found = read.iter().zip(&columns).find(|(input, _)| input.port == need.port);
             if let Some((input, columns)) = found.filter(|(_, columns)| need.is_missing(columns)) {
                 let at = match &need.from {
-                    NeedFrom::Setting(steps) => place(&node.name, steps),
-                    NeedFrom::Prompt { setting, .. } => place(&node.name, &[Step::Key(setting.to_string())]),
-                    NeedFrom::Kind => names.span_of(&node.name, &input.from).unwrap_or(node.span),
+                    NeedFrom::Setting(steps) => written(&node.name, steps),
+                    NeedFrom::Prompt { setting, .. } => {
+                        Some(written(&node.name, &[Step::Key(setting.to_string())]).unwrap_or(node.span))
+                    }
+                    NeedFrom::Kind => None,
                 };
-                mistakes.push(missing(node, need, input, columns, at));
+                // What a setting names by default, the kind looks for.
+                let from = if at.is_none() { NeedFrom::Kind } else { need.from };
+                let at = at.or_else(|| names.span_of(&node.name, &input.from)).unwrap_or(node.span);
+                mistakes.push(missing(node, Need { from, ..need }, input, columns, at));
             }
         }
         given.insert(&node.name, columns);

@@ -11,10 +11,7 @@ use stages::settings::nearest_hint;
 /// Replaces every use in `params` itself (by those written above), `models` and `nodes` and whatever else the recipe holds but its profiles.
 pub fn substitute(tree: &mut Tree, sources: &Sources, mistakes: &mut Vec<Diagnostic>) {
     let Value::Map(parts) = &mut tree.value else { return };
-    let declared = parts.get("params").and_then(|params| params.tree.as_map()).into_iter().flatten();
-    let declared = declared.map(|(name, _)| name.clone()).collect();
-    let known = IndexMap::new();
-    let mut substitution = Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX };
+    let mut substitution = Substitution::new(sources, mistakes);
     if let Some(params) = parts.get_mut("params") {
         substitution.read(&mut params.tree);
     }
@@ -31,8 +28,7 @@ pub fn check_uses<'a>(
     mistakes: &mut Vec<Diagnostic>,
 ) {
     let known = known.map(|name| (name.to_string(), Tree::plain("", Span::default()))).collect();
-    let declared = Vec::new();
-    Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX }.tree(&mut tree.clone());
+    Substitution { known, ..Substitution::new(sources, mistakes) }.tree(&mut tree.clone());
 }
 
 struct Substitution<'a> {
@@ -54,9 +50,15 @@ enum Piece<'a> {
     Open,
 }
 
-impl Substitution<'_> {
+impl<'a> Substitution<'a> {
+    fn new(sources: &'a Sources, mistakes: &'a mut Vec<Diagnostic>) -> Substitution<'a> {
+        let (known, declared) = (IndexMap::new(), Vec::new());
+        Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX }
+    }
+
     fn read(&mut self, params: &mut Tree) {
         let Value::Map(entries) = &mut params.value else { return };
+        self.declared = entries.keys().cloned().collect();
         for (name, entry) in entries {
             self.tree(&mut entry.tree);
             self.known.insert(name.clone(), entry.tree.clone());

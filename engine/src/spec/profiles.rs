@@ -125,6 +125,8 @@ impl Checking<'_> {
 
     /// The name of a node or a model, or one of a few words.
     fn word(&mut self, schemas: &[&Json], text: &str, entry: &Entry) {
+        let plain = |schema: &&&Json| !["object", "array"].iter().any(|other| schema["type"] == *other);
+        let schemas: Vec<&Json> = schemas.iter().filter(plain).copied().collect();
         let of = |format: &str| !schemas.is_empty() && schemas.iter().all(|schema| schema["format"] == format);
         let words: Vec<&str> =
             schemas.iter().filter_map(|schema| schema["enum"].as_array()).flatten().filter_map(Json::as_str).collect();

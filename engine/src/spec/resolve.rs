@@ -162,8 +162,12 @@ impl<'a> Loading<'a> {
         let models = self.models();
         let nodes = self.nodes();
         self.mistakes.extend(references::check(&self.references, &nodes, &models));
-        let place = |node: &str, steps: &[Step]| self.tree.place(&[&path_of("nodes", node), steps].concat());
-        let missing = columns::check(&self.references, &nodes, place);
+        let written = |node: &str, steps: &[Step]| {
+            let Some(Step::Key(key)) = steps.first() else { return None };
+            self.tree.get("nodes")?.get(node)?.get(key)?;
+            Some(self.tree.place(&[&path_of("nodes", node), steps].concat()))
+        };
+        let missing = columns::check(&self.references, &nodes, written);
         self.mistakes.extend(missing);
         if !self.mistakes.is_empty() {
             // No plan can say which nodes will call, so every model in use counts.

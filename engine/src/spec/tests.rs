@@ -103,7 +103,7 @@ fn models_are_checked_where_they_stand() {
 
 #[test]
 fn a_base_model_from_a_folder_starts_anew() {
-    let yaml = "version: 1\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n  s: { kind: sft, input: exam, base: { architecture: qwen2, layers: 2 } }\n";
+    let yaml = "version: 1\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n  s: { kind: sft, input: exam, response: answer, base: { architecture: qwen2, layers: 2 } }\n";
     check(yaml, &[]);
     let profile = "profiles:\n  p: { nodes: { s: { base: { path: nowhere } } } }\n";
     let overrides = Overrides { profile: vec!["p".to_string()], ..Overrides::default() };

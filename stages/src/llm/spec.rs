@@ -165,7 +165,7 @@ mod tests {
             (json!({"provider": "openai"}), vec!["missing-key"]),
             (
                 json!({"provider": "openai", "modle": "m", "temperature": "hot"}),
-                vec!["unknown-key", "missing-key", "wrong-type"],
+                vec!["unknown-key", "wrong-type"],
             ),
             (json!({"provider": "local"}), vec!["missing-key"]),
             (json!({"provider": "local", "node": "a", "path": "b"}), vec!["excess-key"]),

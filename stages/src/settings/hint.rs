@@ -41,20 +41,21 @@ fn did_you_mean(name: &str) -> String {
     format!("did you mean `{name}`?")
 }
 
-/// Edits from one name to the other; a capital letter is none.
-fn distance(name: &str, candidate: &str) -> usize {
-    strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase())
-}
-
+/// The nearest name, if it is near: one edit in three letters, a capital letter being none.
 fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let (edits, nearest) = known.iter().map(|candidate| (distance(name, candidate), *candidate)).min()?;
-    (edits <= (name.chars().count() / 3).max(1)).then_some(nearest)
+    let (wanted, length) = (name.to_lowercase(), name.chars().count());
+    let edits_max = (length / 3).max(1);
+    // Most names fall out by their length alone, which counts where a recipe has thousands.
+    let alike = known.iter().filter(|candidate| candidate.chars().count().abs_diff(length) <= edits_max);
+    let near = alike.map(|candidate| (strsim::osa_distance(&wanted, &candidate.to_lowercase()), *candidate));
+    near.filter(|(edits, _)| *edits <= edits_max).min().map(|(_, nearest)| nearest)
 }
 
 fn listed(name: &str, mut known: Vec<&str>) -> Option<String> {
     let more = known.len().saturating_sub(LISTED_NAMES);
     if more > 0 {
-        known.sort_by_cached_key(|candidate| distance(name, candidate));
+        let shared = |candidate: &str| name.bytes().zip(candidate.bytes()).take_while(|(a, b)| a == b).count();
+        known.sort_by_key(|candidate| std::cmp::Reverse(shared(candidate)));
         known.truncate(LISTED_NAMES);
     }
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
