@@ -30,6 +30,11 @@ pub trait Context: Send + Sync {
         0
     }
 
+    /// Whether every answer is there at once: a stage that is played through with kept replies. Then rows need no tasks.
+    fn waits_for_nothing(&self) -> bool {
+        false
+    }
+
     /// `Err(Cancelled)` when asked to stop: for the question mark at a safe point.
     fn checkpoint(&self) -> Result<()> {
         if self.cancelled() { Err(Failure::Cancelled) } else { Ok(()) }

@@ -1,5 +1,6 @@
 //! One file a command: arguments in, exit code out.
 
+mod budget;
 pub mod cache;
 pub mod check;
 pub mod diff;
@@ -14,19 +15,13 @@ pub mod show;
 pub mod trace;
 
 use crate::cli::{DeviceChoice, MachineArgs};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Failure, Result};
 use stages::context::Device;
 
 /// Nodes that run side by side.
 fn jobs(machine: &MachineArgs) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     machine.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(usize::MAX))
-}
-
-/// Threads for what waits; what computes has its own.
-pub fn runtime() -> Result<tokio::runtime::Runtime> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    built.map_err(|error| Failure::new(Exit::NodeFailed, format!("cannot start threads: {error}")))
 }
 
 /// Opens the device that was asked for.

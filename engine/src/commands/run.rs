@@ -1,9 +1,11 @@
 //! `decoct run`: brings every node up to date, or those that one needs.
 
+use super::budget;
 use crate::cli::{EventFormat, RunArgs};
 use crate::executor::stop::Stop;
 use crate::executor::{self, Executor};
-use crate::failure::{Exit, Result};
+use crate::failure::{Exit, Failure, Result};
+use crate::forecast::{self, Totals};
 use crate::graph::NodeIndex;
 use crate::plan::{Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
@@ -32,15 +34,21 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
     let known = || workplace.known(&planner, stat_cache.as_ref());
-    let planned = planner.plan(&mut known()?, &wishes)?;
+    let mut known_now = known()?;
+    let planned = planner.plan(&mut known_now, &wishes)?;
     workplace.check_environment(&planned, &wishes)?;
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     begin(arguments, &planner, &*reporter);
-    let runtime = super::runtime()?;
+    if let Some(budget_usd) = arguments.budget_usd {
+        let foreseen = forecast::forecast(&planner, &planned, &known_now, &wishes, Some(&store))?;
+        budget::warn(&Totals::of(&foreseen), budget_usd, &*reporter);
+    }
+    let runtime = runtime()?;
     let stop = Stop::default();
     listen(&stop, &runtime, &reporter);
     let record = record(arguments, &workplace, &store, &*reporter).map(Arc::new);
     let device = super::device(&arguments.machine)?;
+    let unfinished = wishes.clone();
     let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record: record.clone() };
     let team = workplace.team.as_ref();
     let executor =
@@ -59,6 +67,9 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
             // It costs looking again next time, not the work.
             reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
         }
+    }
+    if exit == Some(Exit::Budget) {
+        budget::tell_what_remains(arguments, &workplace, unfinished, &summary, &*reporter)?;
     }
     reporter.tell(&Event::Ended(&summary));
     Ok(if ok { Exit::Done } else { exit_of(&stop, exit) })
@@ -105,6 +116,12 @@ fn record(arguments: &RunArgs, workplace: &Workplace, store: &Store, reporter: &
     };
     let warn = |error: &cache::Error| reporter.tell(&Event::Warned { node: None, message: &error.to_string() });
     store.begin_run(&head).inspect_err(warn).ok()
+}
+
+/// Threads for what waits; what computes has its own.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| Failure::new(Exit::NodeFailed, format!("cannot start threads: {error}")))
 }
 
 fn listen(stop: &Stop, runtime: &tokio::runtime::Runtime, reporter: &Arc<dyn Reporter>) {

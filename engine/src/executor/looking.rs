@@ -12,19 +12,30 @@ use stages::llm::{Caller, LanguageModel, Replies, Watcher};
 use stages::stage::{Artifact, Form, Inputs, NodeRef, Outputs};
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 /// What all plays of one command share: the replies are opened once, by the first that needs them.
 pub struct Looking {
     store: Option<Store>,
-    runtime: tokio::runtime::Handle,
+    /// Stages are given one; nothing waits in it.
+    runtime: tokio::runtime::Runtime,
+    /// Being opened, since [`Looking::prepare`].
+    opening: Mutex<Option<JoinHandle<Result<cache::Replies, cache::Error>>>>,
     replies: OnceLock<Arc<dyn Replies>>,
 }
 
 impl Looking {
     /// Without a store no reply is kept.
-    pub fn new(store: Option<&Store>, runtime: tokio::runtime::Handle) -> Looking {
-        Looking { store: store.cloned(), runtime, replies: OnceLock::new() }
+    pub fn new(store: Option<&Store>) -> Looking {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it has no threads and no drivers");
+        Looking { store: store.cloned(), runtime, opening: Mutex::default(), replies: OnceLock::new() }
+    }
+
+    /// Begins to open the replies, while the rows are read on this thread.
+    pub fn prepare(&self) {
+        let opening = self.store.clone().map(|store| std::thread::spawn(move || store.replies()));
+        *self.opening.lock().unwrap_or_else(PoisonError::into_inner) = opening;
     }
 
     /// The kept replies, opened by the first who needs them.
@@ -36,7 +47,11 @@ impl Looking {
             return Ok(replies.clone());
         }
         let opened: Arc<dyn Replies> = match &self.store {
-            Some(store) => Arc::new(Kept(store.replies()?)),
+            Some(store) => {
+                let opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let opened = opening.and_then(|opening| opening.join().ok());
+                Arc::new(Kept(opened.unwrap_or_else(|| store.replies())?))
+            }
             None => Arc::new(NoReplies),
         };
         Ok(self.replies.get_or_init(|| opened).clone())
@@ -80,7 +95,7 @@ impl Looking {
     /// As of the stage itself.
     pub fn play_with(&self, node: &Node, inputs: Inputs, callers: HashMap<String, Caller>) -> Result<Outputs, Trouble> {
         let draw = Draw::new(node.seed, &node.stream);
-        let context = LookingContext { node: &node.name, draw, callers, runtime: self.runtime.clone() };
+        let context = LookingContext { node: &node.name, draw, callers, runtime: self.runtime.handle().clone() };
         caught(|| Ok(node.stage.run(inputs, &context)?))
     }
 }
@@ -162,6 +177,10 @@ impl Context for LookingContext<'_> {
 
     fn cancelled(&self) -> bool {
         false
+    }
+
+    fn waits_for_nothing(&self) -> bool {
+        true
     }
 
     fn progress(&self, _: Progress) {}

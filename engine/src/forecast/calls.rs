@@ -89,7 +89,11 @@ fn by_question<'a>(
     let answers: f64 = experience.tallies.iter().map(|tally| tally.calls.sum).sum();
     let channel = |tally: &Tally| {
         let first: Vec<f64> = asked.first.iter().filter(|one| is_of(one, tally)).map(|one| one.bytes as f64).collect();
-        let rest = rest(asked, experience, tally, first.len() as f64, most * tally.calls.sum / answers.max(1.0));
+        let mut rest = rest(asked, experience, tally, first.len() as f64, most * tally.calls.sum / answers.max(1.0));
+        if spec(&tally.port).label().is_some() {
+            // A rehearsal says the same to a reworded prompt: what follows may be kept.
+            rest = rest.or_none();
+        }
         let calls = Range::exactly(first.len() as f64) + rest;
         let is_same_model = experience.is_same_model(&tally.port);
         let tokens_out_max = spec(&tally.port).tokens_out_max().map_or(f64::INFINITY, |most| most as f64);

@@ -36,6 +36,8 @@ pub struct Foreseen {
     pub rows_in: Option<Range>,
     pub rows_out: Option<Range>,
     pub paid: Paid,
+    /// Rows about which something is still to be asked.
+    pub rows_to_ask: f64,
     /// Calls to be made, with their tokens.
     pub calls: Range,
     pub tokens_in: Range,
@@ -46,6 +48,8 @@ pub struct Foreseen {
     pub seconds: Option<Range>,
     /// Where the numbers are from, as far as they are not exact.
     pub basis: Vec<String>,
+    /// It has nothing to do if these give what they gave before.
+    pub rests_if: Vec<String>,
 }
 
 /// What is kept and will be used again.
@@ -108,8 +112,11 @@ pub fn forecast(
     wishes: &Wishes,
     store: Option<&Store>,
 ) -> Result<Vec<Foreseen>> {
-    let runtime = crate::commands::runtime()?;
-    let looking = Looking::new(store, runtime.handle().clone());
+    let looking = Looking::new(store);
+    let runs = planned.iter().filter(|one| matches!(one.decision, Decision::Run { .. }));
+    if runs.map(|one| planner.entry(one.node)).any(|node| looking::can_be_played(planner.recipe, node)) {
+        looking.prepare();
+    }
     let mut walk = Walk {
         planner,
         planned,
@@ -344,7 +351,8 @@ impl<'a> Walk<'a> {
         let outlook = |rows: f64| node.stage.calls(rows.round() as u64);
         let Calls { calls, tokens_in, tokens_out, cost, basis } =
             calls::forecast(asked, outlook, experience, spec, &models[0].0);
-        *foreseen = Foreseen { calls, tokens_in, tokens_out, cost, basis, ..foreseen.clone() };
+        let rows_to_ask = asked.pending + asked.unknown.expected;
+        *foreseen = Foreseen { rows_to_ask, calls, tokens_in, tokens_out, cost, basis, ..foreseen.clone() };
     }
 
     fn spec(&self, node: &Node, port: &str) -> &'a ModelSpec {
@@ -420,8 +428,7 @@ impl<'a> Walk<'a> {
                 |range: &mut Range| *range = if is_certain { Range { low: 0.0, ..*range } } else { range.or_none() };
             let Foreseen { calls, tokens_in, tokens_out, cost, seconds, .. } = foreseen;
             [calls, tokens_in, tokens_out].into_iter().chain(cost).chain(seconds).for_each(early);
-            let before = on.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
-            foreseen.basis.push(format!("nothing at all if {before} gives what it gave before"));
+            foreseen.rests_if = on.clone();
         }
     }
 }

@@ -33,13 +33,6 @@ impl Range {
         Range { low, likely_low: low, expected, likely_high: high, high }
     }
 
-    /// Measured, with a standard deviation, within certain bounds.
-    pub fn measured(low: f64, expected: f64, deviation: f64, high: f64) -> Range {
-        let expected = expected.clamp(low, high);
-        let likely_low = (expected - Z * deviation).max(low);
-        Range { low, likely_low, expected, likely_high: (expected + Z * deviation).min(high), high }
-    }
-
     pub fn is_exact(&self) -> bool {
         self.low == self.high
     }
@@ -163,6 +156,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Measured, with a standard deviation, within certain bounds.
+    fn measured(low: f64, expected: f64, deviation: f64, high: f64) -> Range {
+        let (likely_low, likely_high) = (expected - Z * deviation, expected + Z * deviation);
+        Range { low, likely_low, expected, likely_high, high }.within(low, high)
+    }
+
     fn is_ordered(range: &Range) -> bool {
         let numbers = [range.low, range.likely_low, range.expected, range.likely_high, range.high];
         numbers.windows(2).all(|pair| pair[0] <= pair[1] + 1e-9 * pair[1].abs().max(1.0))
@@ -171,7 +170,7 @@ mod tests {
     fn ranges() -> impl Strategy<Value = Range> {
         let numbers = (0.0..1e4f64, 0.0..1e4f64, 0.0..1e4f64, 0.0..1e3f64, any::<bool>());
         numbers.prop_map(|(low, above, more, deviation, is_measured)| match is_measured {
-            true => Range::measured(low, low + above, deviation, low + above + more),
+            true => measured(low, low + above, deviation, low + above + more),
             false => Range::between(low, low + above, low + above + more),
         })
     }
@@ -227,7 +226,7 @@ mod tests {
             let draw = draw.at(trial);
             let count = (0..200u64).filter(|&row| draw.of("row").at(row).unit() < 0.4).count() as u64;
             let total: f64 = (0..count).map(|reply| 100.0 * draw.of("tokens").at(reply).unit()).sum();
-            let rows = Range::measured(0.0, 80.0, (200.0f64 * 0.4 * 0.6).sqrt(), 200.0);
+            let rows = measured(0.0, 80.0, (200.0f64 * 0.4 * 0.6).sqrt(), 200.0);
             let sum = rows.sum_of(&Each::measured(50.0, 10_000.0 / 12.0, 1e9, 100.0));
             sum.likely_low <= total && total <= sum.likely_high
         });

@@ -60,7 +60,10 @@ pub fn totals_in_words(totals: &Totals) -> Vec<String> {
             1 => ", beside 1 node that was never timed".to_string(),
             more => format!(", beside {more} nodes that were never timed"),
         };
-        parts.push(format!("time {} one node after the other{untimed}", likely(&totals.seconds, duration)));
+        parts.push(match totals.seconds.high > 0.0 {
+            true => format!("time {} one node after the other{untimed}", likely(&totals.seconds, duration)),
+            false => "time unknown: nothing like it was ever timed".to_string(),
+        });
     }
     let mut lines = Vec::new();
     if !parts.is_empty() {
@@ -85,8 +88,11 @@ fn notes(lines: &[Line]) -> Vec<String> {
             None => notes.push((basis, vec![node])),
         }
     }
+    let rests = lines.iter().any(|line| !line.foreseen.rests_if.is_empty());
+    let rests = rests.then(|| "what waits has nothing to do where it is given what it was given before".to_string());
     let head = (!notes.is_empty()).then(|| "where this is from (~ is an expectation):".to_string());
-    head.into_iter().chain(notes.into_iter().map(|(basis, nodes)| format!("  {}: {basis}", nodes.join(", ")))).collect()
+    let notes = notes.into_iter().map(|(basis, nodes)| format!("  {}: {basis}", nodes.join(", ")));
+    rests.into_iter().chain(head).chain(notes).collect()
 }
 
 /// Reasons give way so that no line is wider than a terminal; `explain` tells them whole.
@@ -127,7 +133,19 @@ impl Line<'_> {
     }
 
     fn to_json(&self) -> Value {
-        let Foreseen { rows_in, rows_out, paid, calls, tokens_in, tokens_out, cost, seconds, basis } = self.foreseen;
+        let Foreseen {
+            rows_in,
+            rows_out,
+            paid,
+            calls,
+            tokens_in,
+            tokens_out,
+            cost,
+            seconds,
+            basis,
+            rests_if,
+            rows_to_ask,
+        } = self.foreseen;
         let whole = |range: &Range| range.expected.round() as u64;
         json!({
             "node": self.node, "kind": self.kind, "state": self.state, "why": self.why,
@@ -140,7 +158,7 @@ impl Line<'_> {
             "cost_usd": cost.map(|cost| cost.expected), "cost_usd_new": cost.as_ref().map(interval),
             "cost_usd_paid": paid.cost_usd,
             "seconds": seconds.map(|seconds| seconds.expected), "seconds_new": seconds.as_ref().map(interval),
-            "basis": basis,
+            "rows_to_ask": rows_to_ask, "basis": basis, "rests_if": rests_if,
         })
     }
 }
@@ -148,16 +166,19 @@ impl Line<'_> {
 /// One object: what each node would do and cost, and all of them together. `low` and `high` of rows and calls are certain, those of
 /// tokens, money and seconds hold nine times in ten.
 pub fn to_json(overrides: &[String], lines: &[Line], totals: &Totals) -> Value {
+    let nodes: Vec<Value> = lines.iter().map(Line::to_json).collect();
+    json!({"event": "plan", "overrides": overrides, "nodes": nodes, "totals": totals_to_json(totals)})
+}
+
+pub fn totals_to_json(totals: &Totals) -> Value {
     let Totals { paid, calls, tokens_in, tokens_out, cost, seconds, untimed } = totals;
-    let totals = json!({
+    json!({
         "calls_new": bounds(calls), "calls_paid": paid.calls,
         "tokens_in_new": interval(tokens_in), "tokens_out_new": interval(tokens_out),
         "tokens_in_paid": paid.tokens_in, "tokens_out_paid": paid.tokens_out,
         "cost_usd_new": cost.as_ref().map(interval), "cost_usd_paid": paid.cost_usd,
         "seconds_new": interval(seconds), "nodes_untimed": untimed,
-    });
-    let nodes: Vec<Value> = lines.iter().map(Line::to_json).collect();
-    json!({"event": "plan", "overrides": overrides, "nodes": nodes, "totals": totals})
+    })
 }
 
 fn bounds(range: &Range) -> Value {

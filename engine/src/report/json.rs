@@ -1,6 +1,6 @@
 //! The face for programs: one JSON event a line on stdout, the last is `finished`.
 
-use super::{Event, NodeSummary, Reporter, RunSummary};
+use super::{Event, NodeSummary, Reporter, RunSummary, forecast};
 use cache::Moved;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -39,6 +39,10 @@ fn to_json(event: &Event) -> Value {
             "damaged": report.damaged,
         }),
         Event::Settled(summary) => with_event("node", summary),
+        Event::Remains(remains) => json!({
+            "event": "remains", "spent_usd": remains.spent_usd, "budget_usd": remains.budget_usd, "nodes": remains.nodes,
+            "rows": remains.rows, "totals": forecast::totals_to_json(remains.totals), "command": remains.command,
+        }),
         Event::Ended(summary) => finished(summary),
     }
 }

@@ -11,6 +11,7 @@ pub mod words;
 pub use json::JsonReporter;
 pub use plain::PlainReporter;
 
+use crate::forecast::Totals;
 use cache::SharingReport;
 use serde::Serialize;
 use stages::context::Progress;
@@ -51,7 +52,22 @@ pub enum Event<'a> {
         report: &'a SharingReport,
     },
     Settled(&'a NodeSummary),
+    /// The budget was reached.
+    Remains(&'a Remains<'a>),
     Ended(&'a RunSummary),
+}
+
+/// What is left to do when the money has run out.
+pub struct Remains<'a> {
+    pub spent_usd: f64,
+    pub budget_usd: f64,
+    /// Nodes that have not finished.
+    pub nodes: Vec<&'a str>,
+    /// Rows of these about which something is still to be asked.
+    pub rows: u64,
+    pub totals: &'a Totals,
+    /// Goes on.
+    pub command: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,7 +1,8 @@
 //! The face for people and logs: talk goes to stderr a line at a time, the final tables go to stdout.
 
-use super::words::{bytes, counted, dollars, duration, replies, thousands};
-use super::{Event, NodeSummary, Recheck, Reporter, RunSummary, State, table};
+use super::forecast::totals_in_words;
+use super::words::{bytes, counted, dollars, duration, named, replies, thousands};
+use super::{Event, NodeSummary, Recheck, Remains, Reporter, RunSummary, State, table};
 use cache::{Moved, SharingReport};
 use stages::context::Progress;
 use stages::llm::MeterReading;
@@ -107,6 +108,7 @@ impl Reporter for PlainReporter {
             Event::Warned { node: None, message } => say(&format!(" warning  {message}")),
             Event::Shared { place, report } => tell_shared(place, report),
             Event::Settled(summary) => self.settled(summary),
+            Event::Remains(remains) => tell_remains(remains),
             Event::Ended(summary) => end(summary),
         }
     }
@@ -119,6 +121,15 @@ fn describe_moved(moved: &Moved) -> Option<String> {
     let size = (moved.bytes > 0).then(|| bytes(moved.bytes));
     let parts: Vec<String> = results.into_iter().chain(replies).chain(size).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn tell_remains(remains: &Remains) {
+    let (spent, budget) = (dollars(remains.spent_usd), dollars(remains.budget_usd));
+    say(&format!("budget reached: {spent} of {budget} are spent; every reply is kept"));
+    let rows = counted(remains.rows, "row");
+    say(&format!("left: {}, about {rows} to ask about", named(&remains.nodes)));
+    totals_in_words(remains.totals).iter().for_each(|line| say(line));
+    say(&format!("go on with: {}", remains.command));
 }
 
 fn tell_shared(place: &str, report: &SharingReport) {

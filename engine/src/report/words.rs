@@ -71,6 +71,13 @@ pub fn counted(number: u64, singular: &str) -> String {
     format!("{} {singular}{plural}", thousands(number))
 }
 
+/// `9 nodes (chains, verdicts, …)`.
+pub fn named(nodes: &[&str]) -> String {
+    const SHOWN: usize = 3;
+    let more = if nodes.len() > SHOWN { ", …" } else { "" };
+    format!("{} ({}{more})", counted(nodes.len() as u64, "node"), nodes[..nodes.len().min(SHOWN)].join(", "))
+}
+
 /// `1 reply`, `2,000 replies`.
 pub fn replies(number: u64) -> String {
     format!("{} {}", thousands(number), if number == 1 { "reply" } else { "replies" })
@@ -134,6 +141,12 @@ mod tests {
         }
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(counted(0, "call"), "0 calls");
+    }
+
+    #[test]
+    fn many_nodes_are_counted_and_some_named() {
+        assert_eq!(named(&["a"]), "1 node (a)");
+        assert_eq!(named(&["a", "b", "c", "d"]), "4 nodes (a, b, c, …)");
     }
 
     #[test]
