@@ -253,10 +253,11 @@ fn where_and_how_patiently_a_model_is_asked_costs_nothing() {
     let elsewhere = ModelServer::start(Behaviour { latency_ms: 30, ..steady() });
     let scene = Scene::cooked(ROWS, steady());
     scene.kitchen.edit("recipe.yaml", &scene.server.base_url(), &elsewhere.base_url());
-    scene.expect("another, slower server under another address", &[]);
+    scene.explains("another, slower server under another address", &[], "");
+    scene.expect("another, slower server under another address", &[], 0, "");
     assert_eq!(elsewhere.calls(), 0);
     for arguments in [&["--jobs", "1"], &["--jobs", "3"], &["--device", "cpu"], &["--budget-usd", "0"]] {
-        scene.expect(&arguments.join(" "), arguments);
+        scene.expect(&arguments.join(" "), arguments, 0, "");
     }
 }
 
