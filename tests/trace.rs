@@ -14,7 +14,7 @@ use support::model_server::{Behaviour, ModelServer};
 
 const PROMPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines/medical/prompts");
 const EVERY_KIND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/every_kind");
-const ROWS: usize = 12;
+const ROWS: usize = 30;
 
 /// From question to story, on a server.
 const SERVED: &str = "\
@@ -71,7 +71,7 @@ fn served() -> (Kitchen, ModelServer) {
     let line = |row: usize| {
         format!(
             "{{\"question\": \"Which agent treats sign s{row}s first?\", \"answer\": \"Agent a{row}a\", \"answer_idx\": \"B\", \
-             \"options\": {{\"A\": \"Agent x{row}x\", \"B\": \"Agent a{row}a\"}}}}\n"
+             \"options\": {{\"A\": \"Agent x{row}x\", \"B\": \"Agent a{row}a\", \"C\": \"Agent y{row}y\", \"D\": \"Agent z{row}z\"}}}}\n"
         )
     };
     kitchen.write("exam.jsonl", &(0..ROWS).map(line).collect::<String>());

@@ -22,7 +22,7 @@ fn told(old: &Preimage, new: &Preimage, all: &[Difference]) -> Option<Vec<Differ
     told = models_as_one(old, new, told);
     let paths: BTreeSet<String> = told.iter().map(|one| one.path.clone()).collect();
     let has_setting = told.iter().any(|one| is_setting(one) && !is_name(one));
-    told.retain(|one| !is_told_below(one, &paths) && !(has_setting && follows(one, old, new)));
+    told.retain(|one| !(is_told_below(one, &paths) || has_setting && follows(one, old, new)));
     let is_all_names = told.iter().all(is_name);
     told.retain(|one| is_all_names || !is_name(one));
     (!told.is_empty() || all.is_empty()).then_some(told)
