@@ -1,5 +1,6 @@
-//! The table of edits: what each costs in calls, counted at the server, and which nodes run. Every number is the ideal one: what a
-//! cache that forgets nothing and confuses nothing would pay.
+//! The table of edits: what each costs in calls, counted at the server, which nodes run, and what `explain` and `plan` say of it.
+//! Every number is the ideal one: what a cache that forgets nothing and confuses nothing would pay. Every explanation names the
+//! edited field, from what to what, and nothing else.
 
 #[path = "support/kitchen.rs"]
 mod kitchen;
@@ -7,12 +8,14 @@ mod kitchen;
 mod support;
 
 use kitchen::{Kitchen, Run};
+use serde_json::Value;
 use std::path::Path;
 use support::model_answers::Habits;
 use support::model_server::{Behaviour, ModelServer};
 
 const PROMPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines/medical/prompts");
 const ALL: &str = "exam chains verdicts";
+const FILE: &str = "exam: source file changed";
 const ROWS: usize = 20;
 
 const RECIPE: &str = "\
@@ -75,6 +78,40 @@ impl Scene {
         assert_eq!(run.total("calls"), sent, "{name}: the summary counts what was sent");
         run
     }
+
+    /// Before the run: `told` is `node: what changed`, more than one after `; `, and the reasons of the plan are the same words.
+    fn explains(&self, name: &str, more: &[&str], told: &str) {
+        let mut expected: Vec<&str> = told.split("; ").filter(|one| !one.is_empty()).collect();
+        for node in
+            list(&self.object(&["plan", "recipe.yaml"], more)["nodes"]).iter().filter(|one| one["state"] == "run")
+        {
+            let why = format!("{}: {}", text(&node["node"]), text(&node["why"]));
+            assert!(expected.contains(&why.as_str()), "{name}: the plan says `{why}`");
+        }
+        expected.retain(|one| !one.ends_with("first run"));
+        let roots = self.roots("verdicts", more);
+        let mut roots: Vec<String> =
+            roots.iter().map(|root| format!("{}: {}", text(&root["node"]), text(&root["told"]))).collect();
+        roots.sort();
+        assert_eq!(roots, expected, "{name}");
+    }
+
+    /// The edits at the beginning of what `explain` tells.
+    fn roots(&self, node: &str, more: &[&str]) -> Vec<Value> {
+        list(&self.object(&["explain", "recipe.yaml", node], more)["roots"]).to_vec()
+    }
+
+    fn object(&self, command: &[&str], more: &[&str]) -> Value {
+        serde_json::from_str(&self.kitchen.says(&[command, &["--format", "json"], more].concat())).unwrap()
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("no list: {value}"))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
 }
 
 fn nodes_that_ran(run: &Run) -> String {
@@ -84,25 +121,38 @@ fn nodes_that_ran(run: &Run) -> String {
 
 type Edit<'a> = &'a dyn Fn(&Kitchen);
 
-/// An edit of a finished recipe: the calls it costs and the nodes that run.
-fn check(name: &str, edit: Edit, calls: u64, ran: &str) {
-    check_steps(ROWS, steady(), &[(name, edit, calls, ran)]);
+/// An edit of a finished recipe: the calls it costs, the nodes that run, and how it is told.
+fn check(name: &str, edit: Edit, calls: u64, ran: &str, told: &str) {
+    check_steps(ROWS, steady(), &[(name, edit, calls, ran, told)]);
+}
+
+/// An edit that nothing depends on.
+fn check_free(name: &str, edit: Edit) {
+    check(name, edit, 0, "", "");
 }
 
 /// One edit after another.
-fn check_steps(rows: usize, behaviour: Behaviour, steps: &[(&str, Edit, u64, &str)]) {
+fn check_steps(rows: usize, behaviour: Behaviour, steps: &[(&str, Edit, u64, &str, &str)]) -> Scene {
     let scene = Scene::cooked(rows, behaviour);
-    for (name, edit, calls, ran) in steps {
+    for (name, edit, calls, ran, told) in steps {
         edit(&scene.kitchen);
+        scene.explains(name, &[], told);
         scene.expect(name, &[], *calls, ran);
     }
+    scene
 }
 
-/// An edit, and the same edit taken back, which must cost nothing.
-fn check_and_revert(name: &str, file: &str, from: &str, to: &str, calls: u64, ran: &str) {
-    let edit: Edit = &|kitchen| kitchen.edit(file, from, to);
-    let revert: Edit = &|kitchen| kitchen.edit(file, to, from);
-    check_steps(ROWS, steady(), &[(name, edit, calls, ran), ("taken back", revert, 0, "")]);
+/// An edit that makes one node run, and the same edit taken back, which must cost nothing and is told the other way round.
+fn check_and_revert(name: &str, file: &str, from: &str, to: &str, calls: u64, ran: &str, told: &str) {
+    let scene = check_steps(ROWS, steady(), &[(name, &replaces(file, from, to), calls, ran, told)]);
+    let there = scene.roots(ran, &[]);
+    scene.kitchen.edit(file, to, from);
+    let back = scene.roots(ran, &[]);
+    assert_eq!((there.len(), back.len()), (1, 1), "{name}: {there:?} {back:?}");
+    for (one, other) in [("node", "node"), ("path", "path"), ("old", "new"), ("new", "old")] {
+        assert_eq!(there[0][one], back[0][other], "{name}: taken back");
+    }
+    scene.expect(&format!("{name}, taken back"), &[], 0, "");
 }
 
 fn replaces<'a>(file: &'a str, from: &'a str, to: &'a str) -> impl Fn(&Kitchen) + 'a {
@@ -116,7 +166,7 @@ fn recipe<'a>(from: &'a str, to: &'a str) -> impl Fn(&Kitchen) + 'a {
 /// The table of `peers.md`: where others pay twice or serve what is stale.
 #[test]
 fn the_cases_that_others_get_wrong() {
-    check("unchanged", &|_| {}, 0, "");
+    check_free("unchanged", &|_| {});
     check_and_revert(
         "cosmetic edit of the first prompt",
         "prompts/cot.md",
@@ -124,6 +174,7 @@ fn the_cases_that_others_get_wrong() {
         "Do solve the problem",
         20,
         "chains",
+        "chains: prompt `cot` changed",
     );
     check_and_revert(
         "edit of the second prompt",
@@ -132,49 +183,42 @@ fn the_cases_that_others_get_wrong() {
         "Now compare a model's",
         20,
         "verdicts",
+        "verdicts: prompt `verify` changed",
     );
-    check("one row added", &|kitchen| kitchen.write("exam.jsonl", &lines(0..21)), 2, ALL);
-    check("content replaced at the same path", &|kitchen| kitchen.write("exam.jsonl", &lines(50..70)), 40, ALL);
+    check("one row added", &|kitchen| kitchen.write("exam.jsonl", &lines(0..21)), 2, ALL, FILE);
+    check("content replaced at the same path", &|kitchen| kitchen.write("exam.jsonl", &lines(50..70)), 40, ALL, FILE);
     let one_of_hundred: Edit = &|kitchen| kitchen.edit("exam.jsonl", &line(40), &line(500));
-    check_steps(100, steady(), &[("1 % of the rows changed", one_of_hundred, 2, ALL)]);
+    check_steps(100, steady(), &[("1 % of the rows changed", one_of_hundred, 2, ALL, FILE)]);
 }
 
 #[test]
 fn what_changes_no_meaning_costs_nothing() {
-    check("node renamed", &recipe("chains", "thoughts"), 0, "");
-    check("model renamed", &recipe("teacher", "professor"), 0, "");
-    check("commented", &recipe("nodes:", "# what is done\nnodes:   # in this order"), 0, "");
-    check(
+    check_free("node renamed", &recipe("chains", "thoughts"));
+    check_free("model renamed", &recipe("teacher", "professor"));
+    check_free("commented", &recipe("nodes:", "# what is done\nnodes:   # in this order"));
+    check_free(
         "reformatted",
         &recipe(
             "{ kind: cot, input: exam, model: teacher }",
             "\n    model: teacher\n    'kind': \"cot\"\n    input: exam",
         ),
-        0,
-        "",
     );
-    check(
+    check_free(
         "nodes in another order",
         &recipe("nodes:\n  exam:     { kind: source, path: exam.jsonl }", "nodes:")
             .then(&append("  exam: { kind: source, path: exam.jsonl }\n")),
-        0,
-        "",
     );
-    check("defaults written out", &recipe("model: judge }", "model: judge, asks: 3, drop_false: false }"), 0, "");
-    check(
+    check_free("defaults written out", &recipe("model: judge }", "model: judge, asks: 3, drop_false: false }"));
+    check_free(
         "defaults of a model written out",
         &recipe("model: large,", "model: large, json_mode: true, temperature: null, system: null,"),
-        0,
-        "",
     );
-    check(
+    check_free(
         "a value named once and used",
         &recipe("model: large", "model: \"${name}\"").then(&recipe("seed: 7", "seed: 7, name: large")),
-        0,
-        "",
     );
-    check("another seed where nothing draws", &recipe("seed: 7", "seed: 8"), 0, "");
-    check("an empty profile", &append("profiles: { other: { params: { seed: 9 } } }\n"), 0, "");
+    check_free("another seed where nothing draws", &recipe("seed: 7", "seed: 8"));
+    check_free("an empty profile", &append("profiles: { other: { params: { seed: 9 } } }\n"));
 }
 
 #[test]
@@ -182,20 +226,15 @@ fn what_happens_to_a_file_counts_by_its_bytes_alone() {
     let moved = |kitchen: &Kitchen| std::fs::rename(kitchen.path("exam.jsonl"), kitchen.path("moved.jsonl")).unwrap();
     let copied = |kitchen: &Kitchen| kitchen.write("moved.jsonl", &kitchen.read("exam.jsonl"));
     let read_there = recipe("path: exam.jsonl", "path: moved.jsonl");
-    check("touched", &|kitchen| touch(&kitchen.path("exam.jsonl")), 0, "");
-    check("written again", &|kitchen| kitchen.write("exam.jsonl", &lines(0..ROWS)), 0, "");
-    check("moved", &moved.then(&read_there), 0, "");
-    check("copied", &copied.then(&read_there), 0, "");
-    check("prompt touched", &|kitchen| touch(&kitchen.path("prompts/cot.md")), 0, "");
-    check(
-        "prompts moved",
-        &|kitchen| {
-            std::fs::rename(kitchen.path("prompts"), kitchen.path("wording")).unwrap();
-            kitchen.edit("recipe.yaml", "prompts: prompts", "prompts: wording");
-        },
-        0,
-        "",
-    );
+    check_free("touched", &|kitchen| touch(&kitchen.path("exam.jsonl")));
+    check_free("written again", &|kitchen| kitchen.write("exam.jsonl", &lines(0..ROWS)));
+    check_free("moved", &moved.then(&read_there));
+    check_free("copied", &copied.then(&read_there));
+    check_free("prompt touched", &|kitchen| touch(&kitchen.path("prompts/cot.md")));
+    check_free("prompts moved", &|kitchen| {
+        std::fs::rename(kitchen.path("prompts"), kitchen.path("wording")).unwrap();
+        kitchen.edit("recipe.yaml", "prompts: prompts", "prompts: wording");
+    });
 }
 
 #[test]
@@ -209,11 +248,12 @@ fn where_and_how_patiently_a_model_is_asked_costs_nothing() {
         "pause_max_ms: 70",
         "prices: { input_usd_per_million: 2.5, output_usd_per_million: 10 }",
     ] {
-        check(setting, &recipe("model: large,", &format!("model: large, {setting},")), 0, "");
+        check_free(setting, &recipe("model: large,", &format!("model: large, {setting},")));
     }
     let elsewhere = ModelServer::start(Behaviour { latency_ms: 30, ..steady() });
     let scene = Scene::cooked(ROWS, steady());
     scene.kitchen.edit("recipe.yaml", &scene.server.base_url(), &elsewhere.base_url());
+    scene.explains("another, slower server under another address", &[], "");
     scene.expect("another, slower server under another address", &[], 0, "");
     assert_eq!(elsewhere.calls(), 0);
     for arguments in [&["--jobs", "1"], &["--jobs", "3"], &["--device", "cpu"], &["--budget-usd", "0"]] {
@@ -223,36 +263,56 @@ fn where_and_how_patiently_a_model_is_asked_costs_nothing() {
 
 #[test]
 fn what_changes_answers_pays_for_the_stage_that_asks() {
-    for setting in [
-        "identity: b",
-        "temperature: 0.5",
-        "top_p: 0.9",
-        "seed: 1",
-        "max_tokens: 900",
-        "system: Be brief.",
-        "reasoning_effort: low",
-        "json_mode: false",
-        "extra_body: { top_k: 5 }",
+    for (setting, told) in [
+        ("identity: b", "identity changed (nothing → b)"),
+        ("temperature: 0.5", "temperature changed (nothing → 0.5)"),
+        ("top_p: 0.9", "top_p changed (nothing → 0.9)"),
+        ("seed: 1", "seed changed (nothing → 1)"),
+        ("max_tokens: 900", "max_tokens changed (nothing → 900)"),
+        ("system: Be brief.", "system changed (nothing → Be brief.)"),
+        ("reasoning_effort: low", "reasoning_effort changed (nothing → low)"),
+        ("json_mode: false", "json_mode changed (true → false)"),
+        ("extra_body: { top_k: 5 }", "extra_body.top_k changed (nothing → 5)"),
     ] {
-        check_and_revert(setting, "recipe.yaml", "model: large,", &format!("model: large, {setting},"), 20, "chains");
+        let (to, told) = (format!("model: large, {setting},"), format!("chains: model model.{told}"));
+        check_and_revert(setting, "recipe.yaml", "model: large,", &to, 20, "chains", &told);
     }
-    check_and_revert("model name", "recipe.yaml", "model: large,", "model: larger,", 20, "chains");
-    check_and_revert("the judge's model name", "recipe.yaml", "model: small,", "model: smaller,", 20, "verdicts");
+    let larger = "chains: model model.model changed (large → larger)";
+    check_and_revert("model name", "recipe.yaml", "model: large,", "model: larger,", 20, "chains", larger);
+    let smaller = "verdicts: model model.model changed (small → smaller)";
+    check_and_revert(
+        "the judge's model name",
+        "recipe.yaml",
+        "model: small,",
+        "model: smaller,",
+        20,
+        "verdicts",
+        smaller,
+    );
     let other: Edit = &recipe("model: large,", "model: larger,");
-    check_steps(ROWS, Behaviour::default(), &[("another model with other answers", other, 40, "chains verdicts")]);
+    check_steps(
+        ROWS,
+        Behaviour::default(),
+        &[("another model with other answers", other, 40, "chains verdicts", larger)],
+    );
 }
 
 #[test]
 fn rows_that_come_go_or_move_pay_for_themselves() {
-    check("a row duplicated", &|kitchen| kitchen.write("exam.jsonl", &(lines(0..ROWS) + &line(3))), 0, ALL);
-    check("rows reordered", &|kitchen| kitchen.write("exam.jsonl", &(lines(10..ROWS) + &lines(0..10))), 0, ALL);
-    check("a row removed", &|kitchen| kitchen.write("exam.jsonl", &lines(1..ROWS)), 0, ALL);
-    check("a truth corrected", &recipe_row("agent 4\"", "agent four\""), 1, ALL);
+    check("a row duplicated", &|kitchen| kitchen.write("exam.jsonl", &(lines(0..ROWS) + &line(3))), 0, ALL, FILE);
+    check("rows reordered", &|kitchen| kitchen.write("exam.jsonl", &(lines(10..ROWS) + &lines(0..10))), 0, ALL, FILE);
+    check("a row removed", &|kitchen| kitchen.write("exam.jsonl", &lines(1..ROWS)), 0, ALL, FILE);
+    check("a truth corrected", &recipe_row("agent 4\"", "agent four\""), 1, ALL, FILE);
     let scene = Scene::new(ROWS, steady());
     scene.expect("a sample", &["--limit", "5"], 10, ALL);
-    scene.expect("a larger sample", &["--limit", "12"], 14, ALL);
-    scene.expect("all rows", &[], 16, ALL);
-    scene.expect("the first sample again", &["--limit", "5"], 0, "");
+    for (name, more, calls, ran, told) in [
+        ("a larger sample", &["--limit", "12"][..], 14, ALL, "exam: limit 5 → 12"),
+        ("all rows", &[], 16, ALL, "exam: limit 12 → nothing"),
+        ("the first sample again", &["--limit", "5"], 0, "", "exam: limit nothing → 5"),
+    ] {
+        scene.explains(name, more, told);
+        scene.expect(name, more, calls, ran);
+    }
 }
 
 /// Replies are kept raw and apart from what was read in them. (A changed parser of the program itself is `stages/tests/calls.rs`.)
@@ -265,15 +325,19 @@ fn another_reading_of_the_same_replies_costs_no_call() {
         "model: judge, drop_false: true }",
         0,
         "verdicts",
+        "verdicts: drop_false false → true",
     );
-    check_and_revert("fewer asks", "recipe.yaml", "model: teacher }", "model: teacher, asks: 2 }", 0, "chains");
+    let fewer = "chains: asks 3 → 2";
+    check_and_revert("fewer asks", "recipe.yaml", "model: teacher }", "model: teacher, asks: 2 }", 0, "chains", fewer);
     check(
         "a second node with the same questions",
         &append("  again: { kind: verify, input: chains, model: judge, drop_false: true }\n"),
         0,
         "again",
+        "again: first run",
     );
-    check("results disowned, replies not", &recipe("version: 1", "version: 1\nsalt: again"), 0, ALL);
+    let salted = "chains: salt nothing → again; exam: salt nothing → again; verdicts: salt nothing → again";
+    check("results disowned, replies not", &recipe("version: 1", "version: 1\nsalt: again"), 0, ALL, salted);
 }
 
 /// Each attempt of a search is a sample of its own: what one cold run of the larger search pays is paid in two parts.
@@ -301,6 +365,29 @@ fn more_samples_pay_for_the_new_ones() {
     assert!(one < two, "a second attempt asks something new: {one}, {two}");
     assert_eq!(paid(&[1, 2]), two);
     assert_eq!(paid(&[2, 1, 2]), two);
+}
+
+/// What a key writes otherwise than the recipe is told in the recipe's words.
+#[test]
+fn a_part_of_a_mapping_is_told_by_its_name() {
+    let scene = Scene::new(ROWS, steady());
+    let more = "  halves: { kind: split, input: verdicts, parts: { sft: 0.5, rl: 0.25 } }
+  solved: { kind: search, input: halves.sft, model: teacher, strategies: { explore: 1, correct: 2 } }
+";
+    append(more)(&scene.kitchen);
+    scene.kitchen.run(&[]).expect_done();
+    for (node, from, to, told) in [
+        ("halves", "rl: 0.25", "rl: 0.5", "parts.rl 0.25 → 0.5"),
+        ("halves", "rl: 0.25", "rl: 5", "parts.rl 0.25 → 5"),
+        ("halves", "rl: 0.25", "rl: 0.25, test: 0.125", "parts.test nothing → 0.125"),
+        ("solved", "correct: 2", "correct: 3", "strategies.correct 2.0 → 3.0"),
+        ("solved", "model: teacher, strategies", "model: teacher, reveal: true, strategies", "reveal false → true"),
+    ] {
+        scene.kitchen.edit("recipe.yaml", from, to);
+        let roots: Vec<Value> = scene.roots(node, &[]).into_iter().filter(|root| root["node"] == node).collect();
+        assert_eq!(roots.iter().map(|root| text(&root["told"])).collect::<Vec<_>>(), [told], "{to}");
+        scene.kitchen.edit("recipe.yaml", to, from);
+    }
 }
 
 /// Times, rates and money are told and kept, and are no part of what came out.

@@ -42,11 +42,15 @@ impl Author {
     fn types(&mut self, line: &str) -> (String, u64) {
         let before = self.server.calls();
         let arguments: Vec<&str> = line.split(' ').skip(1).collect();
+        let started = std::time::Instant::now();
         let output = self.kitchen.command(&arguments).env("COLUMNS", "120").output().unwrap();
+        let seconds = started.elapsed().as_secs_f64();
         let told = String::from_utf8([output.stderr, output.stdout].concat()).unwrap();
         assert!(output.status.success(), "{line}: {told}");
-        self.transcript.extend([format!("$ {line}"), told.trim_end().to_string(), String::new()]);
-        (told, self.server.calls() - before)
+        let sent = self.server.calls() - before;
+        let cost = format!("# {seconds:.2} s, {sent} requests");
+        self.transcript.extend([format!("$ {line}"), told.trim_end().to_string(), cost, String::new()]);
+        (told, sent)
     }
 }
 
@@ -181,7 +185,7 @@ fn changed_texts_stand_side_by_side_where_there_is_room() {
 fn a_finished_output_is_shown_in_every_format() {
     let kitchen = cooked();
     let show = |more: &[&str]| kitchen.says(&[&["show", "recipe.yaml"], more].concat());
-    assert_eq!(show(&["solved.dropped", "--rows", "1", "--format", "json"]).lines().count(), 1);
+    assert_eq!(show(&["short.dropped", "--rows", "1", "--format", "json"]).lines().count(), 1);
     assert!(show(&["halves"]).contains("first 10 of 24 rows"), "the first output, ten rows");
     assert_eq!(show(&["halves.test", "--format", "csv"]).lines().count(), 7);
     let first = show(&["chains", "--row", "0"]);

@@ -14,7 +14,7 @@ use support::model_server::{Behaviour, ModelServer};
 
 const PROMPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines/medical/prompts");
 const EVERY_KIND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/every_kind");
-const ROWS: usize = 8;
+const ROWS: usize = 30;
 
 /// From question to story, on a server.
 const SERVED: &str = "\
@@ -65,13 +65,13 @@ fn kitchen(recipe: &str) -> Kitchen {
 
 /// Finished, on a server that now and then says nothing useful at first.
 fn served() -> (Kitchen, ModelServer) {
-    let habits = Habits { unparsable: 0.25, accepts: 0.4, ..Habits::default() };
+    let habits = Habits { unparsable: 0.25, accepts: 0.25, ..Habits::default() };
     let server = ModelServer::start(Behaviour { habits, ..Behaviour::default() });
     let kitchen = kitchen(&SERVED.replace("URL", &server.base_url()));
     let line = |row: usize| {
         format!(
             "{{\"question\": \"Which agent treats sign s{row}s first?\", \"answer\": \"Agent a{row}a\", \"answer_idx\": \"B\", \
-             \"options\": {{\"A\": \"Agent x{row}x\", \"B\": \"Agent a{row}a\"}}}}\n"
+             \"options\": {{\"A\": \"Agent x{row}x\", \"B\": \"Agent a{row}a\", \"C\": \"Agent y{row}y\", \"D\": \"Agent z{row}z\"}}}}\n"
         )
     };
     kitchen.write("exam.jsonl", &(0..ROWS).map(line).collect::<String>());
@@ -325,6 +325,15 @@ fn an_earlier_generation_is_told_with_its_own_prompts_and_settings() {
         (&step(&named, "chains")["key"], step(&named, "chains")["calls"].clone()),
         (&key.into(), step(&first, "chains")["calls"].clone())
     );
+    let searched = traced(&kitchen, "solved", "0");
+    kitchen.edit("recipe.yaml", "attempts: 2 }", "attempts: 2, strategies: { explore: 1 } }");
+    let stale = traced(&kitchen, "solved", "0");
+    assert_eq!(
+        step(&stale, "solved")["calls"],
+        step(&searched, "solved")["calls"],
+        "by the strategies that were drawn then"
+    );
+    assert!(step(&stale, "solved")["stale"].as_str().unwrap().starts_with("strategies.backtrack 1.0 → 0.0"), "{stale}");
     kitchen.edit("recipe.yaml", "slip: 0.1", "slip: 0.2");
     let other = traced(&kitchen, "chains", "0");
     assert_eq!(step(&other, "chains")["calls"], step(&now, "chains")["calls"], "of the model as it was");

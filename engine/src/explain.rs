@@ -2,6 +2,7 @@
 //!
 //! It compares stored preimages, which are what the keys were computed from; so the explanation cannot differ from the key.
 
+use crate::differences::differences;
 use crate::executor::past::generations;
 use crate::manifest::{self, Known};
 use crate::spec::{Node, Recipe};
@@ -74,7 +75,7 @@ impl Explainer<'_> {
         told.insert(node.name.clone());
         let now = manifest::draft(self.recipe, node, self.known);
         let differences =
-            earlier.as_ref().map(|earlier| manifest::differences(&earlier.preimage, &now.preimage)).unwrap_or_default();
+            earlier.as_ref().map(|earlier| differences(&earlier.preimage, &now.preimage)).unwrap_or_default();
         let changes = differences.into_iter().filter_map(|difference| self.change(node, difference, told));
         Story { node: node.name.clone(), kind: node.kind.name, changes: changes.collect(), against: earlier }
     }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod differences;
 mod executor;
 mod explain;
 mod failure;

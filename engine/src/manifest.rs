@@ -2,7 +2,7 @@
 //! cannot drift apart. Paths, names of nodes, formatting, devices and prices are not among them.
 
 use crate::spec::{Node, Recipe};
-use cache::{ContentHash, Difference, Preimage};
+use cache::{ContentHash, Preimage};
 use serde_json::{Map, Value, json};
 use stages::llm::ModelSpec;
 use stages::stage::NodeRef;
@@ -102,42 +102,6 @@ pub fn draft(recipe: &Recipe, node: &Node, known: &Known) -> Draft {
         .with("files", files)
         .with("inputs", inputs);
     Draft { preimage, is_whole }
-}
-
-/// What differs between two records, in the recipe's words. Empty exactly where their keys are equal.
-pub fn differences(old: &Preimage, new: &Preimage) -> Vec<Difference> {
-    let differences = old.differences(new);
-    let is_setting = |one: &Difference| one.path.starts_with("settings.");
-    if !differences.iter().any(is_setting) {
-        return without_empty(differences);
-    }
-    let told = in_words(old).differences(&in_words(new));
-    // Such as parts in another order, which the words do not say.
-    let hides = differences.iter().any(is_setting) != told.iter().any(is_setting);
-    without_empty(if hides { differences } else { told })
-}
-
-fn in_words(record: &Preimage) -> Preimage {
-    let mut record = json!(record);
-    let kind = record["kind"].as_str().unwrap_or_default().to_string();
-    record["settings"] = stages::told::settings(&kind, &record["settings"]);
-    serde_json::from_value(record).expect("a record is a mapping")
-}
-
-/// A list or mapping that was empty and now holds something is told by what it holds.
-fn without_empty(mut differences: Vec<Difference>) -> Vec<Difference> {
-    let paths: Vec<String> = differences.iter().map(|one| one.path.clone()).collect();
-    let is_empty = |value: &Option<Value>| match value {
-        Some(Value::Array(items)) => items.is_empty(),
-        Some(Value::Object(fields)) => fields.is_empty(),
-        _ => false,
-    };
-    let is_told = |one: &Difference| {
-        let below = |path: &&String| path.strip_prefix(&one.path).is_some_and(|rest| rest.starts_with(['.', '[']));
-        (is_empty(&one.old) || is_empty(&one.new)) && paths.iter().any(|path| below(&path))
-    };
-    differences.retain(|one| !is_told(one));
-    differences
 }
 
 /// What the recipe declares, and the weights where we run them.

@@ -1,5 +1,6 @@
 //! What a run would do, and why: pure, it sends nothing and writes nothing.
 
+use crate::differences::differences;
 use crate::failure::Result;
 use crate::graph::{Graph, NodeIndex};
 use crate::manifest::{self, Known};
@@ -176,7 +177,7 @@ impl<'a> Planner<'a> {
             return Why::Lost;
         }
         match self.past.last(&node.name) {
-            Some(last) => Why::Changed(manifest::differences(&last.preimage, preimage)),
+            Some(last) => Why::Changed(differences(&last.preimage, preimage)),
             None => Why::FirstRun,
         }
     }

@@ -42,7 +42,7 @@ pub fn answer(body: &Value, hash: u64, answered: u32, habits: &Habits) -> String
         return dressed(json!({"reason": "It was weighed.", "label": label(hash, habits)}), hash, habits);
     }
     if prompt.contains("{\"question\":") {
-        return dressed(reformatted(prompt), hash, habits);
+        return dressed(reformatted(prompt, hash), hash, habits);
     }
     if prompt.contains("The answer is X") {
         return format!("The answer is {}.", offered_letter(prompt, hash).unwrap_or('A'));
@@ -103,11 +103,12 @@ fn label(hash: u64, habits: &Habits) -> &'static str {
 }
 
 /// The question without its options, and the marked answer as it stands in the prompt.
-fn reformatted(prompt: &str) -> Value {
+fn reformatted(prompt: &str, hash: u64) -> Value {
     let after = |mark: &str| prompt.rsplit_once(mark).map_or("", |(_, rest)| rest).trim();
     let question = after("\nQuestion:\n").split("\n\nOptions:").next().unwrap_or_default();
     let question = question.split("\nMarked answer:").next().unwrap_or_default().trim();
-    json!({"question": format!("{question} Say what fits best."), "answer": after("\nMarked answer:")})
+    let ending = format!("Case {}: say what fits best.", hash % 1000);
+    json!({"question": format!("{question} {ending}"), "answer": after("\nMarked answer:")})
 }
 
 /// One of the option letters that a multiple-choice prompt offers.

@@ -126,15 +126,27 @@ fn wants_list(arguments: &ShowArgs) -> bool {
     arguments.output.as_ref().is_some_and(|path| path.extension().is_some_and(|ending| ending == "json"))
 }
 
+/// Digits of a number of a row; what is longer is the beginning of an id.
+const NUMBER_DIGITS: usize = 7;
+
+/// The number that a user means by `row`, where it is one.
+pub fn number(row: &str) -> Option<usize> {
+    let is_number = row.len() <= NUMBER_DIGITS && row.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { row.parse().ok() } else { None }
+}
+
 /// By its number, its id, or the beginning of its id where that is one row's alone.
 fn find_row<'a>(rows: &'a Rows, wanted: &str) -> Result<&'a Row> {
-    let by_number = wanted.parse::<usize>().ok().and_then(|number| rows.rows.get(number));
     let exactly = || rows.rows.iter().find(|row| row.id == wanted);
     let alone = || {
         let mut found = rows.rows.iter().filter(|row| !wanted.is_empty() && row.id.starts_with(wanted));
         found.next().filter(|_| found.next().is_none())
     };
-    by_number.or_else(exactly).or_else(alone).ok_or_else(|| {
+    let found = match number(wanted) {
+        Some(number) => exactly().or_else(|| rows.rows.get(number)),
+        None => exactly().or_else(alone),
+    };
+    found.ok_or_else(|| {
         let hint = Some(format!("it has {}, numbered from 0", counted(rows.len() as u64, "row")));
         Failure::usage(format!("there is no row `{wanted}`, or more than one"), hint)
     })

@@ -25,7 +25,9 @@ impl Node {
         }
         let mut reader = Reader::new(&folder_of(recipe), None);
         reader.wordings = wordings(record)?;
-        let fields = fields_of(&self.fields, &self.stage.settings(), record.get("settings")?);
+        let in_words = |settings: &Value| stages::told::settings(self.kind.name, settings);
+        let (now, recorded) = (in_words(&self.stage.settings()), in_words(record.get("settings")?));
+        let fields = fields_of(&self.fields, &now, &recorded);
         let stage = (self.kind.read)(&fields, &mut reader).filter(|stage| is_of(&**stage, record))?;
         Some(Node { stage: stage.into(), fields, ..self.drawing_as(record) })
     }

@@ -82,7 +82,9 @@ impl<'a> Tracer<'a> {
         if let Some(found) = self.by_number(family, wanted)? {
             return Ok(found);
         }
-        for work in family {
+        // A number beyond the last row is not the beginning of some id.
+        let ids_of = if crate::commands::show::number(wanted.row).is_some() { &[] } else { family };
+        for work in ids_of {
             if let Search::Found(found) = self.by_id(work, wanted)? {
                 return Ok(*found);
             }
@@ -92,7 +94,7 @@ impl<'a> Tracer<'a> {
 
     /// The numbered row of the output that was named; at a training of its first input.
     fn by_number(&self, family: &[Work<'a>], wanted: &Wanted) -> Result<Option<Found<'a>>> {
-        let Ok(number) = wanted.row.parse::<usize>() else { return Ok(None) };
+        let Some(number) = crate::commands::show::number(wanted.row) else { return Ok(None) };
         let Some((work, output)) = self.counted_table(family, wanted) else { return Ok(None) };
         let ids = &self.tables.open(&work.manifest, &output).map_err(crate::commands::show::failure)?.ids;
         let id = ids.get(number).cloned();

@@ -109,7 +109,7 @@ impl<'a> Tracer<'a> {
     /// What the recipe says otherwise by now, of what is known before anything runs.
     fn differences(&self, node: &Node, manifest: &Manifest) -> String {
         let draft = crate::manifest::draft(self.recipe, node, &self.known).preimage;
-        let mut differences = crate::manifest::differences(&manifest.preimage, &draft);
+        let mut differences = crate::differences::differences(&manifest.preimage, &draft);
         let is_open = |value: &Option<serde_json::Value>| value.as_ref().is_none_or(serde_json::Value::is_null);
         differences.retain(|one| !(one.path.starts_with("inputs.") && is_open(&one.new)));
         match differences.is_empty() {

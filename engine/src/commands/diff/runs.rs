@@ -3,9 +3,9 @@
 use super::figures::Figures;
 use crate::cli::{DiffArgs, DiffFormat};
 use crate::commands::runs::{find, told};
+use crate::differences::differences;
 use crate::executor::report_of;
 use crate::failure::{Exit, Failure, Result};
-use crate::manifest;
 use crate::plan::{Why, describe};
 use crate::report::table;
 use crate::report::words::{dollars, duration, thousands};
@@ -85,7 +85,7 @@ impl Pair<'_> {
         if old.run.key == new.run.key {
             return Some(Vec::new());
         }
-        Some(manifest::differences(&old.work.as_ref()?.preimage, &new.work.as_ref()?.preimage))
+        Some(differences(&old.work.as_ref()?.preimage, &new.work.as_ref()?.preimage))
     }
 
     fn why(&self) -> String {
