@@ -18,8 +18,6 @@ use std::sync::{Arc, Mutex};
 pub struct Player<'a> {
     recipe: &'a Recipe,
     store: &'a Store,
-    /// Stages ask on it.
-    _runtime: tokio::runtime::Runtime,
     scratch: tempfile::TempDir,
     looking: Looking,
 }
@@ -51,13 +49,10 @@ pub struct Call {
 impl<'a> Player<'a> {
     ///
     /// # Errors
-    /// If no threads can be started or no temporary folder can be made.
+    /// If no temporary folder can be made.
     pub fn new(recipe: &'a Recipe, store: &'a Store) -> Result<Player<'a>, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::Machine(format!("cannot start threads: {error}")))?;
         let scratch = tempfile::tempdir().map_err(|error| Failure::io("create", Path::new("a folder"), error))?;
-        let looking = Looking::new(Some(store), runtime.handle().clone());
-        Ok(Player { recipe, store, _runtime: runtime, scratch, looking })
+        Ok(Player { recipe, store, scratch, looking: Looking::new(Some(store)) })
     }
 
     /// Plays `node`, which must be as it was when it made `manifest`, with `rows` at `port`.
