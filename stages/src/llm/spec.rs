@@ -142,10 +142,7 @@ mod tests {
             (json!({"provider": "opnai"}), vec!["unknown-provider"]),
             (json!({"provider": 3}), vec!["wrong-type"]),
             (json!({"provider": "openai"}), vec!["missing-key"]),
-            (
-                json!({"provider": "openai", "modle": "m", "temperature": "hot"}),
-                vec!["unknown-key", "wrong-type"],
-            ),
+            (json!({"provider": "openai", "modle": "m", "temperature": "hot"}), vec!["unknown-key", "wrong-type"]),
             (json!({"provider": "local"}), vec!["missing-key"]),
             (json!({"provider": "local", "node": "a", "path": "b"}), vec!["excess-key"]),
             (json!({"provider": "local", "path": "no/such/folder"}), vec!["missing-file"]),
