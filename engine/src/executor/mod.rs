@@ -243,11 +243,12 @@ impl<'a> Executor<'a> {
     }
 
     fn inputs(&self, node: &Node, scratch: &Path) -> Result<Inputs, Trouble> {
-        let open = |input: stages::stage::Input| {
-            let folder = scratch.join("inputs").join(&input.port);
+        // Folders are numbered: a port may hold a label, which is anything a user writes.
+        let open = |(index, input): (usize, stages::stage::Input)| {
+            let folder = scratch.join("inputs").join(index.to_string());
             Ok((input.port, self.open(&input.from, &folder)?))
         };
-        Ok(Inputs(node.stage.inputs().into_iter().map(open).collect::<Result<_, Trouble>>()?))
+        Ok(Inputs(node.stage.inputs().into_iter().enumerate().map(open).collect::<Result<_, Trouble>>()?))
     }
 
     fn open(&self, from: &stages::stage::NodeRef, folder: &Path) -> Result<Artifact, Trouble> {
@@ -269,12 +270,12 @@ impl<'a> Executor<'a> {
         scratch: &Path,
     ) -> Result<(HashMap<String, Caller>, Vec<String>), Trouble> {
         let (mut callers, mut labels) = (HashMap::new(), Vec::new());
-        for (port, name) in node.stage.models() {
+        for (index, (port, name)) in node.stage.models().into_iter().enumerate() {
             let entry = &self.planner.recipe.models[&name];
             let made_by = entry.spec.node();
             let weights = made_by.as_ref().and_then(|from| self.state().known.output(from));
             let folder = || {
-                let folder = models::model_folder(scratch, &name);
+                let folder = models::model_folder(scratch, index);
                 made_by.as_ref().map(|from| self.open(from, &folder).map(|_| folder.clone())).transpose()
             };
             let model = self.models.open(entry, weights, folder)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Characters of a line of a data file that are shown.
 const SHOWN_CHARACTERS: usize = 160;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
     At(Span),
     /// In another file that the recipe names at `named_at`; the line, where known, counts from 1.

@@ -2,6 +2,7 @@
 
 mod diagnostic;
 mod frame;
+mod matrix;
 mod overlay;
 mod params;
 mod references;
@@ -12,6 +13,7 @@ mod source;
 mod tree;
 
 pub use diagnostic::Diagnostics;
+pub use matrix::Variants;
 pub use resolve::load;
 pub use sharing::{PushPolicy, SharingSettings, TrustPolicy};
 pub use source::{Sources, Span};
@@ -32,6 +34,8 @@ pub struct Recipe {
     /// The store that a team shares; no part of any key.
     pub sharing: SharingSettings,
     pub nodes: IndexMap<String, Node>,
+    /// Which of the nodes a matrix has made.
+    pub variants: Variants,
     pub models: IndexMap<String, ModelEntry>,
     pub sources: Arc<Sources>,
 }

@@ -6,11 +6,12 @@ use super::tree::{Tree, Value};
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 use stages::settings::nearest_hint;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Replaces every use in `params` itself (by those written above), `models` and `nodes` and whatever else the recipe holds but its profiles.
 pub fn substitute(tree: &mut Tree, sources: &Sources, mistakes: &mut Vec<Diagnostic>) {
     let Value::Map(parts) = &mut tree.value else { return };
-    let mut substitution = Substitution { known: IndexMap::new(), sources, mistakes };
+    let mut substitution = Substitution::new(sources, mistakes);
     if let Some(params) = parts.get_mut("params") {
         substitution.read(&mut params.tree);
     }
@@ -19,8 +20,13 @@ pub fn substitute(tree: &mut Tree, sources: &Sources, mistakes: &mut Vec<Diagnos
     }
 }
 
-struct Substitution<'a> {
+/// What names stand for, and which axes of a matrix have been used.
+pub struct Substitution<'a> {
     known: IndexMap<String, Tree>,
+    /// The axes that stand behind a name: itself, or those that a parameter uses.
+    axes: BTreeMap<String, BTreeSet<String>>,
+    /// Axes used so far.
+    pub used: BTreeSet<String>,
     sources: &'a Sources,
     mistakes: &'a mut Vec<Diagnostic>,
 }
@@ -34,16 +40,44 @@ enum Piece<'a> {
     Open,
 }
 
-impl Substitution<'_> {
-    fn read(&mut self, params: &mut Tree) {
-        let Value::Map(entries) = &mut params.value else { return };
-        for (name, entry) in entries {
-            self.tree(&mut entry.tree);
-            self.known.insert(name.clone(), entry.tree.clone());
-        }
+impl<'a> Substitution<'a> {
+    pub fn new(sources: &'a Sources, mistakes: &'a mut Vec<Diagnostic>) -> Substitution<'a> {
+        Substitution { known: IndexMap::new(), axes: BTreeMap::new(), used: BTreeSet::new(), sources, mistakes }
     }
 
-    fn tree(&mut self, tree: &mut Tree) {
+    /// Gives an axis one of its values; a parameter of that name, read later, gives way.
+    pub fn bind(&mut self, axis: &str, value: Tree) {
+        self.known.insert(axis.to_string(), value);
+        self.axes.insert(axis.to_string(), BTreeSet::from([axis.to_string()]));
+    }
+
+    /// Leaves uses of a name as they are: that it has no value is told elsewhere.
+    pub fn leave(&mut self, axis: &str) {
+        self.bind(axis, Tree::plain(format!("${{{axis}}}"), Span::default()));
+    }
+
+    pub fn read(&mut self, params: &mut Tree) {
+        let Value::Map(entries) = &mut params.value else { return };
+        for (name, entry) in entries {
+            self.used.clear();
+            self.tree(&mut entry.tree);
+            if self.known.contains_key(name) {
+                continue;
+            }
+            self.known.insert(name.clone(), entry.tree.clone());
+            if !self.used.is_empty() {
+                self.axes.insert(name.clone(), std::mem::take(&mut self.used));
+            }
+        }
+        self.used.clear();
+    }
+
+    /// The axes that a parameter uses.
+    pub fn axes_behind(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.axes.get(name).into_iter().flatten().map(String::as_str)
+    }
+
+    pub fn tree(&mut self, tree: &mut Tree) {
         match &mut tree.value {
             Value::Map(entries) => entries.values_mut().for_each(|entry| self.tree(&mut entry.tree)),
             Value::List(items) => items.iter_mut().for_each(|item| self.tree(item)),
@@ -91,6 +125,9 @@ impl Substitution<'_> {
         if !self.known.contains_key(name) {
             let hint = nearest_hint(name, self.known.keys().map(String::as_str));
             self.mistake("unknown-parameter", self.place(name, span), format!("unknown parameter `{name}`"), hint);
+        }
+        if let Some(axes) = self.axes.get(name) {
+            self.used.extend(axes.iter().cloned());
         }
         self.known.get(name)
     }

@@ -4,7 +4,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
 use super::tree::{self, Tree, Value};
-use super::{ModelEntry, Node, Overrides, Recipe, frame, overlay, params, sharing};
+use super::{ModelEntry, Node, Overrides, Recipe, Variants, frame, matrix, overlay, sharing};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
@@ -33,26 +33,32 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     if tree.as_map().is_none() {
         return Err(Diagnostics::new(vec![frame::no_mapping(tree.span)], Arc::new(sources)));
     }
-    let tree = prepare(tree, overrides, &mut sources, &mut mistakes);
-    let mut loading = Loading::new(path, &tree, mistakes);
+    let (tree, variants) = prepare(path, tree, overrides, &mut sources, &mut mistakes);
+    let mut loading = Loading::new(path, &tree, &variants, mistakes);
     let (salt, models, nodes) = loading.read();
     let (sharing, mistakes) = sharing::read(&tree, &folder_of(path));
     loading.mistakes.extend(mistakes);
     let sources = Arc::new(sources);
-    let diagnostics = Diagnostics::new(loading.mistakes, sources.clone());
+    let diagnostics = Diagnostics::new(variants.once(loading.mistakes), sources.clone());
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, models, sources })
+    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, variants, models, sources })
 }
 
-/// Checks the frame, lays profiles and settings over it and puts the parameters in.
-fn prepare(mut tree: Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) -> Tree {
+/// Checks the frame, lays profiles and settings over it, puts the parameters in and makes the variants.
+fn prepare(
+    path: &Path,
+    mut tree: Tree,
+    overrides: &Overrides,
+    sources: &mut Sources,
+    mistakes: &mut Vec<Diagnostic>,
+) -> (Tree, Variants) {
     frame::check(&tree, mistakes);
     overlay::apply(&mut tree, overrides, sources, mistakes);
-    params::substitute(&mut tree, sources, mistakes);
-    tree
+    let variants = matrix::expand(&mut tree, path, sources, mistakes);
+    (tree, variants)
 }
 
 fn read_text(path: &Path) -> Result<String, Diagnostic> {
@@ -106,22 +112,55 @@ fn missing_variable(variable: &str, models: &[&ModelEntry]) -> Diagnostic {
     Diagnostic::error("missing-environment", Place::At(models[0].variable_span), message).with_hint(Some(hint))
 }
 
-struct Loading<'a> {
-    folder: PathBuf,
+/// Where a recipe's files lie.
+pub struct Folders {
+    recipe: PathBuf,
     prompts: Option<PathBuf>,
+}
+
+impl Folders {
+    /// `prompts` is what the recipe says about them.
+    pub fn of(path: &Path, prompts: Option<&Tree>) -> Folders {
+        let recipe = folder_of(path);
+        let default = recipe.join(path.file_stem().unwrap_or_default()).join("prompts");
+        let named = prompts.and_then(Tree::as_text).map(|name| recipe.join(name));
+        let prompts = named.or_else(|| default.is_dir().then_some(default));
+        Folders { recipe, prompts }
+    }
+
+    fn reader(&self) -> Reader {
+        let mut reader = Reader::default();
+        reader.folder = self.recipe.clone();
+        reader.prompts = self.prompts.clone();
+        reader
+    }
+}
+
+/// The references of one node or model, whatever else is wrong with it.
+pub fn references(part: &str, entry: &Tree, folders: &Folders) -> Vec<Reference> {
+    let Some(mut fields) = entry.as_map().map(tree::json_fields) else { return Vec::new() };
+    let mut reader = folders.reader();
+    if part == "models" {
+        ModelSpec::read(&fields, &mut reader);
+    } else if let Some(kind) = Common::take(&mut fields, &mut reader).kind {
+        (kind.read)(&fields, &mut reader);
+    }
+    reader.references
+}
+
+struct Loading<'a> {
+    folders: Folders,
     tree: &'a Tree,
+    variants: &'a Variants,
     mistakes: Vec<Diagnostic>,
     /// Every reference of every node and model, found also where the rest of it is wrong.
     references: Names,
 }
 
 impl<'a> Loading<'a> {
-    fn new(path: &Path, tree: &'a Tree, mistakes: Vec<Diagnostic>) -> Loading<'a> {
-        let folder = folder_of(path);
-        let default = folder.join(path.file_stem().unwrap_or_default()).join("prompts");
-        let named = tree.get("prompts").and_then(Tree::as_text).map(|name| folder.join(name));
-        let prompts = named.or_else(|| default.is_dir().then_some(default));
-        Loading { folder, prompts, tree, mistakes, references: Names::default() }
+    fn new(path: &Path, tree: &'a Tree, variants: &'a Variants, mistakes: Vec<Diagnostic>) -> Loading<'a> {
+        let folders = Folders::of(path, tree.get("prompts"));
+        Loading { folders, tree, variants, mistakes, references: Names::default() }
     }
 
     fn read(&mut self) -> (Option<String>, IndexMap<String, ModelEntry>, IndexMap<String, Node>) {
@@ -139,7 +178,7 @@ impl<'a> Loading<'a> {
 
     fn check_prompts(&mut self) {
         let Some(prompts) = self.tree.get("prompts") else { return };
-        match &self.prompts {
+        match &self.folders.prompts {
             Some(folder) if prompts.as_text().is_some() && folder.is_dir() => {}
             Some(folder) if prompts.as_text().is_some() => {
                 let message = format!("the folder of prompts `{}` does not exist", folder.display());
@@ -193,7 +232,7 @@ impl<'a> Loading<'a> {
     fn model(&mut self, name: &str) -> Option<ModelEntry> {
         let at = path_of("models", name);
         let fields = self.fields(&at, name)?;
-        let mut reader = self.reader();
+        let mut reader = self.folders.reader();
         let spec = ModelSpec::read(&fields, &mut reader);
         let references = self.take(&at, reader);
         self.references.add_model(name, references);
@@ -205,7 +244,7 @@ impl<'a> Loading<'a> {
         let at = path_of("nodes", name);
         let mut fields = self.fields(&at, name)?;
         self.check_name(&at, name);
-        let mut reader = self.reader();
+        let mut reader = self.folders.reader();
         let common = Common::take(&mut fields, &mut reader);
         let stage = common.kind.and_then(|kind| (kind.read)(&fields, &mut reader));
         let references = self.take(&at, reader);
@@ -229,8 +268,9 @@ impl<'a> Loading<'a> {
         fields
     }
 
-    /// A dot would be read as `node.output`, a slash as a folder.
+    /// A dot would be read as `node.output`, a slash as a variant.
     fn check_name(&mut self, at: &[Step], name: &str) {
+        let name = self.variants.plain(name).unwrap_or(name);
         if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
             let message = format!("`{name}` cannot be the name of a node");
             let hint = Some("use letters, digits, `_` and `-`".to_string());
@@ -243,7 +283,7 @@ impl<'a> Loading<'a> {
     fn seed(&mut self) -> Option<u64> {
         let params = Step::Key("params".to_string());
         let value = self.tree.get("params")?.get("seed")?;
-        let mut reader = self.reader();
+        let mut reader = self.folders.reader();
         let seed = u64::read(&value.to_json(), &mut reader);
         self.take(&[params, Step::Key("seed".to_string())], reader);
         seed
@@ -256,13 +296,6 @@ impl<'a> Loading<'a> {
             "unknown-parameter" | "open-parameter" => within(known.span(), span),
             code => code == mistake.code && known.span() == span && known.message == mistake.message,
         })
-    }
-
-    fn reader(&self) -> Reader {
-        let mut reader = Reader::default();
-        reader.folder = self.folder.clone();
-        reader.prompts = self.prompts.clone();
-        reader
     }
 
     fn name_span(&self, at: &[Step]) -> Span {
