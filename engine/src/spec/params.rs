@@ -72,11 +72,6 @@ impl<'a> Substitution<'a> {
         self.used.clear();
     }
 
-    /// The axes that a parameter uses.
-    pub fn axes_behind(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.axes.get(name).into_iter().flatten().map(String::as_str)
-    }
-
     pub fn tree(&mut self, tree: &mut Tree) {
         match &mut tree.value {
             Value::Map(entries) => entries.values_mut().for_each(|entry| self.tree(&mut entry.tree)),

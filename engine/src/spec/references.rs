@@ -103,7 +103,6 @@ fn wrong_model(names: &Names, nodes: &IndexMap<String, Node>, model: &ModelEntry
 }
 
 fn wrong_form(nodes: &IndexMap<String, Node>, from: &NodeRef, wanted: Form, span: Span) -> Diagnostic {
-    let shown = if from.output.is_empty() { from.node.clone() } else { format!("{}.{}", from.node, from.output) };
     let (given, needed) = match wanted {
         Form::Rows => ("a model", "rows are"),
         Form::Model => ("rows", "a model is"),
@@ -114,7 +113,7 @@ fn wrong_form(nodes: &IndexMap<String, Node>, from: &NodeRef, wanted: Form, span
         .map(|node| node.name.as_str())
         .collect();
     let hint = (!fitting.is_empty()).then(|| format!("these would fit: `{}`", fitting.join("`, `")));
-    let message = format!("`{shown}` gives {given}, but {needed} needed here");
+    let message = format!("`{from}` gives {given}, but {needed} needed here");
     Diagnostic::error("wrong-form", Place::At(span), message).with_hint(hint)
 }
 

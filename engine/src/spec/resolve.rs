@@ -294,6 +294,7 @@ impl<'a> Loading<'a> {
         let span = mistake.span();
         self.mistakes.iter().any(|known| match known.code {
             "unknown-parameter" | "open-parameter" => within(known.span(), span),
+            "empty-axis" | "unnamed-value" => mistake.message.contains("`${"),
             code => code == mistake.code && known.span() == span && known.message == mistake.message,
         })
     }
