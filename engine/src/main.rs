@@ -43,7 +43,10 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Check(arguments) => commands::check::run(arguments),
+        Command::Init(arguments) => commands::init::run(arguments),
         Command::Schema => commands::schema::run(),
+        Command::Completions(arguments) => commands::completions::run(arguments),
+        Command::Man(arguments) => commands::man::run(arguments),
         Command::Run(arguments) => commands::run::run(arguments),
         Command::Plan(arguments) => commands::plan::run(arguments),
         Command::Explain(arguments) => commands::explain::run(arguments),

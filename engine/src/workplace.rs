@@ -7,10 +7,12 @@ use crate::graph::Graph;
 use crate::manifest::{self, Known};
 use crate::plan::{Decision, Planned, Planner, Wishes};
 use crate::report::Reporter;
+use crate::report::words::counted;
 use crate::spec::{self, Recipe};
 use crate::team::Team;
 use cache::{StatCache, Store, source_hash};
 use stages::settings::nearest_hint;
+use stages::stage::NodeRef;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -63,22 +65,46 @@ impl Workplace {
         StoredPast { store, recipe: &self.recipe.name, reporter }
     }
 
-    /// Names in the wishes are checked: all must be nodes of the recipe.
+    /// Names in the wishes are checked: all must be nodes of the recipe, or mean variants of one.
     pub fn wishes(&self, scope: &ScopeArgs) -> Result<Wishes> {
-        for name in scope.until.iter().chain(&scope.force).chain(&scope.retry_marked) {
-            self.check_node(name)?;
-        }
         Ok(Wishes {
-            until: scope.until.clone(),
-            force: scope.force.iter().cloned().collect(),
-            retry_marked: scope.retry_marked.iter().cloned().collect(),
+            until: self.nodes_named(&scope.until)?,
+            force: self.nodes_named(&scope.force)?,
+            retry_marked: self.nodes_named(&scope.retry_marked)?,
             recheck: BTreeSet::new(),
         })
     }
 
+    /// The nodes that names mean: one each, or all variants that fit.
+    pub fn nodes_named<Names: FromIterator<String>>(&self, names: &[String]) -> Result<Names> {
+        let mut nodes = Vec::new();
+        for name in names {
+            match self.recipe.variants.matching(name) {
+                variants if variants.is_empty() => nodes.push(self.check_node(name).map(|()| name.clone())?),
+                variants => nodes.extend(variants.into_iter().map(str::to_string)),
+            }
+        }
+        Ok(nodes.into_iter().collect())
+    }
+
+    /// The one node and output that a text means: a variant may name its values in any order, and a single one none.
+    pub fn reference(&self, text: &str) -> Result<NodeRef> {
+        let reference = NodeRef::parse(text);
+        match self.recipe.variants.matching(&reference.node)[..] {
+            [variant] => Ok(NodeRef { node: variant.to_string(), ..reference }),
+            _ => self.check_node(&reference.node).map(|()| reference),
+        }
+    }
+
+    /// One node must be meant, where there is no sense in several.
     pub fn check_node(&self, name: &str) -> Result<()> {
         if self.recipe.nodes.contains_key(name) {
             return Ok(());
+        }
+        let variants = self.recipe.variants.matching(name);
+        if !variants.is_empty() {
+            let hint = Some(format!("name one of them: `{}`", variants.join("`, `")));
+            return Err(Failure::usage(format!("`{name}` has {}", counted(variants.len() as u64, "variant")), hint));
         }
         let hint = nearest_hint(name, self.recipe.nodes.keys().map(String::as_str));
         Err(Failure::usage(format!("`{}` has no node `{name}`", self.recipe.path.display()), hint))

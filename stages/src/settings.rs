@@ -23,7 +23,7 @@ pub struct Mistake {
 }
 
 /// A place in another file (a data file, a prompt), as exact as it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FilePlace {
     pub path: PathBuf,
     /// From 1.
@@ -45,6 +45,7 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Reader {
     at: Vec<Step>,
+    arm: Option<usize>,
     pub mistakes: Vec<Mistake>,
     pub references: Vec<Reference>,
     /// The recipe's folder: relative paths start here.
@@ -62,6 +63,9 @@ pub struct Reader {
 pub struct Reference {
     pub at: Vec<Step>,
     pub to: Target,
+    /// Where results are compared, how many steps of `at` lead to the entry of a mapping that stands for one arm of the comparison:
+    /// a node with variants stands there for all of them.
+    pub arm: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -116,12 +120,24 @@ impl Reader {
         result
     }
 
+    /// Does `read` on an entry that is one arm of a comparison.
+    pub fn arm<T>(&mut self, read: impl FnOnce(&mut Reader) -> T) -> T {
+        let before = self.arm.replace(self.at.len());
+        let result = read(self);
+        self.arm = before;
+        result
+    }
+
     pub fn note_node(&mut self, node: crate::stage::NodeRef) {
-        self.references.push(Reference { at: self.at.clone(), to: Target::Node(node) });
+        self.note(Target::Node(node));
     }
 
     pub fn note_model(&mut self, name: String) {
-        self.references.push(Reference { at: self.at.clone(), to: Target::Model(name) });
+        self.note(Target::Model(name));
+    }
+
+    fn note(&mut self, to: Target) {
+        self.references.push(Reference { at: self.at.clone(), to, arm: self.arm });
     }
 
     /// Notes that a required key is absent, unless it is there under a misspelt name, which has been told.

@@ -104,7 +104,8 @@ impl Outlook {
     }
 }
 
-/// `halves.rl` in a recipe: one output of another node; no output named means the first.
+/// `halves.rl` in a recipe: one output of another node; no output named means the first. Of a variant `halves/share=0.5` it is
+/// `halves.rl/share=0.5`: what stands behind the slash belongs to the node's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeRef {
     pub node: String,
@@ -113,8 +114,17 @@ pub struct NodeRef {
 
 impl NodeRef {
     pub fn parse(text: &str) -> NodeRef {
-        let (node, output) = text.split_once('.').unwrap_or((text, ""));
-        NodeRef { node: node.to_string(), output: output.to_string() }
+        let (name, variant) = text.split_at(text.find('/').unwrap_or(text.len()));
+        let (node, output) = name.split_once('.').unwrap_or((name, ""));
+        NodeRef { node: format!("{node}{variant}"), output: output.to_string() }
+    }
+}
+
+impl std::fmt::Display for NodeRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let (node, variant) = self.node.split_at(self.node.find('/').unwrap_or(self.node.len()));
+        let dot = if self.output.is_empty() { "" } else { "." };
+        write!(f, "{node}{dot}{}{variant}", self.output)
     }
 }
 
@@ -271,5 +281,24 @@ impl Outputs {
     pub fn with(mut self, name: &str, artifact: Artifact) -> Outputs {
         self.artifacts.insert(name.to_string(), artifact);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_read_as_it_is_written() {
+        for (text, node, output) in [
+            ("halves", "halves", ""),
+            ("halves.rl", "halves", "rl"),
+            ("halves/share=0.5", "halves/share=0.5", ""),
+            ("halves.rl/share=0.5,seed=2", "halves/share=0.5,seed=2", "rl"),
+        ] {
+            let reference = NodeRef::parse(text);
+            assert_eq!((reference.node.as_str(), reference.output.as_str()), (node, output));
+            assert_eq!(reference.to_string(), text);
+        }
     }
 }

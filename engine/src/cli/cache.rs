@@ -1,32 +1,33 @@
 //! `decoct cache …`: the commands that look after the store and share it.
 
-use super::{EventFormat, OverrideArgs, RecipeArgs, StoreArgs, TrustArgs};
+use super::{EventFormat, OverrideArgs, RecipeArgs, StoreArgs, TrustArgs, examples};
 use cache::PublicKey;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
-const TRUST_EXAMPLE: &str = "\
-Example:
-  anna$ decoct cache trust init
-  decoct1:8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c
-  ben$  decoct cache trust add anna decoct1:8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
     /// Say what takes how much space, by pipeline and node
+    #[command(after_help = examples::CACHE_STAT)]
     Stat(CacheStatArgs),
     /// Read everything; drop what is damaged, so that it is made again
+    #[command(after_help = examples::CACHE_VERIFY)]
     Verify(CacheVerifyArgs),
     /// Drop what no recipe, recent run or pin needs; a rehearsal unless `--yes` is given
+    #[command(after_help = examples::CACHE_SWEEP)]
     Sweep(CacheSweepArgs),
     /// Keep the finished work of a recipe from sweeps
+    #[command(after_help = examples::CACHE_PIN)]
     Pin(CachePinArgs),
     /// Send finished work and replies to the shared store
+    #[command(after_help = examples::CACHE_PUSH)]
     Push(CachePushArgs),
     /// Fetch finished work and replies from the shared store
+    #[command(after_help = examples::CACHE_PULL)]
     Pull(CachePullArgs),
     /// Whose work from a shared store is used
-    #[command(subcommand, after_help = TRUST_EXAMPLE)]
+    #[command(subcommand, after_help = examples::TRUST)]
     Trust(CacheTrustCommand),
 }
 
@@ -48,14 +49,7 @@ pub struct CacheVerifyArgs {
     pub format: EventFormat,
 }
 
-const SWEEP_HELP: &str = "\
-Kept is what a recipe given here needs, what a run of the grace period used or made, what is pinned, and replies.
-Examples:
-  decoct cache sweep                                   say what would go
-  decoct cache sweep pipelines/medical.yaml --yes      keep that recipe's work, remove the rest that is old";
-
 #[derive(Debug, Args)]
-#[command(after_help = SWEEP_HELP)]
 pub struct CacheSweepArgs {
     /// Recipes whose finished work is kept, however old
     #[arg(value_name = "RECIPE")]
@@ -105,9 +99,6 @@ pub struct CachePinArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  decoct cache push pipelines/medical.yaml --set cache.remote=s3://our-bucket/decoct"
-)]
 pub struct CachePushArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
@@ -122,7 +113,6 @@ pub struct CachePushArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  decoct cache pull pipelines/medical.yaml --until student")]
 pub struct CachePullArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
@@ -136,13 +126,16 @@ pub struct CachePullArgs {
 #[derive(Debug, Subcommand)]
 pub enum CacheTrustCommand {
     /// Make your signing key, if you have none, and show what to send to those who use your work
+    #[command(after_help = examples::TRUST)]
     Init(CacheTrustInitArgs),
     /// Use the work of a writer from now on
-    #[command(after_help = TRUST_EXAMPLE)]
+    #[command(after_help = examples::TRUST)]
     Add(CacheTrustAddArgs),
     /// List whose work is used: you and those you added
+    #[command(after_help = examples::TRUST_LIST)]
     List(CacheTrustListArgs),
     /// Use the work of a writer no longer
+    #[command(after_help = examples::TRUST_REMOVE)]
     Remove(CacheTrustRemoveArgs),
 }
 

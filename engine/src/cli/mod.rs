@@ -2,6 +2,7 @@
 
 mod cache;
 mod common;
+mod examples;
 
 pub use cache::*;
 pub use common::*;
@@ -9,20 +10,40 @@ pub use common::*;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    a node failed
-  2    the recipe or the command line is wrong
-  3    the budget is reached
-  4    a problem of the cache or of trust
-  5    a remote service is unavailable
-  70   a bug of decoct
-  130  interrupted";
+/// The commands of the first page, by what one wants to do. Clap knows no groups; a test holds these lines against the declarations below.
+const COMMANDS: &str = "\
+Begin:
+  init         Write a recipe for a new domain, with its prompts and a few questions
+  check        Find every mistake in a recipe; runs nothing
+
+Work:
+  plan         Say what `run` would do, and why; runs nothing
+  run          Bring every node of a recipe up to date
+
+Look:
+  show         Show the rows, the report or the metrics of a finished node
+  explain      Say which ingredients of a node's result changed, up to the edit that began it
+  diff         Compare two versions of an output: by row, and in numbers
+
+Use:
+  generate     Let a trained model write: prompts in, texts out (JSONL)
+
+Keep:
+  cache        Look after the store of finished work, and share it
+
+Set up:
+  schema       Print the JSON Schema of recipes, for editors
+  completions  Print a script with which a shell completes commands and flags
+  man          Print the manual page, or write one for each command
+
+`decoct help COMMAND` says more.";
+
+/// Clap's own order, with the grouped commands.
+const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}Options:\n{options}{after-help}";
 
 /// Boils a strong model's searched reasoning down into a small one: a recipe in, a trained model out.
 #[derive(Debug, Parser)]
-#[command(name = "decoct", version, after_help = EXIT_CODES)]
+#[command(name = "decoct", version, help_template = TEMPLATE, before_help = COMMANDS, after_help = examples::ALL)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -43,7 +64,8 @@ impl Cli {
             Command::Cache(CacheCommand::Verify(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Sweep(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Pin(arguments)) => arguments.format,
-            Command::Show(_) | Command::Generate(_) | Command::Cache(_) | Command::Schema => EventFormat::Plain,
+            Command::Show(_) | Command::Generate(_) | Command::Cache(_) => EventFormat::Plain,
+            Command::Init(_) | Command::Schema | Command::Completions(_) | Command::Man(_) => EventFormat::Plain,
         };
         format == EventFormat::Json
     }
@@ -51,31 +73,73 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Bring every node of a recipe up to date
-    #[command(after_help = EXIT_CODES)]
-    Run(RunArgs),
+    /// Write a recipe for a new domain, with its prompts and a few questions
+    #[command(after_help = examples::INIT)]
+    Init(InitArgs),
+    /// Find every mistake in a recipe; runs nothing
+    #[command(after_help = examples::CHECK)]
+    Check(CheckArgs),
     /// Say what `run` would do, and why; runs nothing
+    #[command(after_help = examples::PLAN)]
     Plan(PlanArgs),
+    /// Bring every node of a recipe up to date
+    #[command(after_help = examples::RUN)]
+    Run(RunArgs),
+    /// Show the rows, the report or the metrics of a finished node
+    #[command(after_help = examples::SHOW)]
+    Show(ShowArgs),
     /// Say which ingredients of a node's result changed, up to the edit that began it
+    #[command(after_help = examples::EXPLAIN)]
     Explain(ExplainArgs),
     /// Tell one row's way from its source to a node: every prompt, reply, verdict and strategy
+    #[command(after_help = examples::TRACE)]
     Trace(TraceArgs),
     /// Compare two versions of an output, by row and in numbers; or two runs
+    #[command(after_help = examples::DIFF)]
     Diff(DiffArgs),
     /// List the runs on record, by the names that `diff` takes
+    #[command(after_help = examples::RUNS)]
     Runs(RunsArgs),
-    /// Find every mistake in a recipe; runs nothing
-    Check(CheckArgs),
-    /// Show the rows, the report or the metrics of a finished node
-    Show(ShowArgs),
     /// Let a trained model write: prompts in, texts out (JSONL)
+    #[command(after_help = examples::GENERATE)]
     Generate(GenerateArgs),
     /// Look after the store of finished work, and share it
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::CACHE)]
     Cache(CacheCommand),
     /// Print the JSON Schema of recipes, for editors
+    #[command(after_help = examples::SCHEMA)]
     Schema,
+    /// Print a script with which a shell completes commands and flags
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_help = examples::MAN)]
+    Man(ManArgs),
 }
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where the recipe goes; made where it is not there
+    #[arg(default_value = ".")]
+    pub folder: PathBuf,
+    /// What the model shall be good at: one word, the name of the recipe
+    #[arg(long, value_name = "NAME", value_parser = domain)]
+    pub domain: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write a page for each command into this folder
+    pub folder: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -111,7 +175,6 @@ pub struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  decoct explain pipelines/medical.yaml stories")]
 pub struct ExplainArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
@@ -127,14 +190,7 @@ pub struct ExplainArgs {
     pub format: EventFormat,
 }
 
-const TRACE_EXAMPLES: &str = "\
-Examples:
-  decoct trace pipelines/medical.yaml stories 0               the first row of `stories`
-  decoct trace pipelines/medical.yaml solved 3fa9c2           the row whose id begins so, also one that was dropped on the way
-  decoct trace pipelines/medical.yaml chains@90bd12 0 --full  an earlier generation, whole texts";
-
 #[derive(Debug, Args)]
-#[command(after_help = TRACE_EXAMPLES)]
 pub struct TraceArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
@@ -152,15 +208,7 @@ pub struct TraceArgs {
     pub format: EventFormat,
 }
 
-const DIFF_EXAMPLES: &str = "\
-Examples:
-  decoct diff pipelines/medical.yaml:stories                  the version before, and this one
-  decoct diff a.yaml:chains b.yaml:chains                     of two recipes
-  decoct diff medical.yaml:stories@3fa9c2 medical.yaml:stories
-  decoct diff last~1 last                                     the last two runs, node by node";
-
 #[derive(Debug, Args)]
-#[command(after_help = DIFF_EXAMPLES)]
 pub struct DiffArgs {
     /// RECIPE:NODE, RECIPE:NODE.output or RECIPE:NODE@KEY; or a run: `last`, `last~1`, or its name. Alone: what was before is
     /// compared with it
@@ -297,18 +345,17 @@ fn dollars(text: &str) -> Result<f64, String> {
     if amount.is_finite() && amount >= 0.0 { Ok(amount) } else { Err("expected an amount that is not negative".into()) }
 }
 
+/// It becomes the name of a file and of a folder.
+fn domain(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits);
+    if is_word { Ok(text.to_string()) } else { Err("expected one word of letters, digits, `_` and `-`".to_string()) }
+}
+
 fn temperature(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "expected a number such as 0.7".to_string())?;
     if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a number above 0; see --greedy".into()) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_declaration_is_sound() {
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

@@ -21,17 +21,17 @@ const KEY_DIGITS: usize = 10;
 pub fn run(arguments: &ExplainArgs) -> Result<Exit> {
     let reporter = PlainReporter::new();
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
-    workplace.check_node(&arguments.node)?;
-    let Some(store) = workplace.store_if_any()? else { return Err(never(&arguments.node)) };
+    let node = workplace.reference(&arguments.node)?.node;
+    let Some(store) = workplace.store_if_any()? else { return Err(never(&node)) };
     let past = workplace.past(Some(&store), &reporter);
-    let wishes = Wishes { until: vec![arguments.node.clone()], ..Wishes::default() };
+    let wishes = Wishes { until: vec![node.clone()], ..Wishes::default() };
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
     let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
     let mut known = workplace.known(&planner, stat_cache.as_ref())?;
     let decision =
         planner.plan(&mut known, &wishes)?.pop().expect("a plan holds at least the node it is about").decision;
     let explainer = Explainer { recipe: &workplace.recipe, store: &store, known: &known };
-    let story = explainer.story(&arguments.node, arguments.against.as_deref());
+    let story = explainer.story(&node, arguments.against.as_deref());
     let story = story.ok_or_else(|| no_generation(arguments))?;
     match arguments.format {
         EventFormat::Json => println!("{}", to_json(&story, decision.word())),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use stages::model::chat::Message;
 use stages::model::complete::{Completer, Completion, Question};
 use stages::model::generate::Sampling;
-use stages::stage::{Form, NodeRef};
+use stages::stage::Form;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -117,8 +117,7 @@ fn open_model(arguments: &GenerateArgs) -> Result<ModelPlace> {
 
 /// Places a node's model in a folder on the store's own file system, where links cost nothing.
 fn take_out(workplace: &Workplace, node: &str, use_stat_cache: bool) -> Result<ModelPlace> {
-    let reference = NodeRef::parse(node);
-    workplace.check_node(&reference.node)?;
+    let reference = workplace.reference(node)?;
     let output = named_output(workplace, &reference)?;
     if output.form != Form::Model {
         return Err(Failure::usage(format!("`{node}` holds rows, not a model"), None));

@@ -3,10 +3,13 @@
 mod budget;
 pub mod cache;
 pub mod check;
+pub mod completions;
 pub mod diff;
 pub mod explain;
 pub mod export;
 pub mod generate;
+pub mod init;
+pub mod man;
 pub mod plan;
 pub mod run;
 pub mod runs;

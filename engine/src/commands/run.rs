@@ -87,8 +87,7 @@ fn tell_up_to_date(arguments: &RunArgs, nodes: Vec<NodeSummary>, started: Instan
 }
 
 fn wishes(arguments: &RunArgs, workplace: &Workplace) -> Result<Wishes> {
-    arguments.recheck.iter().try_for_each(|name| workplace.check_node(name))?;
-    let recheck = arguments.recheck.iter().cloned().collect();
+    let recheck = workplace.nodes_named(&arguments.recheck)?;
     Ok(Wishes { recheck, ..workplace.wishes(&arguments.scope)? })
 }
 

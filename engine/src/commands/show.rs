@@ -21,9 +21,8 @@ const TABLE_ROWS: usize = 10;
 const METRICS_FILE: &str = "metrics.parquet";
 
 pub fn run(arguments: &ShowArgs) -> Result<Exit> {
-    let reference = NodeRef::parse(&arguments.node);
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
-    workplace.check_node(&reference.node)?;
+    let reference = workplace.reference(&arguments.node)?;
     let (store, manifest) = finished(&workplace, &reference.node, arguments)?;
     let output = named_output(&workplace, &reference)?;
     let format = chosen_format(arguments)?;

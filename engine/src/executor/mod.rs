@@ -284,12 +284,12 @@ impl<'a> Executor<'a> {
         scratch: &Path,
     ) -> Result<(HashMap<String, Caller>, Vec<String>), Trouble> {
         let (mut callers, mut labels) = (HashMap::new(), Vec::new());
-        for (port, name) in node.stage.models() {
+        for (index, (port, name)) in node.stage.models().into_iter().enumerate() {
             let entry = &self.planner.recipe.models[&name];
             let made_by = entry.spec.node();
             let weights = made_by.as_ref().and_then(|from| self.state().known.output(from));
             let folder = || {
-                let folder = models::model_folder(scratch, &name);
+                let folder = models::model_folder(scratch, index);
                 made_by.as_ref().map(|from| self.open(from, &folder).map(|_| folder.clone())).transpose()
             };
             let model = self.models.open(entry, weights, folder)?;

@@ -77,7 +77,7 @@ impl Replies for Kept {
     }
 }
 
-/// A place for a model's files as long as this process may read them.
-pub fn model_folder(scratch: &Path, entry: &str) -> std::path::PathBuf {
-    scratch.join("models").join(entry)
+/// A place for the files of a node's model number `index`, as long as this process may read them.
+pub fn model_folder(scratch: &Path, index: usize) -> std::path::PathBuf {
+    scratch.join("models").join(index.to_string())
 }

@@ -2,7 +2,6 @@
 
 use super::artifacts::{self, Trouble};
 use super::looking::Looking;
-use super::models;
 use crate::spec::{Node, Recipe};
 use cache::{ContentHash, Manifest, Store};
 use serde_json::Value;
@@ -95,7 +94,7 @@ impl<'a> Player<'a> {
         let Some(content) = content.as_str() else { return Ok(None) };
         let entry = &self.recipe.models[name];
         let Some(from) = entry.spec.node() else { return Ok(entry.spec.folder()) };
-        let folder = models::model_folder(self.scratch.path(), content);
+        let folder = self.scratch.path().join(content);
         if !folder.exists() {
             let gone = || Trouble::Gone(from.node.clone());
             let (maker, output) = (maker(self.store, self.recipe, &from, content).ok_or_else(gone)?, &from.output);

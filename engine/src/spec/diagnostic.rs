@@ -6,7 +6,7 @@ use stages::settings::{FilePlace, shown_path};
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
     At(Span),
     /// In another file (a data file, a prompt) that the recipe names at `named_at`.

@@ -4,6 +4,7 @@ pub mod codes;
 mod columns;
 mod diagnostic;
 mod frame;
+mod matrix;
 mod overlay;
 mod params;
 mod profiles;
@@ -18,6 +19,7 @@ mod syntax;
 mod tree;
 
 pub use diagnostic::Diagnostics;
+pub use matrix::Variants;
 pub use resolve::load;
 pub use sharing::{PushPolicy, SharingSettings, TrustPolicy};
 pub use source::{Sources, Span};
@@ -40,6 +42,8 @@ pub struct Recipe {
     /// The store that a team shares; no part of any key.
     pub sharing: SharingSettings,
     pub nodes: IndexMap<String, Node>,
+    /// Which of the nodes a matrix has made.
+    pub variants: Variants,
     pub models: IndexMap<String, ModelEntry>,
     pub sources: Arc<Sources>,
     /// Files and folders that were read for it or looked for. While none of them changes, it means the same.

@@ -2,21 +2,23 @@
 
 use super::Overrides;
 use super::diagnostic::{Diagnostic, Place};
+use super::matrix;
 use super::source::{Sources, Span};
 use super::tree::{self, Entry, Tree, Value};
 use indexmap::IndexMap;
 use stages::settings::nearest_hint;
 
 /// Parts of a recipe that a profile may hold.
-pub const PROFILE_KEYS: &[&str] = &["params", "models", "nodes", "cache"];
+pub const PROFILE_KEYS: &[&str] = &["params", "matrix", "models", "nodes", "cache"];
+const PARAMS: &str = "params";
 /// Parts of a recipe that `--set` may reach into.
-const SETTABLE_KEYS: &[&str] = &["params", "models", "nodes", "prompts", "salt", "cache"];
+const SETTABLE_KEYS: &[&str] = &["params", "matrix", "models", "nodes", "prompts", "salt", "cache"];
 
 pub fn apply(tree: &mut Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) {
     for name in &overrides.profile {
         let source = sources.add("--profile", name);
         match profile(tree, name, Span { source, start: 0, end: name.len() }) {
-            Ok(profile) => merge(tree, profile),
+            Ok(profile) => lay(tree, profile),
             Err(mistake) => mistakes.push(mistake),
         }
     }
@@ -43,6 +45,17 @@ fn profile(tree: &Tree, name: &str, span: Span) -> Result<Tree, Diagnostic> {
         };
         Diagnostic::error("unknown-profile", Place::At(span), format!("unknown profile `{name}`")).with_hint(hint)
     })
+}
+
+/// Lays a profile over a recipe. A parameter pins the axis of its name, unless the profile gives that axis values itself.
+fn lay(tree: &mut Tree, profile: Tree) {
+    let names = |part: &str| {
+        let entries = profile.get(part).and_then(Tree::as_map).into_iter().flatten();
+        entries.map(|(name, _)| name.clone()).collect::<Vec<String>>()
+    };
+    let (params, axes) = (names("params"), names(matrix::MATRIX));
+    merge(tree, profile);
+    params.iter().filter(|name| !axes.contains(name)).for_each(|name| matrix::pin(tree, name));
 }
 
 /// Lays `over` on `tree`: mappings merge, anything else replaces, nothing (`null`) takes the key away. An entry that names another `kind` or
@@ -110,7 +123,11 @@ fn set(tree: &mut Tree, argument: &str, source: usize, mistakes: &mut Vec<Diagno
     {
         return Err(Diagnostic::error("wrong-type", Place::At(value.span), format!("`{part}` must be a mapping")));
     }
-    descend(tree, &steps, value)
+    descend(tree, &steps, value)?;
+    if let [("params", _), (name, _), ..] = steps[..] {
+        matrix::pin(tree, name);
+    }
+    Ok(())
 }
 
 /// The words between the dots, each with its place.
@@ -132,13 +149,16 @@ fn check_start(tree: &Tree, steps: &[(&str, Span)]) -> Result<(), Diagnostic> {
         return Err(unknown_path(part, span, SETTABLE_KEYS.iter().copied()));
     }
     let Some((name, span)) = steps.get(1).filter(|_| part != "cache") else { return Ok(()) };
+    // A parameter may become an axis, and an axis a parameter.
+    let places = if [PARAMS, matrix::MATRIX].contains(&part) { vec![PARAMS, matrix::MATRIX] } else { vec![part] };
+    let known = || places.iter().filter_map(|part| tree.get(part)?.as_map()).flat_map(IndexMap::keys);
+    if known().any(|known| known == name) {
+        return Ok(());
+    }
+    let unknown = unknown_path(name, *span, known().map(String::as_str));
     match tree.get(part).and_then(Tree::as_map) {
-        Some(entries) if entries.contains_key(*name) => Ok(()),
-        Some(entries) => Err(unknown_path(name, *span, entries.keys().map(String::as_str))),
-        None => {
-            let hint = Some(format!("the recipe has no `{part}:`"));
-            Err(unknown_path(name, *span, []).with_hint(hint))
-        }
+        Some(_) => Err(unknown),
+        None => Err(unknown.with_hint(Some(format!("the recipe has no `{part}:`")))),
     }
 }
 

@@ -7,6 +7,7 @@ use super::tree::{Tree, Value};
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 use stages::settings::nearest_hint;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Replaces every use in `params` itself (by those written above), `models` and `nodes` and whatever else the recipe holds but its profiles.
 pub fn substitute(tree: &mut Tree, sources: &Sources, mistakes: &mut Vec<Diagnostic>) {
@@ -31,8 +32,13 @@ pub fn check_uses<'a>(
     Substitution { known, ..Substitution::new(sources, mistakes) }.tree(&mut tree.clone());
 }
 
-struct Substitution<'a> {
+/// What names stand for, and which axes of a matrix have been used.
+pub struct Substitution<'a> {
     known: IndexMap<String, Tree>,
+    /// The axes that stand behind a name: itself, or those that a parameter uses.
+    axes: BTreeMap<String, BTreeSet<String>>,
+    /// Axes used so far.
+    pub used: BTreeSet<String>,
     sources: &'a Sources,
     mistakes: &'a mut Vec<Diagnostic>,
     /// All names, those too that stand further down than the present use.
@@ -51,21 +57,47 @@ enum Piece<'a> {
 }
 
 impl<'a> Substitution<'a> {
-    fn new(sources: &'a Sources, mistakes: &'a mut Vec<Diagnostic>) -> Substitution<'a> {
-        let (known, declared) = (IndexMap::new(), Vec::new());
-        Substitution { known, sources, mistakes, declared, bytes_left: TEXT_BYTES_MAX }
-    }
-
-    fn read(&mut self, params: &mut Tree) {
-        let Value::Map(entries) = &mut params.value else { return };
-        self.declared = entries.keys().cloned().collect();
-        for (name, entry) in entries {
-            self.tree(&mut entry.tree);
-            self.known.insert(name.clone(), entry.tree.clone());
+    pub fn new(sources: &'a Sources, mistakes: &'a mut Vec<Diagnostic>) -> Substitution<'a> {
+        Substitution {
+            known: IndexMap::new(),
+            axes: BTreeMap::new(),
+            used: BTreeSet::new(),
+            sources,
+            mistakes,
+            declared: Vec::new(),
+            bytes_left: TEXT_BYTES_MAX,
         }
     }
 
-    fn tree(&mut self, tree: &mut Tree) {
+    /// Gives an axis one of its values; a parameter of that name, read later, gives way.
+    pub fn bind(&mut self, axis: &str, value: Tree) {
+        self.known.insert(axis.to_string(), value);
+        self.axes.insert(axis.to_string(), BTreeSet::from([axis.to_string()]));
+    }
+
+    /// Leaves uses of a name as they are: that it has no value is told elsewhere.
+    pub fn leave(&mut self, axis: &str) {
+        self.bind(axis, Tree::plain(format!("${{{axis}}}"), Span::default()));
+    }
+
+    pub fn read(&mut self, params: &mut Tree) {
+        let Value::Map(entries) = &mut params.value else { return };
+        self.declared = entries.keys().cloned().collect();
+        for (name, entry) in entries {
+            self.used.clear();
+            self.tree(&mut entry.tree);
+            if self.known.contains_key(name) {
+                continue;
+            }
+            self.known.insert(name.clone(), entry.tree.clone());
+            if !self.used.is_empty() {
+                self.axes.insert(name.clone(), std::mem::take(&mut self.used));
+            }
+        }
+        self.used.clear();
+    }
+
+    pub fn tree(&mut self, tree: &mut Tree) {
         match &mut tree.value {
             Value::Map(entries) => entries.values_mut().for_each(|entry| self.tree(&mut entry.tree)),
             Value::List(items) => items.iter_mut().for_each(|item| self.tree(item)),
@@ -131,6 +163,9 @@ impl<'a> Substitution<'a> {
                 false => nearest_hint(name, self.known.keys().map(String::as_str)),
             };
             self.mistake("unknown-parameter", self.place(name, span), format!("unknown parameter `{name}`"), hint);
+        }
+        if let Some(axes) = self.axes.get(name) {
+            self.used.extend(axes.iter().cloned());
         }
         self.known.get(name)
     }

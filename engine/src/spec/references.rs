@@ -1,6 +1,5 @@
 //! Checks that every name in a recipe exists, that forms fit, and that nothing needs itself.
 
-use super::columns::shown;
 use super::diagnostic::{Diagnostic, Place};
 use super::source::Span;
 use super::{ModelEntry, Node};
@@ -121,7 +120,7 @@ fn wrong_form(nodes: &IndexMap<String, Node>, reader: &str, from: &NodeRef, want
     fitting.truncate(FITTING_NODES);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     let hint = (!fitting.is_empty()).then(|| format!("these would fit: `{}`{rest}", fitting.join("`, `")));
-    let message = format!("`{}` gives {given}, but {needed} needed here", shown(from));
+    let message = format!("`{from}` gives {given}, but {needed} needed here");
     Diagnostic::error("wrong-form", Place::At(span), message).with_hint(hint)
 }
 

@@ -4,7 +4,9 @@ use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
 use super::tree::{self, Tree, Value};
-use super::{ModelEntry, Node, Overrides, Recipe, columns, frame, overlay, params, profiles, sharing, syntax};
+use super::{
+    ModelEntry, Node, Overrides, Recipe, Variants, columns, frame, matrix, overlay, profiles, sharing, syntax,
+};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
@@ -30,27 +32,33 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     if tree.as_map().is_none() {
         return Err(Diagnostics::new(vec![frame::no_mapping(&tree)], Arc::new(sources)));
     }
-    let tree = prepare(tree, overrides, &mut sources, &mut mistakes);
-    let mut loading = Loading::new(path, &tree, mistakes);
+    let (tree, variants) = prepare(path, tree, overrides, &mut sources, &mut mistakes);
+    let mut loading = Loading::new(path, &tree, &variants, mistakes);
     let (salt, models, nodes) = loading.read();
     let (sharing, mistakes) = sharing::read(&tree, &folder_of(path));
     loading.mistakes.extend(mistakes);
     let (sources, looked_at) = (Arc::new(sources), loading.looked_at);
-    let diagnostics = Diagnostics::new(loading.mistakes, sources.clone());
+    let diagnostics = Diagnostics::new(variants.once(loading.mistakes), sources.clone());
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, models, sources, looked_at })
+    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, variants, models, sources, looked_at })
 }
 
-/// Checks the frame, lays profiles and settings over it and puts the parameters in.
-fn prepare(mut tree: Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) -> Tree {
+/// Checks the frame, lays profiles and settings over it, puts the parameters in and makes the variants.
+fn prepare(
+    path: &Path,
+    mut tree: Tree,
+    overrides: &Overrides,
+    sources: &mut Sources,
+    mistakes: &mut Vec<Diagnostic>,
+) -> (Tree, Variants) {
     frame::check(&tree, mistakes);
     profiles::check(&tree, &overrides.profile, sources, mistakes);
     overlay::apply(&mut tree, overrides, sources, mistakes);
-    params::substitute(&mut tree, sources, mistakes);
-    tree
+    let variants = matrix::expand(&mut tree, path, sources, mistakes);
+    (tree, variants)
 }
 
 /// The text as far as it can be shown, and what is wrong with the file.
@@ -134,10 +142,46 @@ fn missing_variable(variable: &str, models: &[&ModelEntry]) -> Diagnostic {
     Diagnostic::error("missing-environment", Place::At(models[0].variable_span), message).with_hint(Some(hint))
 }
 
-struct Loading<'a> {
-    folder: PathBuf,
+/// Where a recipe's files lie.
+pub struct Folders {
+    recipe: PathBuf,
     prompts: Option<PathBuf>,
+    /// Where prompts would lie.
+    wanted_prompts: PathBuf,
+}
+
+impl Folders {
+    /// `prompts` is what the recipe says about them.
+    pub fn of(path: &Path, prompts: Option<&Tree>) -> Folders {
+        let recipe = folder_of(path);
+        let default = recipe.join(path.file_stem().unwrap_or_default()).join("prompts");
+        let named = prompts.and_then(Tree::as_text).map(|name| recipe.join(name));
+        let wanted_prompts = named.clone().unwrap_or_else(|| default.clone());
+        let prompts = named.or_else(|| default.is_dir().then_some(default));
+        Folders { recipe, prompts, wanted_prompts }
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(&self.recipe, self.prompts.as_deref())
+    }
+}
+
+/// The references of one node or model, whatever else is wrong with it.
+pub fn references(part: &str, entry: &Tree, folders: &Folders) -> Vec<Reference> {
+    let Some(mut fields) = entry.as_map().map(tree::json_fields) else { return Vec::new() };
+    let mut reader = folders.reader();
+    if part == "models" {
+        ModelSpec::read(&fields, &mut reader);
+    } else if let Some(kind) = Common::take(&mut fields, &mut reader).kind {
+        (kind.read)(&fields, &mut reader);
+    }
+    reader.references
+}
+
+struct Loading<'a> {
+    folders: Folders,
     tree: &'a Tree,
+    variants: &'a Variants,
     mistakes: Vec<Diagnostic>,
     /// Every reference of every node and model, found also where the rest of it is wrong.
     references: Names,
@@ -146,14 +190,10 @@ struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    fn new(path: &Path, tree: &'a Tree, mistakes: Vec<Diagnostic>) -> Loading<'a> {
-        let folder = folder_of(path);
-        let default = folder.join(path.file_stem().unwrap_or_default()).join("prompts");
-        let named = tree.get("prompts").and_then(Tree::as_text).map(|name| folder.join(name));
-        let mut looked_at = BTreeSet::from([path.to_path_buf()]);
-        looked_at.insert(named.clone().unwrap_or_else(|| default.clone()));
-        let prompts = named.or_else(|| default.is_dir().then_some(default));
-        Loading { folder, prompts, tree, mistakes, references: Names::default(), looked_at }
+    fn new(path: &Path, tree: &'a Tree, variants: &'a Variants, mistakes: Vec<Diagnostic>) -> Loading<'a> {
+        let folders = Folders::of(path, tree.get("prompts"));
+        let looked_at = BTreeSet::from([path.to_path_buf(), folders.wanted_prompts.clone()]);
+        Loading { folders, tree, variants, mistakes, references: Names::default(), looked_at }
     }
 
     fn read(&mut self) -> (Option<String>, IndexMap<String, ModelEntry>, IndexMap<String, Node>) {
@@ -178,7 +218,7 @@ impl<'a> Loading<'a> {
 
     fn check_prompts(&mut self) {
         let Some(prompts) = self.tree.get("prompts") else { return };
-        match &self.prompts {
+        match &self.folders.prompts {
             Some(folder) if prompts.as_text().is_some() && folder.is_dir() => {}
             Some(folder) if prompts.as_text().is_some() => {
                 let (code, message) = match folder.exists() {
@@ -235,7 +275,7 @@ impl<'a> Loading<'a> {
     fn model(&mut self, name: &str) -> Option<ModelEntry> {
         let at = path_of("models", name);
         let fields = self.fields(&at, name)?;
-        let mut reader = self.reader();
+        let mut reader = self.folders.reader();
         let spec = ModelSpec::read(&fields, &mut reader);
         let references = self.take(&at, reader);
         self.references.add_model(name, references);
@@ -247,7 +287,7 @@ impl<'a> Loading<'a> {
         let at = path_of("nodes", name);
         let mut fields = self.fields(&at, name)?;
         self.check_name(&at, name);
-        let mut reader = self.reader();
+        let mut reader = self.folders.reader();
         let common = Common::take(&mut fields, &mut reader);
         let stage = common.kind.and_then(|kind| (kind.read)(&fields, &mut reader));
         let references = self.take(&at, reader);
@@ -271,8 +311,9 @@ impl<'a> Loading<'a> {
         fields
     }
 
-    /// A dot would be read as `node.output`, a slash as a folder.
+    /// A dot would be read as `node.output`, a slash as a variant.
     fn check_name(&mut self, at: &[Step], name: &str) {
+        let name = self.variants.plain(name).unwrap_or(name);
         if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
             let message = format!("`{name}` cannot be the name of a node");
             let hint = Some("use letters, digits, `_` and `-`".to_string());
@@ -285,7 +326,7 @@ impl<'a> Loading<'a> {
     fn seed(&mut self) -> Option<u64> {
         let params = Step::Key("params".to_string());
         let value = self.tree.get("params")?.get("seed")?;
-        let mut reader = self.reader();
+        let mut reader = self.folders.reader();
         let seed = u64::read(&value.to_json(), &mut reader);
         self.take(&[params, Step::Key("seed".to_string())], reader);
         seed
@@ -296,14 +337,11 @@ impl<'a> Loading<'a> {
         let span = mistake.span();
         self.mistakes.iter().any(|known| match known.code {
             "unknown-parameter" | "open-parameter" | "unfit-parameter" | "too-large" => within(known.span(), span),
+            "empty-axis" | "unnamed-value" => mistake.message.contains("`${"),
             // What a profile lays over nothing has no kind either.
             "unknown-node" | "unknown-model" if mistake.code == "missing-key" => known.span() == span,
             _ => mistake.repeats(known),
         })
-    }
-
-    fn reader(&self) -> Reader {
-        Reader::new(&self.folder, self.prompts.as_deref())
     }
 
     fn name_span(&self, at: &[Step]) -> Span {

@@ -29,6 +29,11 @@ impl Sources {
         self.0.len() - 1
     }
 
+    /// Whether any text holds a word.
+    pub fn mention(&self, word: &str) -> bool {
+        self.0.iter().any(|source| source.text.contains(word))
+    }
+
     pub fn source(&self, span: Span) -> &Source {
         &self.0[span.source]
     }

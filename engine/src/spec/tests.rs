@@ -172,6 +172,8 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
         Just("  b: { kind: mix, inputs: [a.x, a.z, b] }\n".to_string()),
         Just("  m: { provider: local, node: a }\n".to_string()),
         Just("params: { n: 1, seed: &s 7 }\n".to_string()),
+        Just("matrix: { n: [1, 2], s: { low: 1, high: [3] } }\n".to_string()),
+        Just("  c: { kind: dedup, input: a.x/n=1, by: '${s}', matrix: { s: [x, y] } }\n".to_string()),
         Just("  <<: *s\n".to_string()),
         "[-a-z{}\\[\\]:&*!|>'\"%@#?,~$ \n\t0-9é]{0,12}",
     ];

@@ -81,6 +81,45 @@ impl Tree {
         self.as_map()?.get(key).map(|entry| &entry.tree)
     }
 
+    /// Visits every text that is a value.
+    pub fn each_text(&self, visit: &mut impl FnMut(&str)) {
+        match &self.value {
+            Value::Plain(Json::String(text)) => visit(text),
+            Value::Plain(_) => {}
+            Value::List(items) => items.iter().for_each(|item| item.each_text(visit)),
+            Value::Map(entries) => entries.values().for_each(|entry| entry.tree.each_text(visit)),
+        }
+    }
+
+    pub fn has_text(&self, holds: &impl Fn(&str) -> bool) -> bool {
+        match &self.value {
+            Value::Plain(Json::String(text)) => holds(text),
+            Value::Plain(_) => false,
+            Value::List(items) => items.iter().any(|item| item.has_text(holds)),
+            Value::Map(entries) => entries.values().any(|entry| entry.tree.has_text(holds)),
+        }
+    }
+
+    /// Puts another text where `replace` gives one.
+    pub fn replace_texts(&mut self, replace: &impl Fn(&str) -> Option<String>) {
+        match &mut self.value {
+            Value::Plain(Json::String(text)) => *text = replace(text).unwrap_or_else(|| std::mem::take(text)),
+            Value::Plain(_) => {}
+            Value::List(items) => items.iter_mut().for_each(|item| item.replace_texts(replace)),
+            Value::Map(entries) => entries.values_mut().for_each(|entry| entry.tree.replace_texts(replace)),
+        }
+    }
+
+    /// The value that a step path leads to. A single value stands for a list of one.
+    pub fn at_mut(&mut self, steps: &[Step]) -> Option<&mut Tree> {
+        let Some((step, rest)) = steps.split_first() else { return Some(self) };
+        match (step, &mut self.value) {
+            (Step::Key(key) | Step::Name(key), Value::Map(entries)) => entries.get_mut(key)?.tree.at_mut(rest),
+            (Step::Index(index), Value::List(items)) => items.get_mut(*index)?.at_mut(rest),
+            _ => None,
+        }
+    }
+
     pub fn to_json(&self) -> Json {
         match &self.value {
             Value::Plain(json) => json.clone(),

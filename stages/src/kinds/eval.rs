@@ -1,5 +1,6 @@
 //! `eval`: models answer the same problems, greedily and sampled; accuracies with intervals, and paired differences.
 
+mod arm;
 mod score;
 
 use super::sft::{positive, question_column, question_need};
@@ -17,6 +18,7 @@ use crate::rows::{Column, ColumnType, Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Input, Inputs, Kind, NodeRef, Outlook, Outputs, Stage, Unkeyed};
 use crate::train::evaluate::{FINAL_RESPONSE, final_response};
+use arm::Arm;
 use indexmap::IndexMap;
 use score::{Answered, Choices, report};
 use serde_json::{Map, Value};
@@ -33,8 +35,8 @@ crate::settings! {
     pub struct EvalSettings {
         /// Rows with a problem and its truth.
         pub input: NodeRef,
-        /// Label: model node. Each is compared with the one before it.
-        pub models: IndexMap<String, NodeRef>,
+        /// Label: model node. Each is compared with the one before it; a node with variants stands for all of them.
+        pub models: IndexMap<String, Arm>,
         pub modes: Vec<Mode> = vec![Mode::Greedy, Mode::Sampled],
         /// Of the mode `sampled`.
         pub temperature: f64 = 1.0,
@@ -87,6 +89,7 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
             reader.within(Step::Key(key.into()), note);
         }
     }
+    arm::check(&settings.models, &TABLE.map(|(name, _)| name), reader);
     positive("temperature", settings.temperature, reader);
     positive("max_new_tokens", settings.max_new_tokens as f64, reader);
     (reader.mistakes.len() == before).then(|| Box::new(Eval { settings, prompt }) as Box<dyn Stage>)
@@ -97,15 +100,20 @@ impl Stage for Eval {
         1
     }
 
-    /// Labels in their order: a key does not see the order of a mapping.
+    /// Labels in their order: a key does not see the order of a mapping. Axes are there where some arm has one.
     fn settings(&self) -> Value {
         let mut settings = serde_json::to_value(&self.settings).expect("settings are plain data");
         settings["models"] = self.settings.models.keys().cloned().collect();
+        let axes = arm::axes(&self.settings.models);
+        if !axes.is_empty() {
+            let places = self.settings.models.values().map(|arm| arm.place(&axes)).collect::<Vec<_>>();
+            settings["axes"] = serde_json::json!({"names": axes, "places": places});
+        }
         settings
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let models = self.settings.models.iter().map(|(label, node)| Input::model(&port(label), node));
+        let models = self.settings.models.iter().map(|(label, arm)| Input::model(&port(label), &arm.node));
         [Input::rows("input", &self.settings.input)].into_iter().chain(models).collect()
     }
 
@@ -169,7 +177,7 @@ impl Stage for Eval {
             }
         }
         self.progress(answered.len(), &problems, "", context);
-        Ok(Outputs::rows(table(&problems, &answered), report(&self.settings, &answered)))
+        Ok(Outputs::rows(table(&self.settings.models, &problems, &answered), report(&self.settings, &answered)))
     }
 }
 
@@ -306,7 +314,7 @@ fn response(text: &str) -> &str {
     text.rsplit_once(FINAL_RESPONSE).map_or(text, |(_, response)| response).trim()
 }
 
-/// What is told of each answer.
+/// What is told of each answer; a column for each axis follows.
 const TABLE: [(&str, ColumnType); 9] = [
     ("model", ColumnType::Text),
     ("mode", ColumnType::Text),
@@ -320,23 +328,31 @@ const TABLE: [(&str, ColumnType); 9] = [
 ];
 
 /// One row for each problem, model and mode.
-fn table(problems: &[Problem], answered: &[Answered]) -> Rows {
-    let columns = TABLE.map(|(name, column_type)| Column { name: name.to_string(), column_type });
-    let mut rows = Rows::new(columns.to_vec());
+fn table(arms: &IndexMap<String, Arm>, problems: &[Problem], answered: &[Answered]) -> Rows {
+    let axes = arm::axes(arms);
+    let columns = TABLE.into_iter().chain(axes.iter().map(|axis| (*axis, ColumnType::Text)));
+    let columns = columns.map(|(name, column_type)| Column { name: name.to_string(), column_type });
+    let mut rows = Rows::new(columns.collect());
     for Answered { label, mode, answers } in answered {
-        rows.rows.extend(problems.iter().zip(answers).map(|(problem, answer)| Row {
-            id: format!("{} {label} {}", problem.id, mode.word()),
-            cells: vec![
-                Value::from(label.as_str()),
-                Value::from(mode.word()),
-                Value::from(problem.question.as_str()),
-                Value::from(problem.truth.as_str()),
-                Value::from(answer.text.as_str()),
-                Value::from(answer.answer.as_str()),
-                Value::from(answer.right),
-                Value::from(answer.formatted),
-                Value::from(answer.tokens),
-            ],
+        let place: Vec<Value> = arms[label].place(&axes).into_iter().map(Value::from).collect();
+        rows.rows.extend(problems.iter().zip(answers).map(|(problem, answer)| {
+            Row {
+                id: format!("{} {label} {}", problem.id, mode.word()),
+                cells: [
+                    Value::from(label.as_str()),
+                    Value::from(mode.word()),
+                    Value::from(problem.question.as_str()),
+                    Value::from(problem.truth.as_str()),
+                    Value::from(answer.text.as_str()),
+                    Value::from(answer.answer.as_str()),
+                    Value::from(answer.right),
+                    Value::from(answer.formatted),
+                    Value::from(answer.tokens),
+                ]
+                .into_iter()
+                .chain(place.clone())
+                .collect(),
+            }
         }));
     }
     rows

@@ -52,12 +52,20 @@ impl Setting for Labelled {
     fn read(value: &Value, reader: &mut Reader) -> Option<Labelled> {
         let Value::Array(names) = value else { return IndexMap::read(value, reader).map(Labelled) };
         let nodes = Vec::<NodeRef>::read(value, reader)?;
-        let labels = names.iter().map(|name| name.as_str().unwrap_or_default().to_string());
+        let names: Vec<&str> = names.iter().map(|name| name.as_str().unwrap_or_default()).collect();
+        let labels = names.iter().map(|name| label(name, &names));
         Some(Labelled(labels.zip(nodes).collect()))
     }
     fn schema() -> Value {
         json!({"anyOf": [IndexMap::<String, NodeRef>::schema(), Vec::<NodeRef>::schema()]})
     }
+}
+
+/// Without the variant of a node, where that tells it apart: every variant of a mix calls its inputs the same.
+fn label(name: &str, all: &[&str]) -> String {
+    let plain = |name: &str| name.split('/').next().unwrap_or_default().to_string();
+    let is_alone = all.iter().filter(|other| plain(other) == plain(name)).count() == 1;
+    if is_alone { plain(name) } else { name.to_string() }
 }
 
 struct Mix(MixSettings);

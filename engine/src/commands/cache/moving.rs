@@ -31,8 +31,7 @@ impl Scene {
 
     /// Keys of nodes that are finished, in either store, and names of those that are not.
     pub fn finished(&self, until: &[String], use_stat_cache: bool) -> Result<(Vec<ActionKey>, Vec<String>)> {
-        until.iter().try_for_each(|node| self.workplace.check_node(node))?;
-        let wishes = Wishes { until: until.to_vec(), ..Wishes::default() };
+        let wishes = Wishes { until: self.workplace.nodes_named(until)?, ..Wishes::default() };
         let past = self.workplace.past(Some(&self.store), &self.reporter);
         let planner = Planner::new(&self.workplace.recipe, &self.workplace.graph, &past, &wishes);
         let stat_cache = use_stat_cache.then(|| self.store.stat_cache());

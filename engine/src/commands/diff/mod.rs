@@ -50,7 +50,7 @@ struct Named<'a> {
 
 impl Version {
     fn open(name: &str, arguments: &DiffArgs) -> Result<Version> {
-        let named = Named::parse(name)?;
+        let mut named = Named::parse(name)?;
         let (workplace, output) = named.find(arguments)?;
         match named.key {
             None => Version::now(&workplace, &named, &output, arguments),
@@ -64,7 +64,7 @@ impl Version {
     }
 
     fn before_and_now(name: &str, arguments: &DiffArgs) -> Result<(Version, Version)> {
-        let named = Named::parse(name)?;
+        let mut named = Named::parse(name)?;
         if named.key.is_some() {
             let hint = "give both, or leave out `@KEY` to compare the last two".to_string();
             return Err(Failure::usage("one version alone cannot be compared", Some(hint)));
@@ -103,10 +103,11 @@ impl<'a> Named<'a> {
         Ok(Named { recipe, node: NodeRef::parse(node), key })
     }
 
-    fn find(&self, arguments: &DiffArgs) -> Result<(Workplace, Output)> {
+    /// Opens the recipe and settles which of its nodes is meant.
+    fn find(&mut self, arguments: &DiffArgs) -> Result<(Workplace, Output)> {
         let recipe = RecipeArgs { recipe: PathBuf::from(self.recipe), overrides: arguments.overrides.clone() };
         let workplace = Workplace::open(&recipe, &arguments.store)?;
-        workplace.check_node(&self.node.node)?;
+        self.node = workplace.reference(&self.node.to_string())?;
         let output = named_output(&workplace, &self.node)?;
         if output.form != Form::Rows {
             let hint = "`decoct explain` says what changed in what it was made from".to_string();

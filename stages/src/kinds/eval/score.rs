@@ -1,6 +1,6 @@
 //! The figures of an evaluation: shares with Wilson's intervals, paired differences with theirs, and which rule found each option.
 
-use super::{EvalSettings, Matching, Mode};
+use super::{EvalSettings, Matching, Mode, arm};
 use crate::answers::{Choice, End, Rule, chosen_option};
 use crate::report::{Report, ReportTable};
 use crate::train::evaluate::wilson;
@@ -105,13 +105,16 @@ fn mode_title(settings: &EvalSettings, mode: Mode) -> String {
 
 fn scores(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
     let titles = settings.modes.iter().map(|&mode| format!("{} (95 %)", mode_title(settings, mode)));
-    let columns =
-        ["model".to_string()].into_iter().chain(titles).chain(["format %".to_string(), "mean tokens".to_string()]);
+    let axes = arm::axes(&settings.models);
+    let columns = std::iter::once("model").chain(axes.iter().copied()).map(str::to_string);
+    let columns = columns.chain(titles).chain(["format %".to_string(), "mean tokens".to_string()]);
     let joined = |sets: &[&Answered], cell: &dyn Fn(&Answered) -> String| {
         sets.iter().map(|set| cell(set)).collect::<Vec<_>>().join(" / ")
     };
     let line = |(label, sets): (&str, Vec<&Answered>)| {
-        let mut cells = vec![label.to_string()];
+        let arm = &settings.models[label];
+        let mut cells = vec![arm.plain_label(label).to_string()];
+        cells.extend(arm.place(&axes).into_iter().map(|value| value.unwrap_or_default().to_string()));
         cells.extend(sets.iter().map(|set| set.accuracy()));
         cells.push(joined(&sets, &|set| set.percent(|answer| answer.formatted)));
         cells.push(joined(&sets, &Answered::mean_tokens));
