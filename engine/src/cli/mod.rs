@@ -23,7 +23,9 @@ Work:
 Look:
   show         Show the rows, the report or the metrics of a finished node
   explain      Say which ingredients of a node's result changed, up to the edit that began it
-  diff         Compare two versions of an output: by row, and in numbers
+  trace        Tell one row's way from its source to a node: every prompt, reply, verdict and strategy
+  diff         Compare two versions of an output, by row and in numbers; or two runs
+  runs         List the runs on record, by the names that `diff` takes
 
 Use:
   generate     Let a trained model write: prompts in, texts out (JSONL)
