@@ -504,7 +504,8 @@ fn seconds(
         if foreseen.calls.high == 0.0 {
             return Some(Range::ZERO);
         }
-        return (experience.sent > 0.0).then(|| foreseen.calls.times(experience.seconds / experience.sent));
+        let is_timed = experience.sent > 0.0 && experience.other_models.is_empty();
+        return is_timed.then(|| foreseen.calls.times(experience.seconds / experience.sent));
     }
     let before = experience.rows_in.filter(|rows| *rows > 0.0);
     match (rows, before) {

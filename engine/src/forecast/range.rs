@@ -39,6 +39,9 @@ impl Range {
 
     /// The same with all numbers multiplied by one that is not negative.
     pub fn times(self, factor: f64) -> Range {
+        if factor == 0.0 {
+            return Range::ZERO; // also of what has no upper end
+        }
         self.map(|number| number * factor)
     }
 
@@ -232,6 +235,12 @@ mod tests {
         });
         let share = inside.count() as f64 / 2_000.0;
         assert!((0.88..0.93).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn what_costs_nothing_costs_nothing_however_much_it_is() {
+        let endless = Range::exactly(3.0).sum_of(&Each::measured(5.0, 1.0, 9.0, f64::INFINITY));
+        assert_eq!((endless.high, endless.times(0.0)), (f64::INFINITY, Range::ZERO));
     }
 
     #[test]
