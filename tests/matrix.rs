@@ -50,7 +50,7 @@ fn common_work_is_done_once_and_results_stand_in_one_table() {
     assert_eq!(run.nodes.len(), SHARED.len() + 2 + 2 + STUDENTS.len() + 1, "{}", run.states());
     // The calls of a recipe without the matrix, and what the longer search asks beyond the shorter.
     let calls = |name: &str| run.node(name)["calls"].as_u64().unwrap();
-    let plain = Kitchen::new(&RECIPE.replace("matrix: { rounds: [1, 3] }", "").replace("${rounds}", "3"));
+    let plain = Kitchen::new(&RECIPE.replace("matrix: { rounds: [1, 3] }", "").replace("'${rounds}'", "3"));
     let alone = plain.run(&["--until", "stories"]).expect_done();
     for node in SHARED {
         assert_eq!(calls(node), alone.node(node)["calls"].as_u64().unwrap(), "{node}");
@@ -67,7 +67,9 @@ fn common_work_is_done_once_and_results_stand_in_one_table() {
     let lines: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
     let head = lines.iter().position(|line| line.starts_with(&["model", "rounds", "epochs"])).expect(&told);
     let arms: Vec<&[&str]> = lines[head + 2..].iter().take(8).map(|line| &line[..3]).collect();
-    for arm in [["student", "1", "short"], ["student", "1", "long"], ["student", "3", "short"], ["student", "3", "long"]] {
+    for arm in
+        [["student", "1", "short"], ["student", "1", "long"], ["student", "3", "short"], ["student", "3", "long"]]
+    {
         assert_eq!(arms.iter().filter(|line| **line == arm).count(), 1, "{arm:?} in\n{told}");
     }
     let rows: Vec<Value> = kitchen
@@ -116,13 +118,18 @@ fn a_name_means_a_variant_or_all_of_them() {
     assert_eq!(nodes_that(&run.states(), "ran").iter().filter(|node| node.starts_with("solved")).count(), 2);
     assert_eq!(run.nodes.iter().filter(|node| node["kind"] == "sft").count(), 2);
 
-    assert!(kitchen.says(&["show", "recipe.yaml", "solved/rounds=3", "--rows", "1"]).starts_with("solved/rounds=3 · search"));
+    assert!(
+        kitchen
+            .says(&["show", "recipe.yaml", "solved/rounds=3", "--rows", "1"])
+            .starts_with("solved/rounds=3 · search")
+    );
     assert!(kitchen.says(&["show", "recipe.yaml", "student.base/epochs=short,rounds=1"]).contains("sft"));
     let edited = "matrix.rounds={ '1': 2, '3': 3 }";
     let told = kitchen.says(&["explain", "recipe.yaml", "solved/rounds=1", "--set", edited, "--format", "json"]);
     let story: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(story["roots"][0]["path"], "settings.rounds", "{story}");
-    let told = kitchen.says(&["diff", "recipe.yaml:solved/rounds=1", "recipe.yaml:solved/rounds=3", "--format", "json"]);
+    let told =
+        kitchen.says(&["diff", "recipe.yaml:solved/rounds=1", "recipe.yaml:solved/rounds=3", "--format", "json"]);
     assert!(serde_json::from_str::<Value>(&told).is_ok());
     kitchen.says(&["cache", "pin", "recipe.yaml", "--until", "solved", "--name", "both"]);
     let pins: Value = serde_json::from_str(&kitchen.says(&["cache", "pin", "--list", "--format", "json"])).unwrap();
