@@ -50,7 +50,7 @@ fn common_work_is_done_once_and_results_stand_in_one_table() {
     assert_eq!(run.nodes.len(), SHARED.len() + 2 + 2 + STUDENTS.len() + 1, "{}", run.states());
     // The calls of a recipe without the matrix, and what the longer search asks beyond the shorter.
     let calls = |name: &str| run.node(name)["calls"].as_u64().unwrap();
-    let plain = Kitchen::new(&RECIPE.replace("matrix: { rounds: [1, 3] }", "").replace("${rounds}", "3"));
+    let plain = Kitchen::new(&RECIPE.replace("matrix: { rounds: [1, 3] }", "").replace("'${rounds}'", "3"));
     let alone = plain.run(&["--until", "stories"]).expect_done();
     for node in SHARED {
         assert_eq!(calls(node), alone.node(node)["calls"].as_u64().unwrap(), "{node}");
