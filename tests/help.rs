@@ -12,8 +12,10 @@ fn help(arguments: &[&str]) -> String {
 /// The page of a command, then those of the commands below it.
 fn pages(command: &[&str]) -> Vec<String> {
     let page = help(&[command, &["--help"]].concat());
-    let commands = page.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    // Descriptions that are wrapped go on far to the right.
+    let is_above = page.contains("<COMMAND>");
+    // In groups or not; descriptions that are wrapped go on far to the right.
+    let commands =
+        page.lines().take_while(|line| *line != "Options:").filter(|line| is_above && line.starts_with("  "));
     let names = commands.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
     let below = names.filter(|name| *name != "help").flat_map(|name| pages(&[command, &[name]].concat()));
     std::iter::once(page.clone()).chain(below).collect()

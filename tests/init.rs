@@ -19,8 +19,11 @@ fn files_of(kitchen: &Kitchen) -> Vec<String> {
 fn a_new_recipe_is_sound_and_runs_as_it_stands() {
     let kitchen = Kitchen::new("version: 1\n");
     let told = kitchen.says(&["init", "own", "--domain", "law"]);
-    let commands: Vec<Vec<&str>> =
-        told.lines().filter_map(|line| line.trim().strip_prefix("decoct ")).map(|line| line.split(' ').collect()).collect();
+    let commands: Vec<Vec<&str>> = told
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("decoct "))
+        .map(|line| line.split(' ').collect())
+        .collect();
     assert_eq!(commands.iter().map(|words| words[0]).collect::<Vec<_>>(), ["check", "plan", "run"], "{told}");
     for words in &commands[..2] {
         kitchen.says(words);
@@ -30,7 +33,10 @@ fn a_new_recipe_is_sound_and_runs_as_it_stands() {
     assert!(run.node("solved")["rows"].as_u64().unwrap() > 5, "{:?}", run.node("solved"));
     let shown = kitchen.says(&["show", "own/law.yaml", "score"]);
     assert!(shown.contains("[rehearsal]"), "what a rehearsal made must say so: {shown}");
-    assert!(!kitchen.read("own/law.yaml").contains("DOMAIN") && !kitchen.read("own/law/prompts/reformat.md").contains("DOMAIN"));
+    assert!(
+        !kitchen.read("own/law.yaml").contains("DOMAIN")
+            && !kitchen.read("own/law/prompts/reformat.md").contains("DOMAIN")
+    );
 
     // Every prompt that it wrote is one that the recipe reads, and none is missing.
     for prompt in files_of(&kitchen).iter().filter(|file| file.ends_with(".md")) {
@@ -55,7 +61,10 @@ fn nothing_is_written_over() {
         kitchen.write(taken, "mine");
         let output = kitchen.decoct(&["init", "own", "--domain", "law"]);
         let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && told.contains(taken) && told.contains("nothing was written"), "{told}");
+        assert!(
+            output.status.code() == Some(2) && told.contains(taken) && told.contains("nothing was written"),
+            "{told}"
+        );
         assert_eq!(kitchen.read(taken), "mine");
         let left = files_of(&kitchen).iter().filter(|file| file.contains('.')).count();
         assert_eq!(left, 2, "the file in the way and the schema");

@@ -18,13 +18,24 @@ fn says(arguments: &[&str]) -> String {
 
 /// Whether a program can be started at all.
 fn is_there(program: &str) -> bool {
-    let started = Command::new(program).arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let started = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     started.is_ok()
 }
 
 #[test]
 fn every_shell_gets_a_script_and_bash_accepts_its_own() {
-    for (shell, expected) in [("bash", "complete -F"), ("zsh", "#compdef decoct"), ("fish", "complete -c decoct"), ("elvish", "edit:completion"), ("powershell", "Register-ArgumentCompleter")] {
+    for (shell, expected) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef decoct"),
+        ("fish", "complete -c decoct"),
+        ("elvish", "edit:completion"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
         let script = says(&["completions", shell]);
         assert!(script.contains(expected) && script.contains("retry-marked"), "{shell}");
     }
@@ -39,7 +50,12 @@ fn every_shell_gets_a_script_and_bash_accepts_its_own() {
         path.display()
     );
     let offered = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&offered.stdout).trim(), "pin push pull", "{}", String::from_utf8_lossy(&offered.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&offered.stdout).trim(),
+        "pin push pull",
+        "{}",
+        String::from_utf8_lossy(&offered.stderr)
+    );
 }
 
 #[test]
@@ -48,19 +64,30 @@ fn there_is_a_page_for_every_command_and_troff_accepts_it() {
     says(&["man", folder.path().to_str().unwrap()]);
     let mut pages: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     pages.sort();
-    let names: Vec<String> = pages.iter().map(|page| page.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let names: Vec<String> =
+        pages.iter().map(|page| page.file_name().unwrap().to_string_lossy().into_owned()).collect();
     for page in ["decoct.1", "decoct-run.1", "decoct-init.1", "decoct-cache-pin.1", "decoct-cache-trust-add.1"] {
         assert!(names.iter().any(|name| name == page), "{page} is not among {names:?}");
     }
-    assert_eq!(std::fs::read_to_string(&pages[names.iter().position(|name| name == "decoct.1").unwrap()]).unwrap(), says(&["man"]));
+    assert_eq!(
+        std::fs::read_to_string(&pages[names.iter().position(|name| name == "decoct.1").unwrap()]).unwrap(),
+        says(&["man"])
+    );
     for page in &pages {
         let text = std::fs::read_to_string(page).unwrap();
         assert!(text.contains(".SH NAME") && text.contains("decoct"), "{}", page.display());
-        for (program, arguments) in [("groff", vec!["-man", "-Tutf8", "-ww", "-z"]), ("mandoc", vec!["-Tlint", "-Werror"])] {
+        for (program, arguments) in
+            [("groff", vec!["-Kutf8", "-man", "-Tutf8", "-ww", "-z"]), ("mandoc", vec!["-Tlint", "-Werror"])]
+        {
             if is_there(program) {
                 let read = Command::new(program).args(arguments).arg(page).output().unwrap();
                 let told = [read.stdout, read.stderr].concat();
-                assert!(read.status.success() && told.is_empty(), "{program} {}: {}", page.display(), String::from_utf8_lossy(&told));
+                assert!(
+                    read.status.success() && told.is_empty(),
+                    "{program} {}: {}",
+                    page.display(),
+                    String::from_utf8_lossy(&told)
+                );
             }
         }
     }

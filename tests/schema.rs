@@ -39,7 +39,8 @@ fn a_foreign_validator_takes_every_recipe_of_the_house_and_no_wrong_one() {
     kitchen.write("recipe.schema.json", &kitchen.says(&["schema"]));
     kitchen.says(&["init", ".", "--domain", "law"]);
     let bundled = std::fs::read_dir(house().join("pipelines")).unwrap().map(|entry| entry.unwrap().path());
-    let mut right: Vec<PathBuf> = bundled.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
+    let mut right: Vec<PathBuf> =
+        bundled.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
     assert!(right.len() >= 2, "{right:?}");
     for path in right.iter().chain([&kitchen.path("law.yaml")]) {
         let first = std::fs::read_to_string(path).unwrap().lines().next().unwrap().to_string();
@@ -48,7 +49,8 @@ fn a_foreign_validator_takes_every_recipe_of_the_house_and_no_wrong_one() {
     right.extend([kitchen.path("law.yaml"), house().join("tests/every_kind/recipe.yaml")]);
     let source = "  exam: { kind: source, generate: tablets, rows: 9 }\n";
     let head = format!("version: 1\nnodes:\n{source}");
-    let sound = ["", "  a: { kind: dedup, input: exam, seed: '${s}', matrix: { s: [1, 2], lr: { low: 1 }, one: 3 } }\n"];
+    let sound =
+        ["", "  a: { kind: dedup, input: exam, seed: '${s}', matrix: { s: [1, 2], lr: { low: 1 }, one: 3 } }\n"];
     for (index, more) in sound.iter().enumerate() {
         kitchen.write(&format!("right{index}.yaml"), &format!("{head}{more}"));
         right.push(kitchen.path(&format!("right{index}.yaml")));

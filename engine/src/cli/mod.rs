@@ -39,7 +39,8 @@ Set up:
 `decoct help COMMAND` says more.";
 
 /// Clap's own order, with the grouped commands.
-const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}Options:\n{options}{after-help}";
+const TEMPLATE: &str =
+    "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}Options:\n{options}{after-help}\n";
 
 /// Boils a strong model's searched reasoning down into a small one: a recipe in, a trained model out.
 #[derive(Debug, Parser)]

@@ -51,7 +51,9 @@ fn every_page_ends_with_examples_that_parse() {
 
 #[test]
 fn a_domain_is_one_word_that_a_file_can_be_called() {
-    for (text, expected) in [("law", true), ("tax-law_2", true), ("", false), ("-x", false), ("a/b", false), ("a b", false)] {
+    for (text, expected) in
+        [("law", true), ("tax-law_2", true), ("", false), ("-x", false), ("a/b", false), ("a b", false)]
+    {
         assert_eq!(domain(text).is_ok(), expected, "{text}");
     }
 }

@@ -80,19 +80,17 @@ impl<'a> Expansion<'a> {
         let params = parts.get("params").map(|entry| entry.tree.clone());
         let (axes, shared, own) = (Vec::new(), Vec::new(), HashMap::new());
         let mut expansion = Expansion { axes, shared, own, params, sources, mistakes, is_broken: false };
-        let names: Vec<(String, Tree)> = written
-            .iter()
-            .filter(|axis| axis.node.is_none())
-            .map(|axis| (axis.name().to_string(), axis.tree.clone()))
-            .collect();
+        let is_shared = |axis: &&Written| axis.node.is_none();
+        let names: Vec<String> = written.iter().filter(is_shared).map(|axis| axis.name().to_string()).collect();
         written.into_iter().for_each(|axis| expansion.add(axis, &names));
         expansion
     }
 
     /// Reads an axis; one that another node declares in the same words is the same.
-    fn add(&mut self, mut written: Written, shared: &[(String, Tree)]) {
+    fn add(&mut self, mut written: Written, shared: &[String]) {
         let mut substitution = Substitution::new(self.sources, self.mistakes);
-        shared.iter().for_each(|(name, tree)| substitution.bind(name, tree.clone()));
+        // Only to see whether one is used: axes have no values yet.
+        shared.iter().for_each(|name| substitution.bind(name, Tree::plain(name.as_str(), Span::default())));
         if let Some(params) = &self.params {
             substitution.read(&mut params.clone());
         }
@@ -101,7 +99,9 @@ impl<'a> Expansion<'a> {
         let before = self.mistakes.len();
         if let Some(used) = used.first() {
             let message = format!("the values of the axis `{}` cannot depend on the axis `{used}`", written.name());
-            self.mistakes.push(Diagnostic::error("axis-out-of-place", Place::At(written.tree.span), message));
+            let hint = Some("write the values out".to_string());
+            let place = Place::At(written.span());
+            self.mistakes.push(Diagnostic::error("axis-out-of-place", place, message).with_hint(hint));
         }
         let node = written.node.clone();
         let axis = written.read(self.sources, self.mistakes);
@@ -185,6 +185,8 @@ impl<'a> Expansion<'a> {
                 continue;
             };
             for (name, entry) in std::mem::take(entries) {
+                // Like the name of a variant: told where names are checked.
+                self.is_broken |= part == "nodes" && name.contains('/');
                 let (first, used) = self.substituted(&entry.tree, &self.scope(part, &name), &Binding::default());
                 members.add(part, name, entry, first, used);
             }
@@ -271,6 +273,8 @@ impl<'a> Expansion<'a> {
                 variants.push((binding, tree));
             }
         }
+        // As they would be written in loops, the first axis outermost.
+        variants.sort_by(|(left, _), (right, _)| left.cmp(right));
         Some(variants)
     }
 

@@ -96,6 +96,11 @@ impl Written {
         &self.name
     }
 
+    /// Where its name stands.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
     /// Names its values. A single value stands for a list of one.
     pub fn read(self, sources: &Sources, mistakes: &mut Vec<Diagnostic>) -> Axis {
         let Written { name, span, tree, .. } = self;

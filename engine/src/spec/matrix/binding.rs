@@ -3,7 +3,7 @@
 use super::axes::Axis;
 
 /// (axis, value) by number, sorted by axis.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Binding(Vec<(usize, usize)>);
 
 impl Binding {

@@ -118,7 +118,7 @@ impl Members {
 
     /// Puts every variant where its member stood.
     pub fn put(self, parts: &mut IndexMap<String, Entry>, made: &[Made], axes: &[Axis]) -> Variants {
-        let mut variants = Variants::default();
+        let mut variants = Variants::begun();
         for (member, made) in self.all.iter().zip(made) {
             for (binding, tree) in made {
                 let name = binding.named(&member.name, axes);
@@ -141,7 +141,7 @@ impl Members {
             });
             insert(parts, member, member.name.clone(), tree);
         }
-        Variants::default()
+        Variants::begun()
     }
 }
 

@@ -11,12 +11,17 @@ use std::collections::HashSet;
 pub struct Variants {
     /// By the name in the recipe, in their order.
     nodes: IndexMap<String, Vec<String>>,
-    is_any: bool,
+    /// Whether the recipe has a matrix at all.
+    has_matrix: bool,
 }
 
 impl Variants {
+    /// Of a recipe with a matrix.
+    pub fn begun() -> Variants {
+        Variants { nodes: IndexMap::new(), has_matrix: true }
+    }
+
     pub fn add(&mut self, part: &str, plain: &str, name: &str) {
-        self.is_any = true;
         if part == "nodes" {
             self.nodes.entry(plain.to_string()).or_default().push(name.to_string());
         }
@@ -43,7 +48,7 @@ impl Variants {
     pub fn once(&self, mistakes: Vec<Diagnostic>) -> Vec<Diagnostic> {
         let mut seen = HashSet::new();
         let is_new = |one: &Diagnostic| seen.insert((one.code, one.place.clone(), without_variants(&one.message)));
-        if self.is_any { mistakes.into_iter().filter(is_new).collect() } else { mistakes }
+        if self.has_matrix { mistakes.into_iter().filter(is_new).collect() } else { mistakes }
     }
 }
 
