@@ -77,7 +77,7 @@ fn there_is_a_page_for_every_command_and_troff_accepts_it() {
         let text = std::fs::read_to_string(page).unwrap();
         assert!(text.contains(".SH NAME") && text.contains("decoct"), "{}", page.display());
         for (program, arguments) in
-            [("groff", vec!["-man", "-Tutf8", "-ww", "-z"]), ("mandoc", vec!["-Tlint", "-Werror"])]
+            [("groff", vec!["-Kutf8", "-man", "-Tutf8", "-ww", "-z"]), ("mandoc", vec!["-Tlint", "-Werror"])]
         {
             if is_there(program) {
                 let read = Command::new(program).args(arguments).arg(page).output().unwrap();
