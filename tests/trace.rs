@@ -378,7 +378,7 @@ fn what_is_not_there_is_said_with_the_next_step() {
     says("solved@ffffffffffff", "0", "no finished work of `solved`");
     let ids: Vec<String> =
         rows(&kitchen, "exam").iter().map(|row| row["row_id"].as_str().unwrap().to_string()).collect();
-    let letters = "abcdef".chars().map(String::from);
-    let shared = letters.filter(|letter| ids.iter().filter(|id| id.starts_with(letter)).count() > 1).next();
+    let mut letters = "abcdef".chars().map(String::from);
+    let shared = letters.find(|letter| ids.iter().filter(|id| id.starts_with(letter)).count() > 1);
     says("exam", &shared.expect("24 ids, 16 beginnings"), "write more of it");
 }
