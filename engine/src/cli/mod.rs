@@ -23,7 +23,7 @@ Work:
 Look:
   show         Show the rows, the report or the metrics of a finished node
   explain      Say which ingredients of a node's result changed, up to the edit that began it
-  trace        Tell one row's way from its source to a node: every prompt, reply, verdict and strategy
+  trace        Tell one row's way: every prompt, reply, verdict and strategy on it
   diff         Compare two versions of an output, by row and in numbers; or two runs
   runs         List the runs on record, by the names that `diff` takes
 
@@ -94,7 +94,7 @@ pub enum Command {
     /// Say which ingredients of a node's result changed, up to the edit that began it
     #[command(after_help = examples::EXPLAIN)]
     Explain(ExplainArgs),
-    /// Tell one row's way from its source to a node: every prompt, reply, verdict and strategy
+    /// Tell one row's way: every prompt, reply, verdict and strategy on it
     #[command(after_help = examples::TRACE)]
     Trace(TraceArgs),
     /// Compare two versions of an output, by row and in numbers; or two runs

@@ -23,7 +23,7 @@ mod tests {
     #[test]
     fn a_chain_is_no_heap_of_brackets() {
         let steps = json!([{"action": "Inner Thinking", "title": "Look", "content": "a"},
-            {"action": "Final Conclusion", "content": "b"}]);
+            {"action": "Final Conclusion", "content": "b"}, {"action": "Verification", "content": "c"}]);
         assert!(shown(&steps).starts_with("### Look\na\n"), "{}", shown(&steps));
         for (value, expected) in
             [(json!(["verify"]), "[\"verify\"]"), (json!([]), "[]"), (json!(null), "nothing"), (json!("x"), "x")]

@@ -40,10 +40,20 @@ pub const CODES: &[(&str, &str)] = &[
     ("unknown-label",       "No input has that label."),
     ("wrong-form",          "Rows are given where a model is needed, or the reverse."),
     ("cycle",               "Nodes need each other in a circle, or one needs itself."),
-    // Parameters, profiles and the command line.
+    // Parameters.
     ("unknown-parameter",   "`${name}` uses a parameter that does not exist, or one that stands further down."),
     ("open-parameter",      "`${` is not closed."),
     ("unfit-parameter",     "`${name}` stands inside a text, and the parameter is a list or a mapping."),
+    // Axes of a matrix.
+    ("empty-axis",          "An axis has no values."),
+    ("duplicate-value",     "Two values of an axis bear one name."),
+    ("unnamed-value",       "A value of an axis is a list or a mapping and bears no name."),
+    ("unused-axis",         "No node or model uses an axis, so it makes no variants."),
+    ("axis-out-of-place",   "An axis is used where everything has to be the same for all variants."),
+    ("axis-conflict",       "Two axes of one name with different values meet in one node, or one is declared twice."),
+    ("huge-matrix",         "A matrix makes more nodes and models than the limit."),
+    ("unknown-variant",     "A node has no variant of that name."),
+    // Profiles and the command line.
     ("unknown-profile",     "`--profile` names a profile that the recipe does not have."),
     ("unknown-path",        "`--set` leads to a place that the recipe does not have."),
     ("not-an-assignment",   "`--set` has no `=`."),

@@ -2,6 +2,7 @@
 //! chosen (the others are read with the recipe), keys, words, references and parameters. Files that they name may be elsewhere.
 
 use super::diagnostic::{Diagnostic, Place};
+use super::matrix::MATRIX;
 use super::params;
 use super::source::Sources;
 use super::tree::{Entry, Tree, Value};
@@ -44,7 +45,7 @@ impl<'a> Known<'a> {
             own.chain(new).map(|(name, _)| name.as_str()).collect()
         };
         Known {
-            params: entries("params").map(|(name, _)| name.as_str()).collect(),
+            params: entries("params").chain(entries(MATRIX)).map(|(name, _)| name.as_str()).collect(),
             models: declared("models", "provider"),
             nodes: declared("nodes", "kind"),
         }
@@ -173,7 +174,7 @@ fn alternatives<'a>(schemas: &[&'a Json]) -> Vec<&'a Json> {
 /// A kind's settings, and what every node may say.
 fn node_schema(kind: &str) -> Option<Json> {
     let mut schema = (registry::kind(kind)?.schema)();
-    for key in ["kind", "seed", "stream"] {
+    for key in ["kind", "seed", "stream", MATRIX] {
         schema["properties"].as_object_mut()?.entry(key).or_insert(Json::Bool(true));
     }
     Some(schema)

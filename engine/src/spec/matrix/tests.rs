@@ -3,7 +3,10 @@
 use super::super::{Overrides, Recipe, load};
 use super::*;
 
-const EXAM: &str = "{\"question\": \"a\", \"answer\": \"1\"}\n{\"question\": \"b\", \"answer\": \"2\"}\n";
+const EXAM: &str = "\
+{\"question\": \"a\", \"answer\": \"1\", \"problem\": \"a\", \"truth\": \"1\", \"thought\": \"t\", \"response\": \"r\"}
+{\"question\": \"b\", \"answer\": \"2\", \"problem\": \"b\", \"truth\": \"2\", \"thought\": \"t\", \"response\": \"r\"}
+";
 
 fn load_with(yaml: &str, overrides: &Overrides) -> Result<Recipe, Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
