@@ -50,7 +50,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("unnamed-value",       "A value of an axis is a list or a mapping and bears no name."),
     ("unused-axis",         "No node or model uses an axis, so it makes no variants."),
     ("axis-out-of-place",   "An axis is used where everything has to be the same for all variants."),
-    ("axis-conflict",       "Two axes of one name with different values meet in one node, or one is declared twice."),
+    ("axis-conflict",       "Two axes of one name with different values meet in one node."),
     ("huge-matrix",         "A matrix makes more nodes and models than the limit."),
     ("unknown-variant",     "A node has no variant of that name."),
     // Profiles and the command line.
