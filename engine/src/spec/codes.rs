@@ -52,6 +52,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("axis-out-of-place",   "An axis is used where everything has to be the same for all variants."),
     ("axis-conflict",       "Two axes of one name with different values meet in one node."),
     ("huge-matrix",         "A matrix makes more nodes and models than the limit."),
+    ("taken-name",          "An axis has the name of a column of the results that it would become one of."),
     ("unknown-variant",     "A node has no variant of that name."),
     // Profiles and the command line.
     ("unknown-profile",     "`--profile` names a profile that the recipe does not have."),
