@@ -1,5 +1,5 @@
 //! How fast finished work is found, published, and copied in and out; what waits for the disk stands beside the same work done
-//! plainly. `cargo bench -p cache --bench store`.
+//! plainly. `cargo bench --workspace --bench store`.
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! A run with nothing to do, from process start to its end: 10 nodes without and with a million kept replies, and 1,000 nodes.
-//! `cargo bench -p engine --bench noop`. Everything is made below a temporary folder and removed.
+//! `cargo bench --workspace --bench noop`. Everything is made below a temporary folder and removed.
 
 use cache::{Digest, Replies, ReplyAddress, Store};
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! The engine's own cost beside ninja and make: start-up, a run with nothing to do over 10, 1,000 and 10,000 nodes, and a node that
-//! runs. `cargo bench -p engine --bench peers [-- NODES…]`. All take turns within one run, so that a busy machine harms none alone.
+//! runs. `cargo bench --workspace --bench peers [-- NODES…]`. All take turns within one run, so that a busy machine harms none alone.
 //!
 //! The same graph for all: ten layers of files of 1 KB, each a copy of one in the layer before. Ours are `source` nodes and
 //! `filter` nodes whose expression always holds. ninja and make compare times, we compare contents.

@@ -1,6 +1,6 @@
 //! `decoct plan`, from process start to its end, over 40,000 rows beside a million kept replies: with nothing to do, with an edit that
 //! pays nothing (every row is played through and every reply read), and with one that pays for every row.
-//! `cargo bench -p engine --bench plan`. Everything is made below a temporary folder and removed.
+//! `cargo bench --workspace --bench plan`. Everything is made below a temporary folder and removed.
 
 use cache::{Digest, Replies, ReplyAddress, Store};
 use std::fmt::Write;

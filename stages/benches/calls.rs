@@ -1,6 +1,6 @@
 //! How fast model nodes are: whole nodes on the rehearsal, and a whole node over HTTP beside a bare loop on the same server.
 //!
-//! `cargo bench -p stages --bench calls [-- ROWS]`. Wall time and CPU time of this process, the loopback server's included.
+//! `cargo bench --workspace --bench calls [-- ROWS]`. Wall time and CPU time of this process, the loopback server's included.
 
 #[path = "../../tests/support/mod.rs"]
 mod house;

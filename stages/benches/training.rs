@@ -1,6 +1,6 @@
 //! Tokens a second of training steps and of generation, for the model sizes that PyTorch was measured with.
 //!
-//! `cargo bench -p stages --bench training [-- LARGEST_MILLIONS]`; 0.3 M parameters in batches of 10 × 104 tokens, larger ones 4 × 256.
+//! `cargo bench --workspace --bench training [-- LARGEST_MILLIONS]`; 0.3 M parameters in batches of 10 × 104 tokens, larger ones 4 × 256.
 
 use kernels::Device;
 use stages::draw::Draw;
