@@ -21,6 +21,8 @@ const DIGEST_BYTES: usize = 32;
 /// Stamps are compared on as many threads as pays: starting one costs about as much as this many stamps.
 const FILES_A_THREAD: usize = 2_000;
 const THREADS_AT_MOST: usize = 4;
+/// Files in folders beyond which looking anew costs less than comparing stamps.
+const PATHS_MAX: usize = 100_000;
 
 /// What an answer rests on.
 #[derive(Debug, Default)]
@@ -59,7 +61,7 @@ impl UpToDate {
 
 impl Store {
     /// Notes an answer that was found by looking at `basis` from `began` on, in the run whose record is `run`.
-    /// Nothing is noted if a file changed so shortly before that a later change could look the same.
+    /// Nothing is noted if a file changed so shortly before that a later change could look the same, or if there are too many.
     ///
     /// # Errors
     /// If the store cannot be written to.
@@ -74,6 +76,9 @@ impl Store {
         let layout = self.layout();
         let mut paths: BTreeSet<PathBuf> = BTreeSet::from([layout.format()]);
         basis.paths.iter().for_each(|path| add_with_contents(path, &mut paths));
+        if paths.len() > PATHS_MAX {
+            return Ok(());
+        }
         paths.extend(basis.keys.iter().map(|key| layout.manifest(key)));
         paths.extend(basis.blobs.iter().map(|blob| layout.blob(blob)));
         let began_ns = nanoseconds(began);
@@ -94,9 +99,10 @@ impl Store {
     }
 }
 
-/// A folder's stamp tells of names that come and go, not of changes in its files. Links to folders are not followed.
+/// A folder's stamp tells of names that come and go, not of changes in its files. Links are followed, as they are where folders are
+/// hashed; a circle of them ends where the system gives up on it.
 fn add_with_contents(path: &Path, paths: &mut BTreeSet<PathBuf>) {
-    if paths.insert(path.to_owned()) && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+    if paths.len() <= PATHS_MAX && paths.insert(path.to_owned()) && path.is_dir() {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries.for_each(|entry| add_with_contents(&entry.path(), paths));
     }
@@ -203,7 +209,9 @@ mod tests {
         fn new() -> Place {
             let folder = tempfile::tempdir().unwrap();
             fs::create_dir_all(folder.path().join("prompts/parts")).unwrap();
-            for name in ["recipe.yaml", "prompts/cot.md", "prompts/parts/a.md", "run.jsonl"] {
+            fs::create_dir(folder.path().join("elsewhere")).unwrap();
+            std::os::unix::fs::symlink("../elsewhere", folder.path().join("prompts/link")).unwrap();
+            for name in ["recipe.yaml", "prompts/cot.md", "prompts/parts/a.md", "elsewhere/b.md", "run.jsonl"] {
                 fs::write(folder.path().join(name), name).unwrap();
             }
             let store = Store::open(&folder.path().join("store")).unwrap();
@@ -233,7 +241,7 @@ mod tests {
     #[test]
     fn an_answer_holds_until_anything_that_it_rests_on_changes() {
         type Change = fn(&Place);
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 9] = [
             ("edited", |place| fs::write(place.path("recipe.yaml"), "other.yaml!").unwrap()),
             ("edited, time set back", |place| {
                 let modified = fs::metadata(place.path("recipe.yaml")).unwrap().modified().unwrap();
@@ -249,6 +257,9 @@ mod tests {
             ("a missing file made", |place| fs::write(place.path("missing.md"), "").unwrap()),
             ("a file edited in a folder", |place| fs::write(place.path("prompts/parts/a.md"), "!").unwrap()),
             ("a file added to a folder", |place| fs::write(place.path("prompts/parts/b.md"), "!").unwrap()),
+            ("a file edited behind a link to its folder", |place| {
+                fs::write(place.path("elsewhere/b.md"), "!").unwrap()
+            }),
             ("the store of another program", |place| {
                 fs::write(place.store.layout().format(), "decoct-store 2").unwrap()
             }),
