@@ -87,6 +87,22 @@ fn an_edit_of_a_model_is_named_at_every_node_that_asks_it() {
     assert!(told.iter().all(|root| root.ends_with("slip")), "{told:?}");
 }
 
+/// Ports of lists are named with a dot: an edit is followed through them too.
+#[test]
+fn an_edit_is_followed_through_mixed_and_listed_inputs() {
+    let every_kind = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/every_kind");
+    let kitchen = Kitchen::copy_of(std::path::Path::new(every_kind));
+    kitchen.run(&["--until", "lessons"]).expect_done();
+    for (node, from, to, expected) in [
+        ("lessons", "style: simple", "style: simple, asks: 4", "paths:settings.asks"),
+        ("clean", "rows: 40", "rows: 41", "benchmark:settings.rows"),
+    ] {
+        kitchen.edit("recipe.yaml", from, to);
+        assert_eq!(roots(&explained(&kitchen, node, &[])), [expected]);
+        kitchen.edit("recipe.yaml", to, from);
+    }
+}
+
 #[test]
 fn an_earlier_generation_can_be_named() {
     let kitchen = cooked();

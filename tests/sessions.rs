@@ -123,6 +123,7 @@ fn two_runs_are_compared_node_by_node() {
     for side in ["old", "new"] {
         assert_eq!(list(&node("score")[side]["scores"]).len(), 2, "an evaluation's tables: {}", node("score"));
         assert!(node("solved")[side]["rows"].as_u64() > Some(0));
+        assert_eq!(node("halves")[side]["rows"], node("clean")[side]["rows"], "all parts together");
     }
     let plain = kitchen.says(&["diff", "last"]);
     assert!(plain.contains("rounds 3 → 1") && plain.contains("score · accuracy on 6 problems"), "{plain}");

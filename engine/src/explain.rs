@@ -5,6 +5,7 @@
 use crate::differences::differences;
 use crate::executor::past::generations;
 use crate::manifest::{self, Known};
+use crate::plan::unquoted;
 use crate::spec::{Node, Recipe};
 use cache::{ContentHash, Difference, Manifest, Store};
 use serde_json::Value;
@@ -98,10 +99,10 @@ impl Explainer<'_> {
 
     /// The node whose output an ingredient is.
     fn producer(&self, node: &Node, path: &str) -> Option<NodeRef> {
-        if let Some(port) = path.strip_prefix("inputs.") {
+        if let Some(port) = path.strip_prefix("inputs.").map(unquoted) {
             return node.stage.inputs().into_iter().find(|input| input.port == port).map(|input| input.from);
         }
-        let port = path.strip_prefix("models.")?.strip_suffix(".weights")?;
+        let port = unquoted(path.strip_prefix("models.")?.strip_suffix(".weights")?);
         let (_, model) = node.stage.models().into_iter().find(|(name, _)| name == port)?;
         self.recipe.model_node(&model)
     }

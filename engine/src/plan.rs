@@ -228,8 +228,10 @@ pub fn describe(difference: &Difference, width: usize) -> String {
     let (group, name) = path.split_once('.').unwrap_or((path, ""));
     match group {
         "prompts" => format!("prompt `{name}` changed"),
-        "inputs" => format!("input `{name}` changed"),
-        "models" if name.ends_with(".weights") => format!("weights of `{}` changed", name.trim_end_matches(".weights")),
+        "inputs" => format!("input `{}` changed", unquoted(name)),
+        "models" if name.ends_with(".weights") => {
+            format!("weights of `{}` changed", unquoted(name.trim_end_matches(".weights")))
+        }
         "models" => format!(
             "model {} changed ({})",
             name.replacen(".identity", "", 1).replacen(".settings", "", 1),
@@ -241,6 +243,11 @@ pub fn describe(difference: &Difference, width: usize) -> String {
         _ if path.starts_with("files[") => "source file changed".to_string(),
         _ => format!("{path} {}", arrow(difference, width)),
     }
+}
+
+/// A port whose name holds a dot is quoted in paths.
+pub fn unquoted(port: &str) -> &str {
+    port.trim_matches('"')
 }
 
 fn arrow(difference: &Difference, width: usize) -> String {

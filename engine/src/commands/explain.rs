@@ -3,7 +3,7 @@
 use crate::cli::{EventFormat, ExplainArgs};
 use crate::explain::{Change, Explainer, Story};
 use crate::failure::{Exit, Failure, Result};
-use crate::plan::{Decision, Planner, Wishes, describe};
+use crate::plan::{Decision, Planner, Wishes, describe, unquoted};
 use crate::report::PlainReporter;
 use crate::report::words::{ago, counted, shortened};
 use crate::workplace::Workplace;
@@ -114,8 +114,10 @@ fn headline(change: &Change) -> String {
 fn input_name(change: &Change) -> String {
     let path = &change.difference.path;
     match path.strip_prefix("inputs.") {
-        Some(port) => format!("input `{port}`"),
-        None => format!("the model `{}`", path.trim_start_matches("models.").trim_end_matches(".weights")),
+        Some(port) => format!("input `{}`", unquoted(port)),
+        None => {
+            format!("the model `{}`", unquoted(path.trim_start_matches("models.").trim_end_matches(".weights")))
+        }
     }
 }
 

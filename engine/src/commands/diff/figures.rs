@@ -18,13 +18,13 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Of `output`, and of the work behind it.
+    /// Of `output`, and of the work behind it. A node without such an output, one that parts its rows, has the rows of all parts.
     pub fn of(manifest: &Manifest, output: &str) -> Figures {
         let rows = |name: &str| manifest.outputs.get(name).and_then(Output::rows);
         let share = |(kept, dropped): (u64, u64)| kept as f64 / (kept + dropped).max(1) as f64;
         let made = &manifest.provenance;
         Figures {
-            rows: rows(output),
+            rows: rows(output).or_else(|| manifest.outputs.values().map(Output::rows).sum()),
             accepted: rows("").zip(rows("dropped")).map(share),
             calls: made.calls,
             calls_reused: made.calls_reused,

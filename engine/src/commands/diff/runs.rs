@@ -101,7 +101,7 @@ impl Pair<'_> {
     fn figures(&self) -> [Option<Figures>; 2] {
         self.sides.each_ref().map(|side| {
             let work = side.as_ref()?.work.as_ref()?;
-            Some(Figures::of(work, work.outputs.keys().next()?))
+            Some(Figures::of(work, ""))
         })
     }
 
