@@ -61,11 +61,12 @@ pub fn inputs(
     scratch: &Path,
     open: impl Fn(&NodeRef, &Path) -> Result<Artifact, Trouble>,
 ) -> Result<Inputs, Trouble> {
-    let open = |input: Input| {
-        let folder = scratch.join("inputs").join(&input.port);
+    // Folders are numbered: a port may hold a label, which is anything a user writes.
+    let open = |(index, input): (usize, Input)| {
+        let folder = scratch.join("inputs").join(index.to_string());
         Ok((input.port, open(&input.from, &folder)?))
     };
-    Ok(Inputs(node.stage.inputs().into_iter().map(open).collect::<Result<_, Trouble>>()?))
+    Ok(Inputs(node.stage.inputs().into_iter().enumerate().map(open).collect::<Result<_, Trouble>>()?))
 }
 
 pub fn open_rows(store: &Store, manifest: &Manifest, output: &str) -> Result<Rows, Trouble> {
