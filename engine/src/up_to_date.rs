@@ -5,7 +5,7 @@ use crate::executor::MADE_BY;
 use crate::plan::Planner;
 use crate::report::{NodeSummary, State};
 use crate::spec::Recipe;
-use crate::workplace::{self, Workplace};
+use crate::workplace;
 use cache::{Basis, Digest, Hasher, Manifest, Output, Store, UpToDate};
 use serde::{Deserialize, Serialize};
 use stages::report::{Report, ReportTable};
@@ -98,11 +98,4 @@ fn files(recipe: &Recipe, planner: &Planner) -> BTreeSet<PathBuf> {
     let program = std::env::current_exe().ok();
     let counted = crate::manifest::files(recipe, planner.entries());
     recipe.looked_at.iter().cloned().chain(counted).chain(program).collect()
-}
-
-impl Workplace {
-    /// Whether what is here decides alone.
-    pub fn is_private(&self) -> bool {
-        self.team.is_none()
-    }
 }

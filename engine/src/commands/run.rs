@@ -59,7 +59,7 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     team.inspect(|team| team.tell(&*reporter));
     let ok = nodes.iter().all(|node| matches!(node.state, State::Hit | State::Ran));
     let summary = RunSummary { ok, seconds: started.elapsed().as_secs_f64(), nodes };
-    let remembered = record.filter(|_| workplace.is_private()).map_or(Ok(()), |record| {
+    let remembered = record.filter(|_| workplace.team.is_none()).map_or(Ok(()), |record| {
         up_to_date::remember(arguments, &planner, &summary.nodes, &manifests, record.path(), (&store, began))
     });
     for noted in [stat_cache.map_or(Ok(()), |stat_cache| stat_cache.save()), remembered] {

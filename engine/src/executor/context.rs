@@ -47,8 +47,7 @@ impl Context for NodeContext<'_> {
     }
 
     fn caller(&self, port: &str) -> Result<Caller> {
-        let missing = || Failure::Ourselves(format!("the stage of `{}` declares no model port `{port}`", self.node));
-        self.callers.get(port).cloned().ok_or_else(missing)
+        caller(&self.callers, self.node, port)
     }
 
     fn runtime(&self) -> &tokio::runtime::Handle {
@@ -82,4 +81,10 @@ impl Context for NodeContext<'_> {
     fn warn(&self, message: &str) {
         self.reporter.tell(&Event::Warned { node: Some(self.node), message });
     }
+}
+
+/// The caller behind a port. A stage that asks for one it did not declare is our own bug.
+pub fn caller(callers: &HashMap<String, Caller>, node: &str, port: &str) -> Result<Caller> {
+    let missing = || Failure::Ourselves(format!("the stage of `{node}` declares no model port `{port}`"));
+    callers.get(port).cloned().ok_or_else(missing)
 }

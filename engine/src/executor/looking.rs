@@ -159,8 +159,7 @@ impl Context for LookingContext<'_> {
     }
 
     fn caller(&self, port: &str) -> Result<Caller> {
-        let missing = || Failure::Ourselves(format!("the stage of `{}` declares no model port `{port}`", self.node));
-        self.callers.get(port).cloned().ok_or_else(missing)
+        super::context::caller(&self.callers, self.node, port)
     }
 
     fn runtime(&self) -> &tokio::runtime::Handle {

@@ -20,6 +20,8 @@
 //! | `grad_norm` | of the policy, before clipping, mean over updates |
 //! | `learning_rate` | of the policy |
 
+mod statistics;
+
 use super::batches::{Example, epoch_order};
 use super::checkpoint::{self, Checkpoint};
 use super::host::{Host, Metrics};
@@ -37,6 +39,7 @@ use kernels::Segments;
 use kernels::gae::{self, Discounts};
 use kernels::ppo::PolicyLoss;
 use serde::{Deserialize, Serialize};
+use statistics::{explained_variance, largest_gap, mean, sampler_gap, whiten};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -566,37 +569,4 @@ fn column(rollouts: &[Rollout], chunk: &[usize], of: impl Fn(&Rollout) -> &Vec<f
 
 fn tokens(rollouts: &[Rollout], minibatch: &[usize]) -> usize {
     minibatch.iter().map(|&index| rollouts[index].logp.len()).sum()
-}
-
-fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
-    let (sum, count) = values.into_iter().fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
-    if count == 0 { 0.0 } else { sum / count as f64 }
-}
-
-fn variance(values: impl Iterator<Item = f64> + Clone) -> f64 {
-    let middle = mean(values.clone());
-    mean(values.map(|value| (value - middle) * (value - middle)))
-}
-
-fn whiten(advantages: &mut [f32]) {
-    let values = advantages.iter().map(|&advantage| advantage as f64);
-    let (middle, deviation) = (mean(values.clone()), variance(values).sqrt());
-    for advantage in advantages {
-        *advantage = ((*advantage as f64 - middle) / (deviation + 1e-6)) as f32;
-    }
-}
-
-fn explained_variance(rollouts: &[Rollout]) -> f64 {
-    let returns = rollouts.iter().flat_map(|rollout| &rollout.returns).map(|&value| value as f64);
-    let values = rollouts.iter().flat_map(|rollout| &rollout.values).map(|&value| value as f64);
-    let left = returns.clone().zip(values).map(|(target, value)| target - value);
-    1.0 - variance(left) / variance(returns).max(1e-12)
-}
-
-fn sampler_gap(rollouts: &[Rollout]) -> f64 {
-    rollouts.iter().map(|rollout| largest_gap(&rollout.sampled_logp, &rollout.logp)).fold(0.0, f64::max)
-}
-
-fn largest_gap(some: &[f32], others: &[f32]) -> f64 {
-    some.iter().zip(others).map(|(a, b)| (a - b).abs() as f64).fold(0.0, f64::max)
 }
