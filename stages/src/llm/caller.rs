@@ -6,16 +6,12 @@
 
 use super::halt;
 use super::meter::{Budget, Meter};
-use super::{Fault, LanguageModel, Reply, Request};
-use crate::draw::Draw;
+use super::{LanguageModel, Reply, Request};
 use crate::failure::{Failure, Result};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// A server may ask for a longer pause; nobody waits for more than this.
-const LONGEST_PAUSE_MS: u64 = 120_000;
 
 /// Between two looks at a call that someone else makes: soon at first, for models that answer at once, then less often.
 const FIRST_LOOK_MS: u64 = 5;
@@ -66,7 +62,7 @@ pub struct Caller {
     /// Put questions again whose kept replies never parsed (`run --retry-marked`).
     pub retry_marked: bool,
     /// Under which answers are counted.
-    port: Arc<str>,
+    pub(super) port: Arc<str>,
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
     /// Set where nothing may be sent.
@@ -189,75 +185,10 @@ impl Caller {
             pause_ms = (2 * pause_ms).min(LAST_LOOK_MS);
         }
     }
-
-    async fn send(&self, request: &Request, address: &[u8; 32]) -> Result<Reply> {
-        let patience = self.model.patience();
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let (message, retry_after_ms) = match self.try_once(request, address).await? {
-                Ok(reply) => return Ok(reply),
-                Err(Fault::Lasting(message)) => return Err(Failure::Recipe(message)),
-                Err(Fault::Passing { message, retry_after_ms }) => (message, retry_after_ms),
-            };
-            if tries >= patience.tries {
-                return Err(Failure::Remote(format!("{message} (tried {tries} times)")));
-            }
-            self.meter.retries.fetch_add(1, Ordering::Relaxed);
-            halt::sleep(patience.pause(tries, retry_after_ms, address)).await;
-        }
-    }
-
-    /// One request on the wire: reserve, send, read, keep, settle. The outer result ends the row, the inner one is the model's.
-    async fn try_once(&self, request: &Request, address: &[u8; 32]) -> Result<std::result::Result<Reply, Fault>> {
-        let reservation = self.budget.reserve(self.model.worst_case_usd(request)).await?;
-        if halt::halted() {
-            return Err(Failure::Cancelled);
-        }
-        self.meter.calls.fetch_add(1, Ordering::Relaxed);
-        let answer = self.model.complete(request).await;
-        let (raw, reply) = match answer.and_then(|raw| self.model.parse(&raw).map(|reply| (raw, reply))) {
-            Ok(both) => both,
-            Err(fault) => return Ok(Err(fault)),
-        };
-        let cost_usd = self.model.cost_usd(&reply.usage).unwrap_or(0.0);
-        reservation.settle(cost_usd);
-        self.meter.count(&reply.usage, cost_usd);
-        self.meter.tallies.note(&self.port, request, &reply.usage);
-        self.replies.put(address, &raw).map_err(cannot_keep)?;
-        Ok(Ok(reply))
-    }
 }
 
-fn cannot_keep(error: std::io::Error) -> Failure {
+pub(super) fn cannot_keep(error: std::io::Error) -> Failure {
     Failure::Replies(format!("cannot keep replies: {error}"))
-}
-
-/// How long to go on with a server that gives no answer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Patience {
-    pub tries: u32,
-    /// Doubles with each try, up to `pause_max_ms`.
-    pub pause_ms: u64,
-    pub pause_max_ms: u64,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { tries: 6, pause_ms: 500, pause_max_ms: 30_000 }
-    }
-}
-
-impl Patience {
-    /// Capped exponential backoff, between half and whole, so that rows that failed together do not return together.
-    /// A pause that the server asked for is kept to, and jitter is added on top.
-    fn pause(&self, tries: u32, retry_after_ms: Option<u64>, address: &[u8; 32]) -> Duration {
-        let doubled_ms = self.pause_ms.saturating_mul(1 << (tries - 1).min(20)).min(self.pause_max_ms);
-        let seed = u64::from_le_bytes(address[..8].try_into().expect("an address has 32 bytes"));
-        let jitter_ms = (Draw::new(seed, "backoff").at(tries.into()).unit() * doubled_ms as f64 / 2.0) as u64;
-        let asked_ms = retry_after_ms.map(|asked| asked.min(LONGEST_PAUSE_MS));
-        Duration::from_millis(asked_ms.unwrap_or(0).max(doubled_ms / 2) + jitter_ms)
-    }
 }
 
 /// The addresses being asked for at this moment: who comes second waits for the first and then finds its reply kept.
