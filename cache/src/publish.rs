@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -15,12 +15,54 @@ use crate::key::Preimage;
 use crate::manifest::{MANIFEST_FORMAT, Manifest, Output, TreeFile};
 use crate::provenance::Provenance;
 use crate::store::Store;
-use crate::table::{Table, TableWriter};
+use crate::table::{StoredTable, Table, TableSummary, TableWriter};
 use crate::tree::{files_of, tree_content};
 use crate::write::{HashingWriter, hash_while_copying, persist, persist_small, write_aside};
 
 /// Up to here a table that is in the store already (the empty one of dropped rows, most often) is compared in place of written again.
 const SMALL_BYTES: u64 = 64 << 10;
+
+/// A table that is being written beside the store, while the work goes on that makes its rows. Dropped, it leaves nothing.
+pub struct TableFile {
+    writer: TableWriter<HashingWriter<BufWriter<NamedTempFile>>>,
+    folder: PathBuf,
+}
+
+/// A whole table beside the store, which a publication takes in.
+#[derive(Debug)]
+pub struct WrittenTable {
+    file: NamedTempFile,
+    blob: BlobHash,
+    bytes: u64,
+    pub summary: TableSummary,
+}
+
+impl TableFile {
+    pub(crate) fn new(folder: PathBuf, schema: SchemaRef) -> Result<Self> {
+        let file = NamedTempFile::new_in(&folder).at("write", &folder)?;
+        Ok(Self { writer: TableWriter::new(HashingWriter::new(BufWriter::new(file)), schema)?, folder })
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.write(batch)
+    }
+
+    pub fn finish(self) -> Result<WrittenTable> {
+        let failed = |error| Error::io("write", &self.folder, error);
+        let (output, summary) = self.writer.finish()?;
+        let (file, blob, bytes) = output.finish().map_err(failed)?;
+        let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+        Ok(WrittenTable { file, blob, bytes, summary })
+    }
+}
+
+impl WrittenTable {
+    /// To read what was written.
+    pub fn open(&self) -> Result<StoredTable> {
+        let file = self.file.reopen().at("read", self.file.path())?;
+        StoredTable::new(file)
+    }
+}
 
 /// Outputs on their way into the store. Dropped without a commit, it leaves at most blobs that no manifest names.
 #[derive(Debug)]
@@ -58,14 +100,16 @@ impl Publication {
         schema: SchemaRef,
         batches: impl IntoIterator<Item = Result<RecordBatch, E>>,
     ) -> Result<ContentHash, E> {
-        let output = HashingWriter::new(BufWriter::new(self.temporary()?));
-        let mut writer = TableWriter::new(output, schema)?;
+        let mut table = self.store.write_table(schema)?;
         for batch in batches {
-            writer.write(&batch?)?;
+            table.write(&batch?)?;
         }
-        let (output, summary) = writer.finish()?;
-        let (file, blob, bytes) = output.finish().map_err(|error| self.failed(error))?;
-        let file = file.into_inner().map_err(|error| self.failed(error.into_error()))?;
+        Ok(self.written(name, table.finish()?)?)
+    }
+
+    /// Adds a table that was written before.
+    pub fn written(&mut self, name: &str, table: WrittenTable) -> Result<ContentHash> {
+        let WrittenTable { file, blob, bytes, summary } = table;
         let place = self.store.layout().blob(&blob);
         match bytes <= SMALL_BYTES {
             true => persist_small(file, &place)?,

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arrow::datatypes::SchemaRef;
+
 use crate::error::{AtPath, Error, Result};
 use crate::hash::{ActionKey, BlobHash};
 use crate::key::Preimage;
@@ -17,10 +19,10 @@ use crate::lock::FileLock;
 use crate::manifest::{Manifest, Output, TreeFile};
 use crate::memo::Replies;
 use crate::notice::{Found, Notice};
-use crate::publish::Publication;
+use crate::publish::{Publication, TableFile};
 use crate::remote::Sharing;
 use crate::stat_cache::StatCache;
-use crate::table::{Table, read_table};
+use crate::table::{StoredTable, Table, read_table};
 use crate::tree::{Placement, is_inside};
 use crate::write::{hash_while_copying, sync_folder};
 
@@ -150,6 +152,26 @@ impl Store {
             Some(file) => read_table(file).map(Found::Intact),
             None => self.evict_output(manifest, blob),
         }
+    }
+
+    /// The same, to be read bit by bit. Its bytes are verified now.
+    ///
+    /// # Panics
+    /// If `manifest` has no such output or it is a tree.
+    pub fn open_table(&self, manifest: &Manifest, output: &str) -> Result<Found<StoredTable>> {
+        let Some(Output::Rows { blob, .. }) = manifest.output(output) else { panic!("`{output}` holds no rows") };
+        match self.open_blob(blob)? {
+            Some(file) => StoredTable::new(file).map(Found::Intact),
+            None => self.evict_output(manifest, blob),
+        }
+    }
+
+    /// Begins a table for a later [`Publication::written`].
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedType`] names the first column that cannot be stored.
+    pub fn write_table(&self, schema: SchemaRef) -> Result<TableFile> {
+        TableFile::new(self.layout.temporary(), schema)
     }
 
     /// Puts a tree's files into `folder`, which is made; files of the same names are replaced, others are left alone.

@@ -1,29 +1,37 @@
 //! Tables as Parquet files that are the same bytes for the same rows, hashed by content and by file while they are written.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterVersion};
-use parquet::file::reader::ChunkReader;
+use parquet::file::reader::{ChunkReader, Length};
 
 use crate::content::TableHasher;
 use crate::error::{Error, Result};
 use crate::hash::ContentHash;
 
 /// Rows handed to the Parquet writer at a time: it cuts pages at batch ends, and pages must not depend on the caller's batches.
-const CHUNK_ROWS: usize = 8 * 1024;
-const ROW_GROUP_ROWS: usize = 16 * CHUNK_ROWS;
+const CHUNK_ROWS: usize = 1024;
+const ROW_GROUP_ROWS: usize = 128 * CHUNK_ROWS;
+/// The writer holds a row group in memory until it is whole: wide rows make groups of fewer rows.
+const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Below this, setting up a compressor costs more than it saves.
 const COMPRESSED_FROM_BYTES: usize = 16 << 10;
 
+/// Of a table that is read whole.
+const BATCH_ROWS: usize = 8 * 1024;
 /// The reader opens a file anew for every page: below this it is given the bytes.
 const READ_AT_ONCE_BYTES: u64 = 4 << 20;
 
@@ -108,11 +116,14 @@ impl<W: Write + Send> TableWriter<W> {
     fn write_chunk(&mut self) -> Result<()> {
         let chunk = concat_batches(&self.schema, &self.pending)?;
         if let Some(output) = self.output.take() {
-            let settings = settings(self.pending_rows == CHUNK_ROWS || bytes_of(&chunk) >= COMPRESSED_FROM_BYTES);
+            let settings = settings(bytes_of(&chunk) >= COMPRESSED_FROM_BYTES);
             self.writer = Some(ArrowWriter::try_new(output, self.schema.clone(), Some(settings)).map_err(writing)?);
         }
         if let Some(writer) = self.writer.as_mut().filter(|_| self.pending_rows > 0) {
             writer.write(&chunk).map_err(writing)?;
+            if writer.in_progress_size() >= ROW_GROUP_BYTES {
+                writer.flush().map_err(writing)?;
+            }
         }
         self.pending.clear();
         self.pending_rows = 0;
@@ -127,21 +138,108 @@ fn bytes_of(batch: &RecordBatch) -> usize {
 }
 
 /// All rows of a Parquet file, wherever it has been read to.
-pub fn read_table(mut file: File) -> Result<Table> {
-    let bytes = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
-    if bytes > READ_AT_ONCE_BYTES {
-        return read(file);
-    }
-    let mut content = Vec::with_capacity(bytes as usize);
-    file.rewind().and_then(|()| file.read_to_end(&mut content)).map_err(|error| reading(error.into()))?;
-    read(Bytes::from(content))
+pub fn read_table(file: File) -> Result<Table> {
+    let stored = StoredTable::new(file)?;
+    let batches = stored.batches(0, BATCH_ROWS)?.collect::<Result<Vec<_>>>()?;
+    Ok(Table { schema: stored.schema, batches })
 }
 
-fn read(input: impl ChunkReader + 'static) -> Result<Table> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(input).map_err(reading)?;
-    let schema = reader.schema().clone();
-    let batches = reader.with_batch_size(CHUNK_ROWS).build().map_err(reading)?.collect::<Result<Vec<_>, _>>()?;
-    Ok(Table { schema, batches })
+/// A Parquet file that is read as far as it is wanted, as often as it is wanted.
+#[derive(Debug)]
+pub struct StoredTable {
+    pub schema: SchemaRef,
+    pub rows: u64,
+    source: Source,
+    metadata: ArrowReaderMetadata,
+}
+
+#[derive(Debug)]
+enum Source {
+    File(SharedFile),
+    Bytes(Bytes),
+}
+
+/// A file that several readers read from at once, each at its own place: descriptors that are cloned have one place between them.
+#[derive(Clone, Debug)]
+struct SharedFile {
+    file: Arc<File>,
+    bytes: u64,
+    at: u64,
+}
+
+impl Read for SharedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Length for SharedFile {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl ChunkReader for SharedFile {
+    type T = BufReader<SharedFile>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(BufReader::new(SharedFile { at: start, ..self.clone() }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, start)?;
+        Ok(bytes.into())
+    }
+}
+
+impl StoredTable {
+    /// Reads what stands at its end; all of it where that is quicker.
+    pub fn new(mut file: File) -> Result<Self> {
+        let bytes = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
+        let source = match bytes > READ_AT_ONCE_BYTES {
+            true => Source::File(SharedFile { file: Arc::new(file), bytes, at: 0 }),
+            false => {
+                let mut content = Vec::with_capacity(bytes as usize);
+                file.rewind().and_then(|()| file.read_to_end(&mut content)).map_err(|error| reading(error.into()))?;
+                Source::Bytes(content.into())
+            }
+        };
+        let metadata = match &source {
+            Source::File(file) => ArrowReaderMetadata::load(file, ArrowReaderOptions::new()),
+            Source::Bytes(bytes) => ArrowReaderMetadata::load(bytes, ArrowReaderOptions::new()),
+        };
+        let metadata = metadata.map_err(reading)?;
+        let rows = metadata.metadata().file_metadata().num_rows().max(0) as u64;
+        Ok(Self { schema: metadata.schema().clone(), rows, source, metadata })
+    }
+
+    /// The rows from number `first` on, at most `batch_rows` at a time.
+    pub fn batches(&self, first: u64, batch_rows: usize) -> Result<Batches> {
+        match &self.source {
+            Source::File(file) => self.reader(file.clone(), first, batch_rows),
+            Source::Bytes(bytes) => self.reader(bytes.clone(), first, batch_rows),
+        }
+    }
+
+    fn reader(&self, input: impl ChunkReader + 'static, first: u64, batch_rows: usize) -> Result<Batches> {
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone());
+        let reader = reader.with_batch_size(batch_rows).with_offset(first as usize);
+        Ok(Batches(reader.build().map_err(reading)?))
+    }
+}
+
+/// Rows of a [`StoredTable`] as they are read.
+pub struct Batches(ParquetRecordBatchReader);
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.next()?.map_err(Error::from))
+    }
 }
 
 fn settings(compressed: bool) -> WriterProperties {

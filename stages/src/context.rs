@@ -3,6 +3,8 @@
 use crate::draw::Draw;
 use crate::failure::{Failure, Result};
 use crate::llm::Caller;
+use crate::rows::{Column, Rows};
+use crate::table::{MemorySink, RowSink};
 use std::path::Path;
 
 pub use kernels::Device;
@@ -33,6 +35,11 @@ pub trait Context: Send + Sync {
     /// Whether every answer is there at once: a stage that is played through with kept replies. Then rows need no tasks.
     fn waits_for_nothing(&self) -> bool {
         false
+    }
+
+    /// Where the rows of an output go while a stage works. Dropped unfinished, it leaves nothing.
+    fn sink(&self, columns: Vec<Column>) -> Result<Box<dyn RowSink>> {
+        Ok(Box::new(MemorySink(Rows::new(columns))))
     }
 
     /// `Err(Cancelled)` when asked to stop: for the question mark at a safe point.

@@ -17,6 +17,7 @@ pub mod report;
 pub mod rows;
 pub mod settings;
 pub mod stage;
+pub mod table;
 pub mod tablets;
 pub mod template;
 pub mod told;

@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Result};
 use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub struct Column {
 }
 
 /// One row. `id` follows the row through filters, splits and draws; `cells` stand in column order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub id: String,
     pub cells: Vec<Value>,
@@ -39,6 +40,26 @@ pub struct Row {
 pub struct Rows {
     pub columns: Vec<Column>,
     pub rows: Vec<Row>,
+}
+
+/// A row of a table with these columns as a mapping from column name to value.
+pub fn object(columns: &[Column], row: &Row) -> serde_json::Map<String, Value> {
+    columns.iter().zip(&row.cells).map(|(column, cell)| (column.name.clone(), cell.clone())).collect()
+}
+
+/// The index of a column that must be there; the error names those that are.
+pub fn require(columns: &[Column], name: &str) -> Result<usize> {
+    columns.iter().position(|column| column.name == name).ok_or_else(|| {
+        let known: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        Failure::Recipe(format!("column `{name}` is missing; the input has `{}`", known.join("`, `")))
+    })
+}
+
+/// The text in the cell of column `name`, which has this index.
+pub fn text_of<'a>(row: &'a Row, index: usize, name: &str) -> Result<&'a str> {
+    row.cells[index].as_str().ok_or_else(|| {
+        Failure::Recipe(format!("column `{name}` of row `{}` should be text but is `{}`", row.id, row.cells[index]))
+    })
 }
 
 impl Rows {
@@ -65,10 +86,7 @@ impl Rows {
 
     /// The index of a column that must be there; the error names those that are.
     pub fn require(&self, name: &str) -> Result<usize> {
-        self.position(name).ok_or_else(|| {
-            let known: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
-            Failure::Recipe(format!("column `{name}` is missing; the input has `{}`", known.join("`, `")))
-        })
+        require(&self.columns, name)
     }
 
     /// The index of column `name`, added (filled with null) where it is not there yet. An existing column takes the given type.
@@ -84,14 +102,11 @@ impl Rows {
 
     /// A row as a mapping from column name to value: what prompts and expressions see.
     pub fn object(&self, row: &Row) -> serde_json::Map<String, Value> {
-        self.columns.iter().zip(&row.cells).map(|(column, cell)| (column.name.clone(), cell.clone())).collect()
+        object(&self.columns, row)
     }
 
     pub fn text<'a>(&'a self, row: &'a Row, name: &str) -> Result<&'a str> {
-        let index = self.require(name)?;
-        row.cells[index].as_str().ok_or_else(|| {
-            Failure::Recipe(format!("column `{name}` of row `{}` should be text but is `{}`", row.id, row.cells[index]))
-        })
+        text_of(row, self.require(name)?, name)
     }
 
     /// Arrow form, the id first. Chunking and dictionaries are the store's business.

@@ -7,9 +7,11 @@ use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting};
+use crate::table::{StoredRows, Table};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A YAML word under `kind:`. All of them stand in [`crate::registry`].
 pub struct Kind {
@@ -231,8 +233,21 @@ impl Output {
 #[derive(Debug, Clone)]
 pub enum Artifact {
     Rows(Rows),
+    /// Rows that are not in memory.
+    Stored(Arc<dyn StoredRows>),
     /// A folder: read-only when it comes in, below the scratch folder when it goes out.
     Model(PathBuf),
+}
+
+impl Artifact {
+    /// `None` for a model.
+    pub fn row_count(&self) -> Option<usize> {
+        match self {
+            Artifact::Rows(rows) => Some(rows.len()),
+            Artifact::Stored(stored) => Some(stored.len()),
+            Artifact::Model(_) => None,
+        }
+    }
 }
 
 /// What a stage is given, by port.
@@ -240,20 +255,26 @@ pub enum Artifact {
 pub struct Inputs(pub IndexMap<String, Artifact>);
 
 impl Inputs {
-    /// Takes the rows of a port out. The engine has checked ports and forms before; a miss is our own bug.
-    pub fn take_rows(&mut self, port: &str) -> Rows {
+    /// Takes the table of a port out. The engine has checked ports and forms before; a miss is our own bug.
+    pub fn take_table(&mut self, port: &str) -> Table {
         match self.0.shift_remove(port) {
-            Some(Artifact::Rows(rows)) => rows,
+            Some(Artifact::Rows(rows)) => Table::Rows(Arc::new(rows)),
+            Some(Artifact::Stored(stored)) => Table::Stored(stored),
             other => panic!("the port `{port}` should hold rows, not {other:?}"),
         }
     }
 
+    /// The same with all its rows in memory.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn take_rows(&mut self, port: &str) -> Result<Rows> {
+        self.take_table(port).load()
+    }
+
     /// Of all tables, by port.
     pub fn row_counts(&self) -> IndexMap<String, u64> {
-        let count = |(port, artifact): (&String, &Artifact)| match artifact {
-            Artifact::Rows(rows) => Some((port.clone(), rows.len() as u64)),
-            Artifact::Model(_) => None,
-        };
+        let count = |(port, artifact): (&String, &Artifact)| Some((port.clone(), artifact.row_count()? as u64));
         self.0.iter().filter_map(count).collect()
     }
 

@@ -17,7 +17,7 @@ fn number(reply: &Reply) -> Result<i64, String> {
 fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>, Failure> {
     let caller = context.caller("model")?;
     let concurrency = caller.model.concurrency();
-    for_each_row(context, concurrency, &numbered_rows(count), move |item| {
+    for_each_row(context, concurrency, numbered_rows(count), move |item| {
         let caller = caller.clone();
         async move { Ok(caller.ask(&question(item.row["question"].as_str().unwrap())).await?.text) }
     })
@@ -57,7 +57,7 @@ fn equal_questions_in_flight_are_sent_once() {
     let asked = model.asked.clone();
     let context = FakeContext::with(model);
     let caller = context.caller("model").unwrap();
-    let answers = for_each_row(&context, 8, &numbered_rows(8), move |_| {
+    let answers = for_each_row(&context, 8, numbered_rows(8), move |_| {
         let caller = caller.clone();
         async move { Ok(caller.ask(&question("same")).await?.text) }
     });
@@ -238,7 +238,7 @@ fn cancelling_finishes_what_is_in_flight_and_starts_nothing_new() {
 #[test]
 fn a_panic_in_one_row_is_our_bug_and_not_a_hang() {
     let context = FakeContext::with(echo());
-    let outcome = for_each_row(&context, 4, &numbered_rows(3), |item| async move {
+    let outcome = for_each_row(&context, 4, numbered_rows(3), |item| async move {
         assert!(item.index != 1, "row one");
         Ok(item.index)
     });

@@ -54,11 +54,11 @@ fn context(model: Arc<dyn LanguageModel>) -> FakeContext {
 
 fn answers(context: &FakeContext, count: usize, concurrency: usize) -> Vec<String> {
     let caller = context.caller("model").unwrap();
-    let work = |item: stages::llm::crowd::Item| {
+    let work = move |item: stages::llm::crowd::Item| {
         let caller = caller.clone();
         async move { Ok(caller.ask(&question(item.row["question"].as_str().unwrap())).await?.text) }
     };
-    for_each_row(context, concurrency, &numbered_rows(count), work).unwrap()
+    for_each_row(context, concurrency, numbered_rows(count), work).unwrap()
 }
 
 #[test]

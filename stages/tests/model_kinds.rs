@@ -47,7 +47,7 @@ fn run(settings: Value, rows: Rows, context: &FakeContext) -> Outputs {
 fn table(outputs: &Outputs, name: &str) -> Rows {
     match &outputs.artifacts[name] {
         Artifact::Rows(rows) => rows.clone(),
-        Artifact::Model(_) => panic!("`{name}` should be rows"),
+        _ => panic!("`{name}` should be rows"),
     }
 }
 

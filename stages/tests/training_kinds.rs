@@ -33,7 +33,7 @@ fn run(kind: &str, settings: Value, inputs: &[(&str, Artifact)], context: &Plain
 fn model(outputs: &Outputs, name: &str) -> PathBuf {
     match &outputs.artifacts[name] {
         Artifact::Model(folder) => folder.clone(),
-        Artifact::Rows(_) => panic!("`{name}` is a table"),
+        _ => panic!("`{name}` is a table"),
     }
 }
 

@@ -1,4 +1,5 @@
 //! What the benches of commands share: a store with a million replies, and a command timed by the clock and by the processor.
+#![allow(dead_code)] // each bench uses its part
 
 use cache::{Digest, Replies, ReplyAddress, Store};
 use std::path::Path;
@@ -49,6 +50,30 @@ pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// What a process took from its start to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    pub seconds: f64,
+    pub cpu_seconds: f64,
+    pub peak_mb: f64,
+}
+
+/// Runs a command to its good end.
+pub fn measured(command: &mut Command) -> Measured {
+    let started = Instant::now();
+    let child = command.stdout(Stdio::null()).spawn().expect("the program starts");
+    let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() }); // SAFETY: all zeros is a value of it
+    // SAFETY: both are valid for writes; the child is ours and nobody else waits for it.
+    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+    assert!(waited > 0 && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{command:?} failed: {status}");
+    let cpu_seconds = (of(usage.ru_utime) + of(usage.ru_stime)).as_secs_f64();
+    Measured { seconds: started.elapsed().as_secs_f64(), cpu_seconds, peak_mb: usage.ru_maxrss as f64 / 1024.0 }
+}
+
+fn of(time: libc::timeval) -> Duration {
+    Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000)
+}
+
 fn children_cpu() -> Duration {
     // SAFETY: `usage` is valid for writes, and all zeros is a value of it.
     let usage = unsafe {
@@ -56,6 +81,5 @@ fn children_cpu() -> Duration {
         assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage), 0);
         usage
     };
-    let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
     of(usage.ru_utime) + of(usage.ru_stime)
 }

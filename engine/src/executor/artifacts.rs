@@ -1,12 +1,15 @@
 //! Between stages and the store: finished outputs become inputs, what a stage returns becomes finished outputs.
 
+use super::tables::{Opened, Written};
 use crate::spec::Node;
 use arrow::array::RecordBatch;
-use cache::{ContentHash, Found, Manifest, Placement, Publication, Store, Table};
+use cache::{ContentHash, Found, Manifest, Placement, Publication, Store};
 use stages::failure::Failure;
 use stages::rows::Rows;
 use stages::stage::{Artifact, Form, Input, Inputs, NodeRef, Output, Outputs};
+use stages::table::Table;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Written by training nodes: how long it took is no part of what came out.
 pub const PROVENANCE_FILES: &[&str] = &["timings.json"];
@@ -40,16 +43,25 @@ pub fn open(store: &Store, manifest: &Manifest, output: &Output, folder: &Path) 
     }
 }
 
-/// What a reference to a finished node means.
-pub fn open_input(
-    store: &Store,
+/// The same with rows that are read while they are worked on.
+pub fn open_lazily(store: &Store, manifest: &Manifest, output: &Output, folder: &Path) -> Result<Artifact, Trouble> {
+    match output.form {
+        Form::Rows => {
+            let table = whole(store.open_table(manifest, &output.name)?, &output.name)?;
+            Ok(Artifact::Stored(Arc::new(Opened::new(table)?)))
+        }
+        Form::Model => open(store, manifest, output, folder),
+    }
+}
+
+/// What a reference to a finished node means, opened by one of the two above.
+pub fn input(
     producer: &Node,
-    manifest: &Manifest,
     from: &NodeRef,
-    folder: &Path,
+    open: impl FnOnce(&Output) -> Result<Artifact, Trouble>,
 ) -> Result<Artifact, Trouble> {
     let output = producer.output(&from.output).expect("outputs were checked when the recipe was read");
-    open(store, manifest, &output, folder).map_err(|trouble| match trouble {
+    open(&output).map_err(|trouble| match trouble {
         Trouble::Damaged(notice) => Trouble::DamagedInput { node: from.node.clone(), notice },
         other => other,
     })
@@ -73,7 +85,7 @@ pub fn open_rows(store: &Store, manifest: &Manifest, output: &str) -> Result<Row
     Ok(Rows::from_batches(&batches(open_table(store, manifest, output)?))?)
 }
 
-pub fn open_table(store: &Store, manifest: &Manifest, output: &str) -> Result<Table, Trouble> {
+pub fn open_table(store: &Store, manifest: &Manifest, output: &str) -> Result<cache::Table, Trouble> {
     whole(store.open_rows(manifest, output)?, output)
 }
 
@@ -86,7 +98,7 @@ fn whole<T>(found: Found<T>, output: &str) -> Result<T, Trouble> {
 }
 
 /// At least one batch: an empty table has columns too.
-fn batches(table: Table) -> Vec<RecordBatch> {
+fn batches(table: cache::Table) -> Vec<RecordBatch> {
     if table.batches.is_empty() { vec![RecordBatch::new_empty(table.schema)] } else { table.batches }
 }
 
@@ -98,6 +110,9 @@ pub fn publish(publication: &mut Publication, declared: &[Output], outputs: &Out
             Artifact::Rows(rows) => {
                 let batch = rows.to_batch()?;
                 publication.rows(name, batch.schema(), [Ok::<_, cache::Error>(batch)])?;
+            }
+            Artifact::Stored(_) => {
+                publication.written(name, written(artifact)?.take().expect("an output is published once"))?;
             }
             Artifact::Model(folder) => {
                 publication.tree(name, folder, PROVENANCE_FILES)?;
@@ -114,14 +129,33 @@ pub fn content(artifact: &Artifact) -> Result<ContentHash, Trouble> {
             let batch = rows.to_batch()?;
             Ok(cache::content_hash(&batch.schema(), [&batch])?)
         }
+        Artifact::Stored(_) => Ok(written(artifact)?.content()),
         Artifact::Model(folder) => Ok(cache::folder_content(folder, PROVENANCE_FILES)?),
     }
+}
+
+/// Rows as they are, or will be, in the store.
+pub fn rows_of(artifact: &Artifact) -> Result<Option<Rows>, Failure> {
+    match artifact {
+        Artifact::Rows(rows) => Rows::from_batches(&[rows.to_batch()?]).map(Some),
+        Artifact::Stored(stored) => Table::Stored(stored.clone()).load().map(Some),
+        Artifact::Model(_) => Ok(None),
+    }
+}
+
+/// What a stage wrote through a sink of ours.
+fn written(artifact: &Artifact) -> Result<Arc<Written>, Failure> {
+    let ours = match artifact {
+        Artifact::Stored(stored) => stored.clone().into_any().downcast().ok(),
+        _ => None,
+    };
+    ours.ok_or_else(|| Failure::Ourselves("a stage gave back what it was given".to_string()))
 }
 
 /// What a stage returned must be what it promised.
 pub fn check(declared: &[Output], outputs: &Outputs) -> Result<(), Failure> {
     let returned = outputs.artifacts.iter().map(|(name, artifact)| {
-        let form = if matches!(artifact, Artifact::Rows(_)) { Form::Rows } else { Form::Model };
+        let form = if matches!(artifact, Artifact::Model(_)) { Form::Model } else { Form::Rows };
         Output { name: name.clone(), form }
     });
     let mut returned: Vec<Output> = returned.collect();

@@ -1,11 +1,15 @@
 //! All that a stage gets to see of the world besides its rows.
 
 use super::stop::Stop;
+use super::tables::StoreSink;
 use crate::report::{Event, Reporter};
+use cache::Store;
 use stages::context::{Context, Device, Progress};
 use stages::draw::Draw;
 use stages::failure::{Failure, Result};
 use stages::llm::{Caller, Meter};
+use stages::rows::Column;
+use stages::table::RowSink;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +21,8 @@ const PROGRESS_EVERY_MS: u64 = 200;
 
 pub struct NodeContext<'a> {
     pub node: &'a str,
+    /// Where outputs are written.
+    pub store: &'a Store,
     pub draw: Draw,
     pub callers: HashMap<String, Caller>,
     pub meter: Arc<Meter>,
@@ -76,6 +82,10 @@ impl Context for NodeContext<'_> {
 
     fn first_row(&self, count: usize) -> usize {
         self.first_row % count.max(1)
+    }
+
+    fn sink(&self, columns: Vec<Column>) -> Result<Box<dyn RowSink>> {
+        Ok(Box::new(StoreSink::new(self.store, columns)?))
     }
 
     fn warn(&self, message: &str) {

@@ -129,7 +129,8 @@ pub fn open<'a>(
     let producer = &recipe.nodes[&from.node];
     let has_rows = producer.output(&from.output).is_some_and(|output| output.form == Form::Rows);
     let manifest = finished(&from.node).filter(|_| has_rows).ok_or_else(gone)?;
-    artifacts::open_input(store.ok_or_else(gone)?, producer, manifest, from, Path::new(""))
+    let store = store.ok_or_else(gone)?;
+    artifacts::input(producer, from, |output| artifacts::open(store, manifest, output, Path::new("")))
 }
 
 /// Of a store that is not there.

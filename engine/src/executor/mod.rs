@@ -8,6 +8,7 @@ pub mod past;
 mod recheck;
 pub mod replay;
 pub mod stop;
+mod tables;
 mod telling;
 
 pub use telling::{MADE_BY, report_of, summary};
@@ -251,6 +252,7 @@ impl<'a> Executor<'a> {
         std::fs::create_dir_all(&work).map_err(|error| Failure::io("create", &work, error))?;
         let context = NodeContext {
             node: &node.name,
+            store: self.store,
             draw: Draw::new(node.seed, &node.stream),
             callers,
             meter: meter.clone(),
@@ -272,7 +274,9 @@ impl<'a> Executor<'a> {
 
     fn open(&self, from: &stages::stage::NodeRef, folder: &Path) -> Result<Artifact, Trouble> {
         let manifest = self.state().manifests[&from.node].clone();
-        artifacts::open_input(self.store, &self.planner.recipe.nodes[&from.node], &manifest, from, folder)
+        artifacts::input(&self.planner.recipe.nodes[&from.node], from, |output| {
+            artifacts::open_lazily(self.store, &manifest, output, folder)
+        })
     }
 
     /// A caller for each model port, and the labels of the models.

@@ -12,7 +12,6 @@ use crate::spec::Node;
 use cache::Manifest;
 use stages::compare::{self, Difference};
 use stages::llm::Meter;
-use stages::rows::Rows;
 use stages::stage::{Artifact, Output};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,9 +118,11 @@ impl Executor<'_> {
 /// Cached → new. New rows are compared as they would have been stored.
 fn differences(old: &Artifact, new: &Artifact) -> Result<Vec<Difference>, Trouble> {
     Ok(match (old, new) {
-        (Artifact::Rows(old), Artifact::Rows(new)) => compare::rows(old, &Rows::from_batches(&[new.to_batch()?])?),
         (Artifact::Model(old), Artifact::Model(new)) => compare::models(old, new, PROVENANCE_FILES)?,
-        _ => unreachable!("an output that changed its form was refused"),
+        (old, new) => match (artifacts::rows_of(old)?, artifacts::rows_of(new)?) {
+            (Some(old), Some(new)) => compare::rows(&old, &new),
+            _ => unreachable!("an output that changed its form was refused"),
+        },
     })
 }
 

@@ -375,9 +375,9 @@ impl<'a> Walk<'a> {
     /// Rows that came out of a stage executed here, and what those that are missing will add.
     fn keep(&mut self, node: &Node, outputs: Outputs, missing: Range, experience: Option<&Experience>) {
         for (name, artifact) in &outputs.artifacts {
-            let Artifact::Rows(rows) = artifact else { continue };
+            let Some(rows) = artifact.row_count() else { continue };
             let more = share(missing, name, experience, 1.0);
-            self.flows.insert((node.name.clone(), name.clone()), Flow { known: rows.len() as f64, more });
+            self.flows.insert((node.name.clone(), name.clone()), Flow { known: rows as f64, more });
         }
         self.played.insert(node.name.clone(), outputs);
     }
@@ -472,10 +472,8 @@ fn share(rows: Range, output: &str, experience: Option<&Experience>, most: f64) 
 
 /// The rows that were played to their end as a measure for those that were not.
 fn of_play(played: &Played, rows: f64, last: Option<Experience>) -> Experience {
-    let tables = played.outputs.artifacts.iter().filter_map(|(name, artifact)| match artifact {
-        Artifact::Rows(rows) => Some((name.clone(), rows.len() as u64)),
-        Artifact::Model(_) => None,
-    });
+    let tables = played.outputs.artifacts.iter();
+    let tables = tables.filter_map(|(name, artifact)| Some((name.clone(), artifact.row_count()? as u64)));
     let last = last.as_ref();
     Experience {
         rows_in: Some(rows),

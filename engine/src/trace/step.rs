@@ -1,11 +1,11 @@
 //! One step of a story: what the row looked like before and after, and the calls between, played again.
 
 use super::{Step, Tracer, Work};
-use crate::executor::artifacts::Trouble;
+use crate::executor::artifacts::{self, Trouble};
 use crate::executor::replay::Played;
 use serde_json::Value;
 use stages::rows::Rows;
-use stages::stage::{Artifact, Form, Outputs};
+use stages::stage::{Form, Outputs};
 
 /// Columns of `dropped` that say why; they are told as the outcome.
 const WHY_DROPPED: [&str; 2] = ["reason", "marked"];
@@ -88,10 +88,7 @@ impl Step<'_> {
 
 /// The row that came out of a play, as it would have been stored.
 fn came_out(outputs: &Outputs, output: &str) -> Option<Rows> {
-    match outputs.artifacts.get(output)? {
-        Artifact::Rows(rows) => Rows::from_batches(&[rows.to_batch().ok()?]).ok(),
-        Artifact::Model(_) => None,
-    }
+    artifacts::rows_of(outputs.artifacts.get(output)?).ok()?
 }
 
 /// The line of a stage's report that counts the one row.

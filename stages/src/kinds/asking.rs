@@ -4,13 +4,17 @@ use super::prompts::PromptForm;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
-use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task};
+use crate::llm::crowd::Item;
+use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task, each_row};
 use crate::prompt::Prompt;
 use crate::report::Report;
-use crate::rows::{ColumnType, Rows};
-use crate::stage::{Artifact, Outlook, Output, Outputs};
+use crate::rows::{Column, ColumnType, Row, Rows, require};
+use crate::stage::{Outlook, Output, Outputs};
+use crate::table::{RowSink, Table};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
 /// Characters of an unparsable reply that are shown with its row.
@@ -66,7 +70,7 @@ impl Asker {
 }
 
 /// What became of a row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fate {
     /// One line of the report; also the reason in `dropped`, unless there is a longer one.
     pub outcome: String,
@@ -116,43 +120,105 @@ pub fn one_question(rows: u64, asks: u32) -> Outlook {
     Outlook::about(rows as f64, "one answer a row", rows * u64::from(asks.max(1)))
 }
 
-/// Divides rows by their fates; the report accounts for each of them.
+/// Works on every row at its own pace and divides the rows by what came of them; few rows are in memory at a time.
+pub fn divide_by_asking<F, Fut>(
+    context: &dyn Context,
+    title: &str,
+    table: &Table,
+    added: &[(&str, ColumnType)],
+    concurrency: usize,
+    work: F,
+) -> Result<Outputs>
+where
+    F: Fn(Item) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Fate>> + Send + 'static,
+{
+    let mut division = Division::new(context, title, table.columns(), added)?;
+    each_row(context, concurrency, table, work, |row, fate| division.take(row, fate))?;
+    division.finish()
+}
+
+/// The same where nothing is asked: each row's fate follows from the row.
 pub fn divide(
     context: &dyn Context,
     title: &str,
-    mut rows: Rows,
+    table: &Table,
     added: &[(&str, ColumnType)],
-    fates: Vec<Fate>,
-) -> Outputs {
-    let places: Vec<usize> = added.iter().map(|(name, column_type)| rows.ensure(name, *column_type)).collect();
-    let (mut kept, mut dropped) = (rows.empty_like(), rows.empty_like());
-    let reason = dropped.ensure("reason", ColumnType::Text);
-    let marked = dropped.ensure("marked", ColumnType::Bool);
-    let report = account(context, title, &fates);
-    for (mut row, fate) in rows.rows.into_iter().zip(fates) {
-        places.iter().zip(fate.cells).for_each(|(&place, cell)| row.cells[place] = cell);
-        if fate.kept {
-            kept.rows.push(row);
-            continue;
-        }
-        row.cells.resize(dropped.columns.len(), Value::Null);
-        row.cells[reason] = Value::from(fate.reason.unwrap_or(fate.outcome));
-        row.cells[marked] = Value::from(fate.marked);
-        dropped.rows.push(row);
+    fate: impl Fn(&Row) -> Result<Fate>,
+) -> Result<Outputs> {
+    let mut division = Division::new(context, title, table.columns(), added)?;
+    for row in table.rows_from(0) {
+        let (_, row) = row?;
+        let fate = fate(&row)?;
+        division.take(row, fate)?;
     }
-    Outputs::rows(kept, report).with("dropped", Artifact::Rows(dropped))
+    division.finish()
 }
 
-/// How many rows came to each outcome: those that go on first, then those that do not, then the marked ones.
-fn account(context: &dyn Context, title: &str, fates: &[Fate]) -> Report {
-    let mut counts: BTreeMap<(bool, bool, &str), usize> = BTreeMap::new();
-    fates.iter().for_each(|fate| *counts.entry((!fate.kept, fate.marked, &fate.outcome)).or_default() += 1);
-    let lines: Vec<(&str, usize)> = counts.iter().map(|((.., outcome), &count)| (*outcome, count)).collect();
-    if !fates.is_empty() && !fates.iter().any(|fate| fate.kept) {
-        let each: Vec<String> = lines.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-        context.warn(&format!("{title}: none of {} rows go on: {}", fates.len(), each.join(", ")));
+/// Rows on their way to one of two outputs; the report accounts for each of them.
+struct Division<'a> {
+    context: &'a dyn Context,
+    title: &'a str,
+    /// Of the added columns, in the rows that go on.
+    places: Vec<usize>,
+    /// Of `reason` and `marked`, in the rows that do not.
+    reason: usize,
+    marked: usize,
+    kept_width: usize,
+    dropped_width: usize,
+    kept: Box<dyn RowSink>,
+    dropped: Box<dyn RowSink>,
+    /// Rows by outcome: those that go on first, then those that do not, then the marked ones.
+    counts: BTreeMap<(bool, bool, String), usize>,
+}
+
+impl<'a> Division<'a> {
+    fn new(
+        context: &'a dyn Context,
+        title: &'a str,
+        columns: &[Column],
+        added: &[(&str, ColumnType)],
+    ) -> Result<Division<'a>> {
+        let mut kept = Rows::new(columns.to_vec());
+        let places = added.iter().map(|(name, column_type)| kept.ensure(name, *column_type)).collect();
+        let mut dropped = kept.empty_like();
+        let reason = dropped.ensure("reason", ColumnType::Text);
+        let marked = dropped.ensure("marked", ColumnType::Bool);
+        let (kept_width, dropped_width) = (kept.columns.len(), dropped.columns.len());
+        let (kept, dropped) = (context.sink(kept.columns)?, context.sink(dropped.columns)?);
+        let counts = BTreeMap::new();
+        Ok(Division { context, title, places, reason, marked, kept_width, dropped_width, kept, dropped, counts })
     }
-    Report::counts(title, [("input", fates.len())].into_iter().chain(lines))
+
+    fn take(&mut self, mut row: Row, fate: Fate) -> Result<()> {
+        *self.counts.entry((!fate.kept, fate.marked, fate.outcome.clone())).or_default() += 1;
+        row.cells.resize(self.kept_width, Value::Null);
+        self.places.iter().zip(fate.cells).for_each(|(&place, cell)| row.cells[place] = cell);
+        if fate.kept {
+            return self.kept.push(row);
+        }
+        row.cells.resize(self.dropped_width, Value::Null);
+        row.cells[self.reason] = Value::from(fate.reason.unwrap_or(fate.outcome));
+        row.cells[self.marked] = Value::from(fate.marked);
+        self.dropped.push(row)
+    }
+
+    fn finish(self) -> Result<Outputs> {
+        let report = self.account();
+        let artifacts = [("".to_string(), self.kept.finish()?), ("dropped".to_string(), self.dropped.finish()?)];
+        Ok(Outputs { artifacts: artifacts.into_iter().collect(), report })
+    }
+
+    /// How many rows came to each outcome.
+    fn account(&self) -> Report {
+        let total: usize = self.counts.values().sum();
+        let lines = || self.counts.iter().map(|((.., outcome), &count)| (outcome.as_str(), count));
+        if total > 0 && self.counts.keys().all(|(is_dropped, ..)| *is_dropped) {
+            let each: Vec<String> = lines().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+            self.context.warn(&format!("{}: none of {total} rows go on: {}", self.title, each.join(", ")));
+        }
+        Report::counts(self.title, [("input", total)].into_iter().chain(lines()))
+    }
 }
 
 /// The row as the questions of a kind see it, with some columns as they are by now.
@@ -167,6 +233,6 @@ pub fn with(
 }
 
 /// Fails early, with the columns that are there, when one is missing.
-pub fn require_columns(rows: &Rows, names: &[&str]) -> Result<()> {
-    names.iter().try_for_each(|name| rows.require(name).map(drop))
+pub fn require_columns(table: &Table, names: &[&str]) -> Result<()> {
+    names.iter().try_for_each(|name| require(table.columns(), name).map(drop))
 }

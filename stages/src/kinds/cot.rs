@@ -1,12 +1,12 @@
 //! `cot`: a first chain of thought for each problem, with its conclusion.
 
-use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::asking::{self, Asked, Asker, Fate, divide_by_asking, require_columns};
 use super::prompts::{COT, prompt_of};
 use crate::chain::Chain;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
-use crate::llm::{ReplyFormat, for_each_row};
+use crate::llm::ReplyFormat;
 use crate::prompt::Prompt;
 use crate::rows::ColumnType;
 use crate::settings::{Reader, Setting, Settings};
@@ -84,11 +84,12 @@ impl Stage for Cot {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
-        require_columns(&rows, &NEEDED)?;
+        let table = inputs.take_table("input");
+        require_columns(&table, &NEEDED)?;
         let caller = context.caller("model")?;
         let asker = Asker::new(caller, &self.prompt, &COT, "chain", ReplyFormat::Json, self.settings.asks);
-        let fates = for_each_row(context, asker.concurrency(), &rows, |item| {
+        let added = [("chain", ColumnType::Json), ("conclusion", ColumnType::Text)];
+        divide_by_asking(context, "cot", &table, &added, asker.concurrency(), move |item| {
             let asker = asker.clone();
             async move {
                 let asked = Asked { row_id: item.id, row: item.row, sample: 0 };
@@ -98,7 +99,6 @@ impl Stage for Cot {
                     |chain| Fate::kept("reached a conclusion", vec![chain.to_value(), json!(chain.conclusion())]),
                 ))
             }
-        })?;
-        Ok(divide(context, "cot", rows, &[("chain", ColumnType::Json), ("conclusion", ColumnType::Text)], fates))
+        })
     }
 }

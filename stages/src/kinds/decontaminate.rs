@@ -90,10 +90,10 @@ impl Stage for Decontaminate {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
+        let rows = inputs.take_rows("input")?;
         let mut evaluation = Vec::new();
         for index in 0..self.0.against.len() {
-            let table = inputs.take_rows(&format!("against.{index}"));
+            let table = inputs.take_rows(&format!("against.{index}"))?;
             evaluation.extend(texts(&table, &self.0.against_columns, self.0.normalise)?.into_iter().flatten());
         }
         context.checkpoint()?;

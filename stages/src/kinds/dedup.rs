@@ -70,7 +70,7 @@ impl Stage for Dedup {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
+        let rows = inputs.take_rows("input")?;
         let texts = texts_of(&rows, &self.0.by)?;
         context.checkpoint()?;
         let fates = fates(&texts, &self.0);

@@ -162,7 +162,7 @@ impl Stage for Eval {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let mut rows = inputs.take_rows("input");
+        let mut rows = inputs.take_rows("input")?;
         if let Some(limit) = self.settings.limit {
             rows = sample(rows, limit, &context.draw().of("limit"));
         }

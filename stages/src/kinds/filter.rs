@@ -1,17 +1,18 @@
 //! `filter`: drops rows that weak models solve already, that a model labels as unfit, or that an expression rejects.
 
-use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::asking::{self, Asked, Asker, Fate, divide, divide_by_asking, require_columns};
 use super::prompts::{FILTER, SOLVE, prompt_of};
 use crate::answers::{End, Rule as Match, chosen_option, matches_truth};
 use crate::chain::read_json;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::llm::{ReplyFormat, for_each_row};
+use crate::llm::ReplyFormat;
 use crate::prompt::{self, Prompt};
-use crate::rows::Rows;
+use crate::rows::object;
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
+use crate::table::Table;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -187,13 +188,12 @@ impl Stage for Filter {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
-        let fates = match &self.rule {
-            Rule::Difficulty { solvers, prompt } => self.difficulty(&rows, solvers.len(), prompt, context)?,
-            Rule::Quality { prompt, .. } => self.quality(&rows, prompt, context)?,
-            Rule::Where { expression, .. } => self.by_expression(&rows, expression)?,
-        };
-        Ok(divide(context, "filter", rows, &[], fates))
+        let table = inputs.take_table("input");
+        match &self.rule {
+            Rule::Difficulty { solvers, prompt } => self.difficulty(&table, solvers.len(), prompt, context),
+            Rule::Quality { prompt, .. } => self.quality(&table, prompt, context),
+            Rule::Where { expression, .. } => self.by_expression(&table, expression, context),
+        }
     }
 }
 
@@ -205,8 +205,8 @@ fn solver_port(index: usize) -> String {
 }
 
 impl Filter {
-    fn difficulty(&self, rows: &Rows, solvers: usize, prompt: &Prompt, context: &dyn Context) -> Result<Vec<Fate>> {
-        require_columns(rows, &["question", "answer"])?;
+    fn difficulty(&self, table: &Table, solvers: usize, prompt: &Prompt, context: &dyn Context) -> Result<Outputs> {
+        require_columns(table, &["question", "answer"])?;
         let solvers: Vec<Arc<Asker>> = (0..solvers)
             .map(|index| {
                 let caller = context.caller(&solver_port(index))?;
@@ -214,8 +214,9 @@ impl Filter {
             })
             .collect::<Result<_>>()?;
         let concurrency = solvers.iter().map(|solver| solver.concurrency()).max().unwrap_or(1);
-        for_each_row(context, concurrency, rows, |item| {
-            let (solvers, short) = (solvers.clone(), self.too_short(&item.row));
+        let least = self.settings.min_length;
+        divide_by_asking(context, "filter", table, &[], concurrency, move |item| {
+            let (solvers, short) = (solvers.clone(), too_short(&item.row, least));
             async move {
                 if let Some(fate) = short {
                     return Ok(fate);
@@ -232,12 +233,13 @@ impl Filter {
         })
     }
 
-    fn quality(&self, rows: &Rows, prompt: &Prompt, context: &dyn Context) -> Result<Vec<Fate>> {
-        require_columns(rows, &["question"])?;
+    fn quality(&self, table: &Table, prompt: &Prompt, context: &dyn Context) -> Result<Outputs> {
+        require_columns(table, &["question"])?;
         let asks = self.settings.asks;
         let asker = Asker::new(context.caller("model")?, prompt, &FILTER, "label", ReplyFormat::Json, asks);
-        for_each_row(context, asker.concurrency(), rows, |item| {
-            let (asker, keep, short) = (asker.clone(), self.settings.keep.clone(), self.too_short(&item.row));
+        let (keep, least) = (self.settings.keep.clone(), self.settings.min_length);
+        divide_by_asking(context, "filter", table, &[], asker.concurrency(), move |item| {
+            let (asker, keep, short) = (asker.clone(), keep.clone(), too_short(&item.row, least));
             async move {
                 if let Some(fate) = short {
                     return Ok(fate);
@@ -254,16 +256,16 @@ impl Filter {
         })
     }
 
-    fn by_expression(&self, rows: &Rows, expression: &str) -> Result<Vec<Fate>> {
+    fn by_expression(&self, table: &Table, expression: &str, context: &dyn Context) -> Result<Outputs> {
         let environment = expressions();
         let broken = |error: minijinja::Error| {
-            let columns: Vec<&str> = rows.columns.iter().map(|column| column.name.as_str()).collect();
+            let columns: Vec<&str> = table.columns().iter().map(|column| column.name.as_str()).collect();
             Failure::recipe(format!("`where: {expression}`: {error}; the columns are `{}`", columns.join("`, `")))
         };
         let compiled = environment.compile_expression(expression).map_err(broken)?;
-        let fate = |row| -> Result<Fate> {
-            let row = rows.object(row);
-            if let Some(fate) = self.too_short(&row) {
+        divide(context, "filter", table, &[], |row| {
+            let row = object(table.columns(), row);
+            if let Some(fate) = too_short(&row, self.settings.min_length) {
                 return Ok(fate);
             }
             let value = compiled.eval(minijinja::value::Serde(&row)).map_err(broken)?;
@@ -271,16 +273,14 @@ impl Filter {
                 true => Fate::kept(format!("`{expression}` holds"), vec![]),
                 false => Fate::dropped(format!("`{expression}` does not hold"), vec![]),
             })
-        };
-        rows.rows.iter().map(fate).collect()
+        })
     }
+}
 
-    fn too_short(&self, row: &Map<String, Value>) -> Option<Fate> {
-        let least = self.settings.min_length;
-        let question = row.get("question").or_else(|| row.get("problem")).and_then(Value::as_str).unwrap_or_default();
-        let short = question.chars().count() < least;
-        short.then(|| Fate::dropped(format!("shorter than {least} characters"), vec![]))
-    }
+fn too_short(row: &Map<String, Value>, least: usize) -> Option<Fate> {
+    let question = row.get("question").or_else(|| row.get("problem")).and_then(Value::as_str).unwrap_or_default();
+    let short = question.chars().count() < least;
+    short.then(|| Fate::dropped(format!("shorter than {least} characters"), vec![]))
 }
 
 /// Whether a reply holds the right answer. One that only resembles an option is no answer here: a weak model that rambles knows nothing.

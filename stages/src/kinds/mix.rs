@@ -124,7 +124,7 @@ impl Stage for Mix {
         let mut lines = Vec::new();
         let mut tables = Vec::new();
         for label in self.0.inputs.0.keys() {
-            let table = inputs.take_rows(&port(label));
+            let table = inputs.take_rows(&port(label))?;
             let there = table.len();
             let taken = self.take(table, label, &draw, context);
             lines.push(vec![label.clone(), there.to_string(), taken.len().to_string()]);

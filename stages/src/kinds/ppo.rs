@@ -181,7 +181,7 @@ impl Stage for Ppo {
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let started = Instant::now();
-        let problems = Problems::new(&inputs.take_rows("problems"), &self.settings)?;
+        let problems = Problems::new(&inputs.take_rows("problems")?, &self.settings)?;
         let mut student = Student::open(inputs.model_folder("policy"), &context.device())?;
         let prompts = problems.questions.iter().map(|text| student.prompt(text)).collect::<Result<Vec<_>>>()?;
         let note = |row: &Metrics| format!("reward {:.3}, accuracy {:.3}", row.get("reward"), row.get("accuracy"));

@@ -1,12 +1,12 @@
 //! `reformat`: an exam question becomes an open problem with a short answer that can be checked.
 
-use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::asking::{self, Asked, Asker, Fate, divide_by_asking, require_columns};
 use super::prompts::{REFORMAT, prompt_of};
 use crate::chain::read_json;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
-use crate::llm::{ReplyFormat, for_each_row};
+use crate::llm::ReplyFormat;
 use crate::prompt::Prompt;
 use crate::rows::ColumnType;
 use crate::settings::{Reader, Setting, Settings};
@@ -87,11 +87,12 @@ impl Stage for Reformat {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
-        require_columns(&rows, &NEEDED)?;
+        let table = inputs.take_table("input");
+        require_columns(&table, &NEEDED)?;
         let caller = context.caller("model")?;
         let asker = Asker::new(caller, &self.prompt, &REFORMAT, "reformat", ReplyFormat::Json, self.settings.asks);
-        let fates = for_each_row(context, asker.concurrency(), &rows, |item| {
+        let added = [("problem", ColumnType::Text), ("truth", ColumnType::Text)];
+        divide_by_asking(context, "reformat", &table, &added, asker.concurrency(), move |item| {
             let asker = asker.clone();
             async move {
                 let asked = Asked { row_id: item.id, row: item.row, sample: 0 };
@@ -101,8 +102,7 @@ impl Stage for Reformat {
                     |opened| Fate::kept("reformatted", vec![json!(opened.question), json!(opened.answer)]),
                 ))
             }
-        })?;
-        Ok(divide(context, "reformat", rows, &[("problem", ColumnType::Text), ("truth", ColumnType::Text)], fates))
+        })
     }
 }
 

@@ -1,17 +1,18 @@
 //! `rewrite`: a searched chain told as one natural train of thought, and the final response that follows from it.
 
-use super::asking::{self, Asked, Asker, Fate, divide, require_columns, with};
+use super::asking::{self, Asked, Asker, Fate, divide, divide_by_asking, require_columns, with};
 use super::prompts::{PromptForm, RESPOND, REWRITE, REWRITE_SIMPLE, prompt_of};
 use crate::chain::{Chain, read_json};
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
+use crate::llm::ReplyFormat;
 use crate::llm::crowd::Item;
-use crate::llm::{ReplyFormat, for_each_row};
 use crate::prompt::Prompt;
-use crate::rows::{ColumnType, Rows};
+use crate::rows::{ColumnType, require, text_of};
 use crate::settings::{Reader, Setting, Settings};
 use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
+use crate::table::Table;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -134,31 +135,32 @@ impl Stage for Rewrite {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
-        let fates = match self.settings.style {
-            Style::Answer => answers(&rows)?,
-            _ => self.told(&rows, context)?,
-        };
-        Ok(divide(context, "rewrite", rows, &ADDED, fates))
+        let table = inputs.take_table("input");
+        match self.settings.style {
+            Style::Answer => answers(&table, context),
+            _ => self.told(&table, context),
+        }
     }
 }
 
 /// The arm that shows what answers alone teach.
-fn answers(rows: &Rows) -> Result<Vec<Fate>> {
+fn answers(table: &Table, context: &dyn Context) -> Result<Outputs> {
+    let truth = require(table.columns(), "truth")?;
     let cells = |truth: &str| vec![json!(""), json!(truth), json!(Style::Answer.word())];
-    rows.rows.iter().map(|row| Ok(Fate::kept("answer only", cells(rows.text(row, "truth")?)))).collect()
+    divide(context, "rewrite", table, &ADDED, |row| Ok(Fate::kept("answer only", cells(text_of(row, truth, "truth")?))))
 }
 
 impl Rewrite {
-    fn told(&self, rows: &Rows, context: &dyn Context) -> Result<Vec<Fate>> {
-        require_columns(rows, &NEEDED)?;
+    fn told(&self, table: &Table, context: &dyn Context) -> Result<Outputs> {
+        require_columns(table, &NEEDED)?;
         let (caller, form, asks) = (context.caller("model")?, form_of(self.settings.style), self.settings.asks);
         let teller = Teller {
             rewrite: Asker::new(caller.clone(), &self.prompt, form, form.name, ReplyFormat::Json, asks),
             respond: Asker::new(caller, &self.respond, &RESPOND, "respond", ReplyFormat::Text, asks),
             style: self.settings.style,
         };
-        for_each_row(context, teller.rewrite.concurrency(), rows, |item| {
+        let concurrency = teller.rewrite.concurrency();
+        divide_by_asking(context, "rewrite", table, &ADDED, concurrency, move |item| {
             let teller = teller.clone();
             async move { Ok(teller.tell(item).await?.unwrap_or_else(|marked| marked)) }
         })

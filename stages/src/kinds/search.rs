@@ -1,6 +1,6 @@
 //! `search`: goes on from every false conclusion by drawn strategies until a verifier agrees or patience ends.
 
-use super::asking::{self, Asked, Asker, Fate, divide, require_columns, with};
+use super::asking::{self, Asked, Asker, Fate, divide_by_asking, require_columns, with};
 use super::prompts::{COT, REVEAL, SEARCH, VERIFY, prompt_of};
 use super::verify::Judge;
 use crate::chain::Chain;
@@ -8,8 +8,8 @@ use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::draw::Draw;
 use crate::failure::Result;
+use crate::llm::ReplyFormat;
 use crate::llm::crowd::Item;
-use crate::llm::{ReplyFormat, for_each_row};
 use crate::prompt::Prompt;
 use crate::rows::ColumnType;
 use crate::settings::{Reader, Setting, Settings, Step};
@@ -185,14 +185,14 @@ impl Stage for Search {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
-        require_columns(&rows, &NEEDED)?;
+        let table = inputs.take_table("input");
+        require_columns(&table, &NEEDED)?;
         let searcher = Arc::new(self.searcher(context)?);
-        let fates = for_each_row(context, searcher.search.concurrency(), &rows, |item| {
+        let concurrency = searcher.search.concurrency();
+        divide_by_asking(context, "search", &table, &ADDED, concurrency, move |item| {
             let searcher = searcher.clone();
             async move { Ok(searcher.row(item).await?.unwrap_or_else(|marked| marked)) }
-        })?;
-        Ok(divide(context, "search", rows, &ADDED, fates))
+        })
     }
 }
 

@@ -212,7 +212,7 @@ impl Stage for Sft {
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let started = Instant::now();
-        let rows = inputs.take_rows("input");
+        let rows = inputs.take_rows("input")?;
         let lessons = self.lessons(&rows)?;
         let mut student = self.open(&lessons, &inputs, context)?;
         if let Some(template) = &self.0.template {

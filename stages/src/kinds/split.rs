@@ -128,7 +128,7 @@ impl Stage for Split {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
+        let rows = inputs.take_rows("input")?;
         let columns = identifying_columns(&rows, &self.0.by)?;
         let keys: Vec<String> = rows.rows.iter().map(|row| fold(&joined(row, &columns))).collect();
         let sizes: Vec<Size> = self.0.parts.values().copied().collect();

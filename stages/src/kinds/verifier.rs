@@ -88,7 +88,7 @@ fn ask(claims: &[Claim], prompt: &Prompt, context: &dyn Context) -> Result<Vec<b
     let row =
         |claim: &Claim| Row { id: claim.row_id.to_string(), cells: vec![json!(claim.response), json!(claim.truth)] };
     rows.rows = claims.iter().map(row).collect();
-    for_each_row(context, concurrency, &rows, |item| {
+    for_each_row(context, concurrency, rows, move |item| {
         let judge = judge.clone();
         async move {
             let text = |name: &str| item.row[name].as_str().unwrap_or_default().to_string();

@@ -1,11 +1,11 @@
 //! `verify`: whether a conclusion agrees with the known answer. The judge sees these two and nothing else.
 
-use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::asking::{self, Asked, Asker, Fate, divide_by_asking, require_columns};
 use super::prompts::{VERIFY, prompt_of};
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
-use crate::llm::{Caller, ReplyFormat, for_each_row};
+use crate::llm::{Caller, ReplyFormat};
 use crate::prompt::Prompt;
 use crate::rows::ColumnType;
 use crate::settings::{Reader, Setting, Settings};
@@ -86,18 +86,18 @@ impl Stage for Verify {
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let rows = inputs.take_rows("input");
-        require_columns(&rows, &NEEDED)?;
+        let table = inputs.take_table("input");
+        require_columns(&table, &NEEDED)?;
         let judge = Judge::new(context.caller("model")?, &self.prompt, self.settings.asks);
         let drop_false = self.settings.drop_false;
-        let fates = for_each_row(context, judge.0.concurrency(), &rows, |item| {
+        let (added, concurrency) = ([("verdict", ColumnType::Bool)], judge.0.concurrency());
+        divide_by_asking(context, "verify", &table, &added, concurrency, move |item| {
             let judge = judge.clone();
             async move {
                 let verdict = judge.ask(&item.id, text(&item.row, "conclusion"), text(&item.row, "truth")).await?;
                 Ok(verdict.map_or_else(|fate| fate, |verdict| fate(verdict, drop_false)))
             }
-        })?;
-        Ok(divide(context, "verify", rows, &[("verdict", ColumnType::Bool)], fates))
+        })
     }
 }
 

@@ -1,20 +1,29 @@
 //! Many rows at once, each at its own pace: bounded in number, results in row order, an orderly end when something stops it.
 
-use super::halt::Halter;
+use super::halt::{Halt, Halter};
+use super::in_order::InOrder;
 use crate::context::{Context, Progress};
 use crate::failure::{Failure, Result};
-use crate::rows::{Row, Rows};
-use futures::{FutureExt, StreamExt};
+use crate::rows::{Column, Row, Rows, object};
+use crate::table::Table;
+use futures::FutureExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// How often a crowd looks whether it should stop; well below what a person notices.
 const LOOK_INTERVAL_MS: u64 = 50;
 /// As many rows in succession without an answer, beside those in flight, are an outage: no further row is tried.
 const OUTAGE_ROWS: usize = 8;
+/// Finished rows that wait to be taken; whoever finishes more waits too.
+const FINISHED_ROWS: usize = 256;
 
-/// One row on its way through [`for_each_row`].
+/// One row on its way through [`each_row`].
 #[derive(Debug, Clone)]
 pub struct Item {
     /// The row's place in the table.
@@ -24,31 +33,67 @@ pub struct Item {
     pub row: Map<String, Value>,
 }
 
-/// Does `work` for every row, at most `concurrency` at a time on the context's runtime; returns the results in row order.
+impl Item {
+    fn new(index: usize, row: &Row, columns: &[Column]) -> Item {
+        Item { index, id: row.id.clone(), row: object(columns, row) }
+    }
+}
+
+/// Does `work` for every row, at most `concurrency` at a time on the context's runtime, and hands each row with its result to `take`,
+/// in row order. However many rows there are, few are in memory: a row is read when it is begun, and results that must wait for a
+/// slow row before them are put aside.
 ///
 /// When the transport is exhausted for a row the others still finish, so that their replies are kept, and the whole then fails
 /// with [`Failure::Remote`]. Any other failure, or a cancelled context, lets calls in flight finish and starts no new one.
 /// Must be called from a thread that may block.
-pub fn for_each_row<T, F, Fut>(context: &dyn Context, concurrency: usize, rows: &Rows, work: F) -> Result<Vec<T>>
+pub fn each_row<T, F, Fut>(
+    context: &dyn Context,
+    concurrency: usize,
+    table: &Table,
+    work: F,
+    mut take: impl FnMut(Row, T) -> Result<()>,
+) -> Result<()>
 where
-    T: Send + 'static,
-    F: Fn(Item) -> Fut + Sync,
+    T: Serialize + DeserializeOwned + Send + 'static,
+    F: Fn(Item) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<T>> + Send + 'static,
 {
     if context.waits_for_nothing() {
-        return at_once(rows, &work);
+        let rows = table.clone().load()?;
+        let results = at_once(&rows, &work)?;
+        return rows.rows.into_iter().zip(results).try_for_each(|(row, result)| take(row, result));
     }
-    let (count, first) = (rows.len(), context.first_row(rows.len()));
-    let items = (0..count).map(|place| (first + place) % count).map(|index| {
-        let row = &rows.rows[index];
-        Item { index, id: row.id.clone(), row: rows.object(row) }
-    });
-    context
-        .runtime()
-        .block_on(Crowd::new(context, concurrency, rows.len()).run(items.map(|item| (item.index, work(item)))))
+    let mut in_order = InOrder::new(context.scratch());
+    let receive = |index: usize, row: Row, result: T| {
+        in_order.put(index, (row, result))?;
+        while let Some((row, result)) = in_order.next()? {
+            take(row, result)?;
+        }
+        Ok(())
+    };
+    Crowd::new(context, concurrency, table.len()).run(table, work, receive)
 }
 
-/// The same where nothing waits: equal shares for all cores, no tasks.
+/// The same for rows in memory, with results that fit there: all of them, in row order.
+pub fn for_each_row<T, F, Fut>(context: &dyn Context, concurrency: usize, rows: Rows, work: F) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Fn(Item) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T>> + Send + 'static,
+{
+    if context.waits_for_nothing() {
+        return at_once(&rows, &work);
+    }
+    let mut results: Vec<Option<T>> = std::iter::repeat_with(|| None).take(rows.len()).collect();
+    let receive = |index: usize, _: Row, result: T| {
+        results[index] = Some(result);
+        Ok(())
+    };
+    Crowd::new(context, concurrency, rows.len()).run(&Table::Rows(Arc::new(rows)), work, receive)?;
+    Ok(results.into_iter().map(|result| result.expect("no failure, so every row has one")).collect())
+}
+
+/// Where nothing waits: equal shares for all cores, no tasks.
 fn at_once<T, F, Fut>(rows: &Rows, work: &F) -> Result<Vec<T>>
 where
     T: Send,
@@ -58,8 +103,7 @@ where
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let share = rows.len().div_ceil(cores).max(1);
     let one = |(index, row): (usize, &Row)| {
-        let item = Item { index, id: row.id.clone(), row: rows.object(row) };
-        work(item).now_or_never().expect("no answer is waited for")
+        work(Item::new(index, row, &rows.columns)).now_or_never().expect("no answer is waited for")
     };
     let all = |(number, rows): (usize, &[Row])| -> Result<Vec<T>> {
         rows.iter().enumerate().map(|(place, row)| one((number * share + place, row))).collect()
@@ -75,11 +119,63 @@ where
     })
 }
 
-struct Crowd<'a, T> {
+/// What all workers of a crowd share: the rows that are not begun yet, and what is to be done with each.
+struct Feed<F> {
+    rows: Mutex<Box<dyn Iterator<Item = Result<(usize, Row)>> + Send>>,
+    columns: Vec<Column>,
+    halt: Halt,
+    work: F,
+}
+
+/// A row that was worked on, and what came of it.
+struct Finished<T> {
+    row: Option<(usize, Row)>,
+    result: Result<T>,
+}
+
+impl<F> Feed<F> {
+    fn next(&self) -> Option<Result<(usize, Row)>> {
+        if self.halt.is_said() {
+            return None;
+        }
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    /// Works on one row after another until there are no more, or the word to stop is said.
+    async fn work_off<T, Fut>(self: Arc<Self>, finished: mpsc::Sender<Finished<T>>)
+    where
+        F: Fn(Item) -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        while let Some(next) = self.next() {
+            let one = match next {
+                Err(failure) => Finished { row: None, result: Err(failure) },
+                Ok((index, row)) => {
+                    let item = Item::new(index, &row, &self.columns);
+                    let result = AssertUnwindSafe(async { (self.work)(item).await }).catch_unwind().await;
+                    let result = result.unwrap_or_else(|panic| Err(Failure::Ourselves(words_of(&*panic))));
+                    Finished { row: Some((index, row)), result }
+                }
+            };
+            if finished.send(one).await.is_err() {
+                return;
+            }
+            // A row whose replies are all kept never waits: others get their turn here.
+            tokio::task::consume_budget().await;
+        }
+    }
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_string())
+}
+
+struct Crowd<'a> {
     context: &'a dyn Context,
     concurrency: usize,
     halter: Halter,
-    results: Vec<Option<T>>,
+    total: usize,
     done: u64,
     /// The gravest failure so far.
     failure: Option<Failure>,
@@ -87,13 +183,13 @@ struct Crowd<'a, T> {
     unanswered_in_succession: usize,
 }
 
-impl<'a, T: Send + 'static> Crowd<'a, T> {
-    fn new(context: &'a dyn Context, concurrency: usize, total: usize) -> Crowd<'a, T> {
+impl<'a> Crowd<'a> {
+    fn new(context: &'a dyn Context, concurrency: usize, total: usize) -> Crowd<'a> {
         Crowd {
             context,
-            concurrency: concurrency.max(1),
+            concurrency: concurrency.clamp(1, total.max(1)),
             halter: Halter::new(),
-            results: std::iter::repeat_with(|| None).take(total).collect(),
+            total,
             done: 0,
             failure: None,
             unanswered: 0,
@@ -101,35 +197,39 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
         }
     }
 
-    async fn run<Fut>(mut self, works: impl Iterator<Item = (usize, Fut)>) -> Result<Vec<T>>
+    fn run<T, F, Fut>(
+        mut self,
+        table: &Table,
+        work: F,
+        mut receive: impl FnMut(usize, Row, T) -> Result<()>,
+    ) -> Result<()>
     where
+        T: Send + 'static,
+        F: Fn(Item) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        let halt = self.halter.halt();
         let runtime = self.context.runtime().clone();
-        let started = works.map(|(index, work)| {
-            let task = runtime.spawn(halt.clone().around(work));
-            async move { (index, task.await.unwrap_or_else(|panic| Err(Failure::Ourselves(panic.to_string())))) }
-        });
-        // Stepping by hand keeps the number of started rows bounded and lets a halt end the feed.
-        let mut waiting = futures::stream::FuturesUnordered::new();
-        let mut started = started.fuse();
-        let mut look = tokio::time::interval(Duration::from_millis(LOOK_INTERVAL_MS));
-        loop {
-            while waiting.len() < self.concurrency && !self.halter.said() {
-                let Some(next) = started.next() else { break };
-                waiting.push(next);
-            }
-            tokio::select! {
-                biased;
-                finished = waiting.next() => match finished {
-                    Some((index, result)) => self.take(index, result),
-                    None => break,
-                },
-                _ = look.tick() => {}
-            }
-            self.listen();
+        let rows = table.rows_from(self.context.first_row(table.len()));
+        let (columns, halt) = (table.columns().to_vec(), self.halter.halt());
+        let feed = Arc::new(Feed { rows: Mutex::new(Box::new(rows)), columns, halt, work });
+        let (sender, mut finished) = mpsc::channel(FINISHED_ROWS);
+        for _ in 0..self.concurrency {
+            runtime.spawn(self.halter.halt().around(feed.clone().work_off(sender.clone())));
         }
+        drop(sender);
+        runtime.block_on(async {
+            let mut look = tokio::time::interval(Duration::from_millis(LOOK_INTERVAL_MS));
+            let mut arrived = Vec::with_capacity(FINISHED_ROWS);
+            loop {
+                tokio::select! {
+                    biased;
+                    count = finished.recv_many(&mut arrived, FINISHED_ROWS) => if count == 0 { break },
+                    _ = look.tick() => {}
+                }
+                arrived.drain(..).for_each(|one| self.take(one, &mut receive));
+                self.listen();
+            }
+        });
         self.finish()
     }
 
@@ -140,16 +240,22 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
         }
     }
 
-    fn take(&mut self, index: usize, result: Result<T>) {
-        match result {
-            Ok(value) => {
-                self.results[index] = Some(value);
+    fn take<T>(&mut self, finished: Finished<T>, receive: &mut impl FnMut(usize, Row, T) -> Result<()>) {
+        match (finished.result, finished.row) {
+            (Ok(value), Some((index, row))) => {
                 self.unanswered_in_succession = 0;
                 self.done += 1;
-                let (done, total) = (self.done, self.results.len() as u64);
+                let (done, total) = (self.done, self.total as u64);
                 self.context.progress(Progress { done, total, unit: "rows", note: String::new() });
+                // Where something failed nothing comes of the rows, and only their replies count.
+                if self.failure.is_none()
+                    && let Err(failure) = receive(index, row, value)
+                {
+                    self.note(failure);
+                }
             }
-            Err(failure) => self.note(failure),
+            (Err(failure), _) => self.note(failure),
+            (Ok(_), None) => unreachable!("only a row has a result"),
         }
     }
 
@@ -168,17 +274,14 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
         }
     }
 
-    fn finish(self) -> Result<Vec<T>> {
+    fn finish(self) -> Result<()> {
         match self.failure {
             Some(Failure::Remote(message)) => Err(Failure::Remote(format!(
                 "{} of {} rows got no answer; the first reason: {message}; replies received are kept, run again to go on",
-                self.unanswered,
-                self.results.len()
+                self.unanswered, self.total
             ))),
             Some(failure) => Err(failure),
-            None => {
-                Ok(self.results.into_iter().map(|result| result.expect("no failure, so every row has one")).collect())
-            }
+            None => Ok(()),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod crowd;
 pub mod halt;
+mod in_order;
 pub mod local;
 pub mod meter;
 pub mod openai;
@@ -16,7 +17,7 @@ pub mod spec;
 pub mod tally;
 
 pub use caller::{Caller, Claimed, Outcome, Replies, Watcher};
-pub use crowd::for_each_row;
+pub use crowd::{each_row, for_each_row};
 pub use meter::{Budget, Meter, MeterReading};
 pub use patience::Patience;
 pub use reading::ReadingModel;

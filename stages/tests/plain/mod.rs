@@ -83,7 +83,7 @@ pub fn run_stage(stage: &dyn Stage, inputs: &[(&str, &Rows)], context: &PlainCon
 pub fn output<'a>(outputs: &'a Outputs, name: &str) -> &'a Rows {
     match &outputs.artifacts[name] {
         Artifact::Rows(rows) => rows,
-        Artifact::Model(_) => panic!("`{name}` is a model"),
+        _ => panic!("`{name}` is not in memory"),
     }
 }
 
