@@ -40,7 +40,9 @@ fn dependencies() -> BTreeSet<(String, String)> {
     let packages = packages();
     let text = |value: &Value| value.as_str().expect("names are text").to_string();
     let of = |package: &Value| {
-        let names = package["dependencies"].as_array().expect("a list").iter().map(|one| text(&one["name"]));
+        // What tests and benches stand beside (`kind: dev`) is no part of a room.
+        let shipped = package["dependencies"].as_array().expect("a list").iter().filter(|one| one["kind"] != "dev");
+        let names = shipped.map(|one| text(&one["name"]));
         names.map(|name| (text(&package["name"]), name)).collect::<Vec<_>>()
     };
     packages.iter().flat_map(of).collect()

@@ -45,7 +45,9 @@ fn compare(rows: usize) {
         println!("50 ms latency, {in_flight} in flight, {rows} rows");
         let server = Server::start(50);
         let ceiling = in_flight as f64 / 0.05;
-        let share = |measured: &Measured| println!("  {:>60.1} % of the ceiling", 100.0 * rows as f64 / measured.seconds / ceiling);
+        let share = |measured: &Measured| {
+            println!("  {:>60.1} % of the ceiling", 100.0 * rows as f64 / measured.seconds / ceiling)
+        };
         let one = bare(&server, rows, in_flight, 1);
         tell("bare reqwest, one thread", rows, &one, None);
         share(&one);

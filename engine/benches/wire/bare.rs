@@ -20,7 +20,8 @@ pub fn run(base_url: &str, rows: usize, in_flight: usize, threads: usize) {
         let client = client.expect("a client");
         let url = format!("{base_url}/chat/completions");
         let send = |index: usize| {
-            let post = client.post(&url).header("content-type", "application/json").body(body(index, super::PROMPT_BYTES));
+            let post =
+                client.post(&url).header("content-type", "application/json").body(body(index, super::PROMPT_BYTES));
             tokio::spawn(async move { post.send().await.expect("an answer").bytes().await.expect("its body").len() })
         };
         let answers = futures::stream::iter((0..rows).map(send)).buffer_unordered(in_flight);

@@ -23,7 +23,9 @@ impl Server {
         let child = command.args(["serve", &latency_ms.to_string()]).stdout(Stdio::piped()).spawn();
         let mut child = child.expect("the server starts");
         let mut port = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut port).expect("the server tells its port");
+        BufReader::new(child.stdout.take().expect("it is piped"))
+            .read_line(&mut port)
+            .expect("the server tells its port");
         Server { child, port: port.trim().to_string() }
     }
 
@@ -84,7 +86,9 @@ async fn talk(mut stream: TcpStream, latency: Duration, answer: &'static [u8]) {
         };
         if buffer.starts_with(b"GET") {
             let count = REQUESTS.load(Ordering::Relaxed).to_string();
-            _ = stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{count}", count.len()).as_bytes()).await;
+            _ = stream
+                .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{count}", count.len()).as_bytes())
+                .await;
             return;
         }
         let end = head + 4 + content_length(&buffer[..head]);
