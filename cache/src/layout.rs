@@ -9,7 +9,7 @@
 //! │   ├── <writer>.<a>-<b>.log  bytes a..b of another machine's log, fetched from a shared store
 //! │   ├── <writer>.origins      what a log was merged from
 //! │   └── <writer>.idx          address → offset of a log that no one writes any more
-//! ├── claims/<abc>              locks on calls in flight, by the first digits of their address
+//! ├── claims/calls              locks on calls in flight, a byte each, by the first digits of their address
 //! ├── locks/<action key>        locks on actions in progress
 //! ├── scratch/<action key>/     checkpoints of an action in progress; gone once it is published
 //! ├── history/<hash>            which keys a node of a pipeline has had, oldest first

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,59 @@ impl FileLock {
         let _ = std::fs::remove_file(&self.path);
         drop(self.file);
     }
+}
+
+/// Locks on single bytes of one file that stays open: as many as are wanted, a system call each. They hold between files that were
+/// opened apart (here or in another process), not between users of one `ByteLocks`. Where there are no locks, all are granted.
+#[derive(Debug)]
+pub struct ByteLocks {
+    path: PathBuf,
+    file: File,
+}
+
+impl ByteLocks {
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), file: open(path)? })
+    }
+
+    /// Whether it is ours now.
+    pub fn try_lock(&self, byte: u64) -> Result<bool> {
+        match self.set(libc::F_WRLCK, byte) {
+            Ok(()) => Ok(true),
+            Err(error) if is_held(&error) => Ok(false),
+            Err(error) if no_locks(&error) => Ok(true),
+            Err(error) => Err(error).at("lock", &self.path),
+        }
+    }
+
+    pub fn unlock(&self, byte: u64) {
+        // What cannot be unlocked is unlocked when the process ends.
+        let _ = self.set(libc::F_UNLCK, byte);
+    }
+
+    fn set(&self, kind: libc::c_int, byte: u64) -> io::Result<()> {
+        // SAFETY: all zeros is a value of it.
+        let mut range: libc::flock = unsafe { std::mem::zeroed() };
+        range.l_type = kind as libc::c_short;
+        range.l_whence = libc::SEEK_SET as libc::c_short;
+        range.l_start = byte as libc::off_t;
+        range.l_len = 1;
+        // SAFETY: the file is open as long as `self` is, and `range` is only read.
+        match unsafe { libc::fcntl(self.file.as_raw_fd(), SET_RANGE, &range) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The lock belongs to the open file where the system can do that, else to the process.
+#[cfg(target_os = "linux")]
+const SET_RANGE: libc::c_int = libc::F_OFD_SETLK;
+#[cfg(not(target_os = "linux"))]
+const SET_RANGE: libc::c_int = libc::F_SETLK;
+
+fn is_held(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
 }
 
 /// Whether the file system knows no locks, or has no one to keep them: NFS without its lock daemon says `ENOLCK`.
@@ -118,6 +172,23 @@ mod tests {
             let error = io::Error::from_raw_os_error(number);
             assert_eq!(no_locks(&error), expected, "{error}");
         }
+    }
+
+    #[test]
+    fn a_byte_is_given_once_and_its_neighbours_stay_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes");
+        let (ours, theirs) = (ByteLocks::open(&path).unwrap(), ByteLocks::open(&path).unwrap());
+        let last = u64::from(u32::MAX);
+        for byte in [0, 7, last] {
+            assert!(ours.try_lock(byte).unwrap());
+            assert!(!theirs.try_lock(byte).unwrap());
+        }
+        assert!(theirs.try_lock(8).unwrap() && theirs.try_lock(last - 1).unwrap());
+        ours.unlock(7);
+        assert!(theirs.try_lock(7).unwrap());
+        drop(ours);
+        assert!(theirs.try_lock(0).unwrap(), "closing a file gives up what it held");
     }
 
     /// Removing a lock file under waiters must not let two of them in: one on the old file, one on a new one.

@@ -461,3 +461,26 @@ fn thirty_thousand_rows_are_decontaminated_and_deduplicated_in_a_moment() {
         "{decontaminated:?} {deduplicated:?}"
     );
 }
+
+/// The disaster: a file too long to hold gives other rows, columns or ids than it would if it were held. A limit holds it.
+#[test]
+fn a_long_file_gives_what_it_would_if_it_were_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = String::from("\u{feff}");
+    for row in 0..20_000 {
+        // Some rows are equal, one is an empty line apart, a column widens late, and another comes late.
+        let (n, late) = if row == 15_000 { ("2.5", r#", "late": [1]"#) } else { ("2", "") };
+        let gap = if row == 7 { "\n" } else { "" };
+        text.push_str(&format!("{gap}{{\"q\": \"{} {}\", \"n\": {n}{late}}}\n", "x".repeat(900), row / 2));
+    }
+    std::fs::write(folder.path().join("long.jsonl"), text).unwrap();
+    let path = folder.path().join("long.jsonl");
+    let columns = json!({"question": "q", "copy": "q"});
+    let source = |limit: Value| {
+        let outputs = run("source", json!({"path": path, "columns": columns, "limit": limit}), &[]);
+        output(&outputs, "").clone()
+    };
+    let (streamed, held) = (source(Value::Null), source(json!(1_000_000)));
+    assert_eq!(streamed.len(), 20_000);
+    assert!(streamed == held);
+}

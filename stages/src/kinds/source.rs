@@ -6,6 +6,7 @@ mod files;
 mod ids;
 mod jsonl;
 mod parquet;
+mod stream;
 mod types;
 
 pub use files::Format;
@@ -73,6 +74,11 @@ enum Origin {
         format: Format,
         rows: Rows,
     },
+    /// Too long to hold: read through while the recipe was checked, and again when it runs.
+    LongFile {
+        file: PathBuf,
+        survey: stream::Survey,
+    },
     Tablets {
         rows: usize,
         blemishes: ExamSettings,
@@ -91,6 +97,9 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
     };
     let columns = match &origin {
         Origin::File { rows, .. } => Columns::known(rows.columns.iter().map(|column| &column.name)),
+        Origin::LongFile { survey, .. } => {
+            Columns::known(survey.renamed(&settings.columns).iter().map(|column| &column.name))
+        }
         Origin::Tablets { .. } => Columns::known(EXAM_COLUMNS.map(|(name, _)| name)),
     };
     Some(Box::new(Source { settings, origin, columns }))
@@ -103,6 +112,11 @@ fn read_file(path: &str, settings: &SourceSettings, reader: &mut Reader) -> Opti
         return None;
     }
     let format = reader.within(in_path.clone(), |reader| files::format_of(&file, settings.format, reader))?;
+    if let Some(survey) = stream::survey(&file, format, settings.limit) {
+        let columns = |reader: &mut Reader| renamed(Rows::new(survey.columns.clone()), &settings.columns, reader);
+        reader.within(Step::Key("columns".into()), columns)?;
+        return Some(Origin::LongFile { file, survey });
+    }
     let rows = reader.within(in_path, |reader| {
         let objects = files::read(&file, format, reader)?;
         table_of(objects, format, &file, reader)
@@ -206,6 +220,9 @@ impl Stage for Source {
         let limit = self.settings.limit;
         match &self.origin {
             Origin::File { format, .. } => json!({"format": format, "columns": self.settings.columns, "limit": limit}),
+            Origin::LongFile { .. } => {
+                json!({"format": Format::Jsonl, "columns": self.settings.columns, "limit": limit})
+            }
             Origin::Tablets { rows, blemishes } => {
                 json!({"generate": Generator::Tablets, "rows": rows, "blemishes": blemishes, "limit": limit})
             }
@@ -218,7 +235,7 @@ impl Stage for Source {
 
     fn files(&self) -> Vec<PathBuf> {
         match &self.origin {
-            Origin::File { file, .. } => vec![file.clone()],
+            Origin::File { file, .. } | Origin::LongFile { file, .. } => vec![file.clone()],
             Origin::Tablets { .. } => Vec::new(),
         }
     }
@@ -234,19 +251,21 @@ impl Stage for Source {
     fn rows_out(&self, _: &[u64]) -> Vec<Outlook> {
         let there = match &self.origin {
             Origin::File { rows, .. } => rows.len(),
+            Origin::LongFile { survey, .. } => survey.rows,
             Origin::Tablets { rows, .. } => *rows,
         };
         vec![Outlook::exactly(self.settings.limit.map_or(there, |limit| limit.min(there)) as u64)]
     }
 
-    /// The rows of a file are here since the recipe was checked.
+    /// The rows of a file are here since the recipe was checked, or soon read.
     fn is_quick(&self) -> bool {
-        matches!(self.origin, Origin::File { .. })
+        matches!(self.origin, Origin::File { .. } | Origin::LongFile { .. })
     }
 
     fn run(&self, _inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let all = match &self.origin {
             Origin::File { rows, .. } => rows.clone(),
+            Origin::LongFile { file, survey } => return stream::run(file, survey, &self.settings.columns, context),
             Origin::Tablets { rows, blemishes } => with_own_ids(exam_rows(*rows, blemishes, &context.draw())),
         };
         let there = all.len();
@@ -254,10 +273,13 @@ impl Stage for Source {
             Some(limit) => sample(all, limit, &context.draw().of("limit")),
             None => all,
         };
-        let counts = [("in the source", there), ("left out by the limit", there - rows.len()), ("rows", rows.len())];
-        let report = Report::counts("source", counts);
+        let report = report(there, rows.len());
         Ok(Outputs::rows(rows, report))
     }
+}
+
+fn report(there: usize, rows: usize) -> Report {
+    Report::counts("source", [("in the source", there), ("left out by the limit", there - rows), ("rows", rows)])
 }
 
 /// Generated rows are named like any others: by their values, not by their number.

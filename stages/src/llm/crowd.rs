@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How often a crowd looks whether it should stop; well below what a person notices.
@@ -21,7 +21,9 @@ const LOOK_INTERVAL_MS: u64 = 50;
 /// As many rows in succession without an answer, beside those in flight, are an outage: no further row is tried.
 const OUTAGE_ROWS: usize = 8;
 /// Finished rows that wait to be taken; whoever finishes more waits too.
-const FINISHED_ROWS: usize = 256;
+const FINISHED_ROWS: usize = 1024;
+/// Between two takings of finished rows while many come: to be woken for each would cost more than to take it.
+const TAKE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// One row on its way through [`each_row`].
 #[derive(Debug, Clone)]
@@ -220,14 +222,23 @@ impl<'a> Crowd<'a> {
         runtime.block_on(async {
             let mut look = tokio::time::interval(Duration::from_millis(LOOK_INTERVAL_MS));
             let mut arrived = Vec::with_capacity(FINISHED_ROWS);
+            let mut taken = Instant::now();
             loop {
-                tokio::select! {
+                let count = tokio::select! {
                     biased;
-                    count = finished.recv_many(&mut arrived, FINISHED_ROWS) => if count == 0 { break },
-                    _ = look.tick() => {}
+                    count = finished.recv_many(&mut arrived, FINISHED_ROWS) => count,
+                    _ = look.tick() => 1,
+                };
+                if count == 0 {
+                    break;
                 }
+                let is_soon = taken.elapsed() < TAKE_INTERVAL;
                 arrived.drain(..).for_each(|one| self.take(one, &mut receive));
                 self.listen();
+                taken = Instant::now();
+                if is_soon && self.done < self.total as u64 {
+                    tokio::time::sleep(TAKE_INTERVAL).await;
+                }
             }
         });
         self.finish()

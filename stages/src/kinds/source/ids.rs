@@ -5,15 +5,21 @@ use std::collections::HashMap;
 
 /// 128 bits in hexadecimal a row. Missing fields and nulls are alike, so that a column which only new rows have renames no old row.
 pub fn row_ids(rows: &[Map<String, Value>]) -> Vec<String> {
-    let mut seen: HashMap<[u8; 32], u64> = HashMap::with_capacity(rows.len());
-    rows.iter()
-        .map(|row| {
-            let content = content_hash(row);
-            let occurrence = seen.entry(content).or_default();
-            *occurrence += 1;
-            id_of(&content, *occurrence)
-        })
-        .collect()
+    let mut ids = Ids::default();
+    rows.iter().map(|row| ids.next(row)).collect()
+}
+
+/// Gives ids to one row after another.
+#[derive(Default)]
+pub struct Ids(HashMap<[u8; 32], u64>);
+
+impl Ids {
+    pub fn next(&mut self, row: &Map<String, Value>) -> String {
+        let content = content_hash(row);
+        let occurrence = self.0.entry(content).or_default();
+        *occurrence += 1;
+        id_of(&content, *occurrence)
+    }
 }
 
 fn id_of(content: &[u8; 32], occurrence: u64) -> String {

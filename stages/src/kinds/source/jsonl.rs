@@ -17,7 +17,7 @@ pub fn read_lines(bytes: &[u8]) -> Read {
     (objects, flaws)
 }
 
-fn read_line(line: &[u8]) -> Result<Option<Map<String, Value>>, String> {
+pub fn read_line(line: &[u8]) -> Result<Option<Map<String, Value>>, String> {
     let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to() + 1))?;
     if line.trim().is_empty() {
         return Ok(None);

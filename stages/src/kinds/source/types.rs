@@ -7,19 +7,38 @@ use serde_json::{Map, Value};
 /// A table of all fields that occur, in the order in which they first occur. Whole numbers widen to fractions; a column of mixed
 /// plain values is text; one that holds a list or a mapping anywhere is JSON.
 pub fn table(objects: Vec<Map<String, Value>>, ids: Vec<String>) -> Rows {
-    let mut types: IndexMap<String, Option<ColumnType>> = IndexMap::new();
-    for (name, value) in objects.iter().flatten() {
-        let known = types.entry(name.clone()).or_default();
-        *known = widest(*known, type_of(value));
-    }
-    let columns =
-        types.iter().map(|(name, found)| Column { name: name.clone(), column_type: found.unwrap_or(ColumnType::Text) });
-    let mut rows = Rows::new(columns.collect());
+    let mut types = Types::default();
+    objects.iter().for_each(|object| types.note(object));
+    let mut rows = Rows::new(types.columns());
     rows.rows = objects.into_iter().zip(ids).map(|(object, id)| row_of(object, id, &rows.columns)).collect();
     rows
 }
 
-fn row_of(mut object: Map<String, Value>, id: String, columns: &[Column]) -> Row {
+/// What is known of the types of columns by now.
+#[derive(Default)]
+pub struct Types(IndexMap<String, Option<ColumnType>>);
+
+impl Types {
+    pub fn note(&mut self, object: &Map<String, Value>) {
+        for (name, value) in object {
+            let known = match self.0.get_mut(name) {
+                Some(known) => known,
+                None => self.0.entry(name.clone()).or_default(),
+            };
+            *known = widest(*known, type_of(value));
+        }
+    }
+
+    pub fn columns(&self) -> Vec<Column> {
+        let column = |(name, found): (&String, &Option<ColumnType>)| Column {
+            name: name.clone(),
+            column_type: found.unwrap_or(ColumnType::Text),
+        };
+        self.0.iter().map(column).collect()
+    }
+}
+
+pub fn row_of(mut object: Map<String, Value>, id: String, columns: &[Column]) -> Row {
     let cells = columns.iter().map(|column| match object.get_mut(&column.name) {
         Some(cell) => convert(cell.take(), column.column_type),
         None => Value::Null,

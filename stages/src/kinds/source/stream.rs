@@ -1,0 +1,104 @@
+//! Files too long to hold in memory: read through once to see that they are sound, and once more when their rows are wanted.
+
+use super::ids::Ids;
+use super::types::{Types, row_of};
+use super::{Format, jsonl, renamed, report};
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::rows::{Column, ROW_ID, Rows};
+use crate::settings::Reader;
+use crate::stage::Outputs;
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+/// Shorter files are read once and held.
+const LONG_BYTES: u64 = 16 << 20;
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// What is known of a long file.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// As in the file.
+    pub columns: Vec<Column>,
+    pub rows: usize,
+}
+
+impl Survey {
+    /// The columns after `columns:` was applied, which was found possible.
+    pub fn renamed(&self, columns: &IndexMap<String, String>) -> Vec<Column> {
+        let rows = Rows::new(self.columns.clone());
+        renamed(rows, columns, &mut Reader::default()).map_or_else(Vec::new, |rows| rows.columns)
+    }
+}
+
+/// `None` for a file that is not long and plain: anything that needs a second thought (a broken line, rows with ids of their own,
+/// a limit) is left to those who hold all of it.
+pub fn survey(file: &Path, format: Format, limit: Option<usize>) -> Option<Survey> {
+    let is_long = std::fs::metadata(file).is_ok_and(|found| found.len() >= LONG_BYTES);
+    if format != Format::Jsonl || limit.is_some() || !is_long {
+        return None;
+    }
+    let (mut types, mut rows) = (Types::default(), 0);
+    for object in objects(file).ok()? {
+        let object = object.ok()?;
+        if object.contains_key(ROW_ID) {
+            return None;
+        }
+        types.note(&object);
+        rows += 1;
+    }
+    (rows > 0).then(|| Survey { columns: types.columns(), rows })
+}
+
+/// All rows of the file to the output.
+///
+/// # Errors
+/// If the file is no longer as it was when it was looked through.
+pub fn run(file: &Path, survey: &Survey, columns: &IndexMap<String, String>, context: &dyn Context) -> Result<Outputs> {
+    let mut sink = context.sink(survey.renamed(columns))?;
+    let (mut ids, mut rows) = (Ids::default(), 0);
+    let changed = || Failure::Recipe(format!("`{}` has changed since it was checked; run again", file.display()));
+    for object in objects(file).map_err(|error| Failure::io("read", file, error))? {
+        let object = object.map_err(|_| changed())?;
+        let id = ids.next(&object);
+        let mut one = Rows::new(survey.columns.clone());
+        one.rows.push(row_of(object, id, &survey.columns));
+        if !columns.is_empty() {
+            one = renamed(one, columns, &mut Reader::default()).ok_or_else(changed)?;
+        }
+        one.rows.into_iter().try_for_each(|row| sink.push(row))?;
+        rows += 1;
+        context.checkpoint()?;
+    }
+    if rows != survey.rows {
+        return Err(changed());
+    }
+    let artifacts = [(String::new(), sink.finish()?)].into_iter().collect();
+    Ok(Outputs { artifacts, report: report(rows, rows) })
+}
+
+/// One object after another; empty lines do not count.
+fn objects(file: &Path) -> std::io::Result<impl Iterator<Item = Result<Map<String, Value>, String>>> {
+    let mut input = BufReader::with_capacity(1 << 20, File::open(file)?);
+    let mut line = Vec::new();
+    let mut is_first = true;
+    let mut next = move || loop {
+        line.clear();
+        match input.read_until(b'\n', &mut line) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) => return Some(Err(error.to_string())),
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        let text = if std::mem::take(&mut is_first) { text.strip_prefix(BOM).unwrap_or(text) } else { text };
+        match jsonl::read_line(text) {
+            Ok(None) => {}
+            Ok(Some(object)) => return Some(Ok(object)),
+            Err(reason) => return Some(Err(reason)),
+        }
+    };
+    Ok(std::iter::from_fn(move || next()))
+}
