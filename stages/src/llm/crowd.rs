@@ -154,7 +154,9 @@ impl<F> Feed<F> {
                 Err(failure) => Finished { row: None, result: Err(failure) },
                 Ok((index, row)) => {
                     let item = Item::new(index, &row, &self.columns);
-                    let result = AssertUnwindSafe(async { (self.work)(item).await }).catch_unwind().await;
+                    // A row that need not wait is finished before others get their turn: else results come far out of order.
+                    let work = AssertUnwindSafe(tokio::task::unconstrained(async { (self.work)(item).await }));
+                    let result = work.catch_unwind().await;
                     let result = result.unwrap_or_else(|panic| Err(Failure::Ourselves(words_of(&*panic))));
                     Finished { row: Some((index, row)), result }
                 }
@@ -162,7 +164,7 @@ impl<F> Feed<F> {
             if finished.send(one).await.is_err() {
                 return;
             }
-            // A row whose replies are all kept never waits: others get their turn here.
+            // Here they get it, also where no row ever waits.
             tokio::task::consume_budget().await;
         }
     }
