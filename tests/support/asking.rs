@@ -71,13 +71,19 @@ impl Asking {
     }
 }
 
-/// Every lock file can be had at once.
+/// Every lock can be had at once: those on whole files, and those on bytes.
 fn assert_unlocked(store: &Path) {
-    for folder in ["locks", "claims"] {
-        for entry in std::fs::read_dir(store.join(folder)).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            let file = std::fs::File::options().write(true).open(&path).unwrap();
-            assert!(file.try_lock().is_ok(), "`{}` is still locked", path.display());
-        }
+    for entry in std::fs::read_dir(store.join("locks")).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        assert!(file.try_lock().is_ok(), "`{}` is still locked", path.display());
+    }
+    if let Ok(calls) = std::fs::File::options().write(true).open(store.join("claims/calls")) {
+        // SAFETY: all zeros is a value of it, and means every byte of the file.
+        let mut all: libc::flock = unsafe { std::mem::zeroed() };
+        all.l_type = libc::F_WRLCK as libc::c_short;
+        // SAFETY: the file is open, and `all` is only read.
+        let locked = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&calls), libc::F_OFD_SETLK, &all) };
+        assert_eq!(locked, 0, "a call is still claimed");
     }
 }
