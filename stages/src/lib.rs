@@ -20,5 +20,6 @@ pub mod stage;
 pub mod tablets;
 pub mod template;
 pub mod told;
+mod tolerant_json;
 pub mod trail;
 pub mod train;

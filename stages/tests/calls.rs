@@ -4,7 +4,7 @@ mod support;
 
 use stages::context::Context;
 use stages::failure::Failure;
-use stages::llm::{Budget, Caller, Claimed, Fault, Outcome, Replies, Reply, Request, Watcher, for_each_row};
+use stages::llm::{Budget, Caller, Claimed, Fault, Outcome, Replies, Reply, Request, Unusable, Watcher, for_each_row};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{FakeContext, MemoryReplies, ScriptedModel, numbered_rows, passing, question};
@@ -101,7 +101,8 @@ fn an_unparsable_reply_is_asked_again_and_never_served_as_its_own_cure() {
     }));
     let caller = context.caller("model").unwrap();
     let ask = |asks| context.runtime.block_on(caller.ask_until(question("q"), asks, number)).unwrap();
-    let marked = |asks| Outcome::Unparsable { reason: "`what?` is no number".into(), text: "what?".into(), asks };
+    let (why, reason) = (Unusable::Unparsable, "`what?` is no number");
+    let marked = |asks| Outcome::Unparsable { why, reason: reason.into(), text: "what?".into(), asks };
     assert_eq!(ask(1), marked(1));
     assert_eq!(ask(2), marked(2));
     assert_eq!(ask(3), Outcome::Parsed(42));

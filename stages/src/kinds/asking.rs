@@ -1,10 +1,12 @@
 //! What the model kinds share: putting a question about a row, and dividing the rows by what came of it.
 
 use super::prompts::PromptForm;
+use super::shapes;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
-use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task};
+use crate::llm::request::CUT_OFF;
+use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task, Unusable};
 use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::{ColumnType, Rows};
@@ -45,6 +47,8 @@ impl Asker {
         format: ReplyFormat,
         asks: u32,
     ) -> Arc<Asker> {
+        let shape = shapes::of(form).filter(|_| caller.model.manner().schemas);
+        let format = shape.map_or(format, ReplyFormat::Schema);
         Arc::new(Asker { caller, prompt: prompt.clone(), form, task, format, asks })
     }
 
@@ -55,12 +59,31 @@ impl Asker {
 
     /// Puts the question until a reply parses. `Err` inside is a row to be marked, with the reason.
     pub async fn ask<T>(&self, asked: Asked, parse: impl Fn(&str) -> Result<T, String>) -> Result<Result<T, Fate>> {
+        self.put(asked, |reply| parse(&reply.text)).await
+    }
+
+    /// The same for free text, of which nothing but the server can tell whether it is whole.
+    pub async fn ask_whole<T>(
+        &self,
+        asked: Asked,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Result<T, Fate>> {
+        self.put(asked, |reply| match reply.finish_reason == CUT_OFF {
+            true => Err("the text has no end".to_string()),
+            false => parse(&reply.text),
+        })
+        .await
+    }
+
+    async fn put<T>(&self, asked: Asked, parse: impl Fn(&Reply) -> Result<T, String>) -> Result<Result<T, Fate>> {
         let prompt = self.prompt.render(&self.form.variables(&asked.row))?;
         let task = Task { name: self.task, row_id: asked.row_id, row: asked.row };
         let request = Request::new(prompt, self.format, task).sample(asked.sample);
-        Ok(match self.caller.ask_until(request, self.asks, |reply: &Reply| parse(&reply.text)).await? {
+        Ok(match self.caller.ask_until(request, self.asks, parse).await? {
             Outcome::Parsed(value) => Ok(value),
-            Outcome::Unparsable { reason, text, asks } => Err(Fate::marked(self.form.name, &reason, &text, asks)),
+            Outcome::Unparsable { why, reason, text, asks } => {
+                Err(Fate::marked(self.form.name, why, &reason, &text, asks))
+            }
         })
     }
 }
@@ -87,11 +110,21 @@ impl Fate {
         Fate { outcome: outcome.into(), reason: None, cells, kept: false, marked: false }
     }
 
-    fn marked(question: &str, reason: &str, text: &str, asks: u32) -> Fate {
+    fn marked(question: &str, why: Unusable, reason: &str, text: &str, asks: u32) -> Fate {
         let shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
-        let reason =
+        let unparsable =
             format!("no reply to `{question}` could be used, asked {asks} times: {reason}; the last began `{shown}`");
-        let outcome = format!("marked: no usable reply to {question}");
+        let (outcome, reason) = match why {
+            Unusable::Unparsable => (format!("marked: no usable reply to {question}"), unparsable),
+            Unusable::CutOff => (format!("marked: the reply to {question} was cut off"), unparsable),
+            Unusable::Refused => {
+                (format!("marked: {question} was refused"), format!("the model refused `{question}`: `{shown}`"))
+            }
+            Unusable::Withheld => (
+                format!("marked: the reply to {question} was withheld by a content filter"),
+                format!("a content filter withheld the reply to `{question}`: `{shown}`"),
+            ),
+        };
         Fate { outcome, reason: Some(reason), cells: Vec::new(), kept: false, marked: true }
     }
 }

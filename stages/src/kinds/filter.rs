@@ -3,7 +3,6 @@
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
 use super::prompts::{FILTER, SOLVE, prompt_of};
 use crate::answers::{End, Rule as Match, chosen_option, matches_truth};
-use crate::chain::read_json;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -307,7 +306,7 @@ struct Labelled {
 
 /// `Too Simple` and `too-simple` are the label `too_simple`.
 fn parse_label(text: &str) -> Result<Label, String> {
-    let word = read_json::<Labelled>(text)?.label.trim().to_lowercase().replace([' ', '-'], "_");
+    let word = crate::tolerant_json::read::<Labelled>(text)?.label.trim().to_lowercase().replace([' ', '-'], "_");
     Label::from_word(&word).ok_or_else(|| format!("`{word}` is not one of `{}`", Label::WORDS.join("`, `")))
 }
 

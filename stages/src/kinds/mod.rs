@@ -13,6 +13,7 @@ mod reformat;
 mod rewrite;
 pub(crate) mod search;
 mod sft;
+mod shapes;
 mod source;
 pub(crate) mod split;
 mod student;

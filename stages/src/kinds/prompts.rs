@@ -71,6 +71,11 @@ fn beside_the_recipe(form: &PromptForm, reader: &mut Reader) -> Option<PathBuf> 
 }
 
 impl PromptForm {
+    #[cfg(test)]
+    pub fn embedded(&self) -> &'static str {
+        self.embedded
+    }
+
     fn read(&self, text: &str, reader: &mut Reader) -> Option<Prompt> {
         Prompt::read(text, self.offered, self.required, reader)
     }

@@ -2,7 +2,6 @@
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
 use super::prompts::{REFORMAT, prompt_of};
-use crate::chain::read_json;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
@@ -113,7 +112,7 @@ struct Opened {
 }
 
 fn parse(text: &str) -> Result<Opened, String> {
-    let mut opened: Opened = read_json(text)?;
+    let mut opened: Opened = crate::tolerant_json::read(text)?;
     opened.question = opened.question.trim().to_string();
     opened.answer = opened.answer.trim().to_string();
     match (opened.question.is_empty(), opened.answer.is_empty()) {

@@ -2,7 +2,7 @@
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns, with};
 use super::prompts::{PromptForm, RESPOND, REWRITE, REWRITE_SIMPLE, prompt_of};
-use crate::chain::{Chain, read_json};
+use crate::chain::Chain;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
@@ -183,7 +183,7 @@ impl Teller {
             Err(marked) => return Ok(Err(marked)),
         };
         let row = with(item.row.clone(), [("thought", json!(thought))]);
-        let response = self.respond.ask(asked(row), parse_response).await?;
+        let response = self.respond.ask_whole(asked(row), parse_response).await?;
         Ok(response.map(|response| {
             let cells = vec![json!(thought), json!(response), json!(self.style.word())];
             Fate::kept(format!("told, {}", self.style.word()), cells)
@@ -199,7 +199,7 @@ struct Told {
 
 /// A train of thought has more than one line.
 fn parse_thought(text: &str) -> Result<String, String> {
-    let thought = read_json::<Told>(text)?.thought.trim().to_string();
+    let thought = crate::tolerant_json::read::<Told>(text)?.thought.trim().to_string();
     match thought.contains('\n') {
         true => Ok(thought),
         false => Err("`NaturalReasoning` has no line break".to_string()),
