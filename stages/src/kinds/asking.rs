@@ -6,7 +6,7 @@ use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::llm::request::CUT_OFF;
-use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task, Unusable};
+use crate::llm::{Caller, Message, Outcome, Reply, ReplyFormat, Request, Task, Unusable};
 use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::{ColumnType, Rows};
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Characters of an unparsable reply that are shown with its row.
 const SHOWN_CHARACTERS: usize = 160;
+
+const SYSTEM: &str = "system";
 
 /// One kind of question to one model.
 #[derive(Clone)]
@@ -59,7 +61,17 @@ impl Asker {
 
     /// Puts the question until a reply parses. `Err` inside is a row to be marked, with the reason.
     pub async fn ask<T>(&self, asked: Asked, parse: impl Fn(&str) -> Result<T, String>) -> Result<Result<T, Fate>> {
-        self.put(asked, |reply| parse(&reply.text)).await
+        self.ask_after(Vec::new(), asked, parse).await
+    }
+
+    /// The same after what was said before; system messages stay in front.
+    pub async fn ask_after<T>(
+        &self,
+        before: Vec<Message>,
+        asked: Asked,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Result<T, Fate>> {
+        self.put(before, asked, |reply| parse(&reply.text)).await
     }
 
     /// The same for free text, of which nothing but the server can tell whether it is whole.
@@ -68,17 +80,22 @@ impl Asker {
         asked: Asked,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Result<T, Fate>> {
-        self.put(asked, |reply| match reply.finish_reason == CUT_OFF {
+        self.put(Vec::new(), asked, |reply| match reply.finish_reason == CUT_OFF {
             true => Err("the text has no end".to_string()),
             false => parse(&reply.text),
         })
         .await
     }
 
-    async fn put<T>(&self, asked: Asked, parse: impl Fn(&Reply) -> Result<T, String>) -> Result<Result<T, Fate>> {
-        let prompt = self.prompt.render(&self.form.variables(&asked.row))?;
+    async fn put<T>(
+        &self,
+        before: Vec<Message>,
+        asked: Asked,
+        parse: impl Fn(&Reply) -> Result<T, String>,
+    ) -> Result<Result<T, Fate>> {
+        let messages = continued(before, self.prompt.render(&self.form.variables(&asked.row))?);
         let task = Task { name: self.task, row_id: asked.row_id, row: asked.row };
-        let request = Request::new(prompt, self.format, task).sample(asked.sample);
+        let request = Request::conversation(messages, self.format, task).sample(asked.sample);
         Ok(match self.caller.ask_until(request, self.asks, parse).await? {
             Outcome::Parsed(value) => Ok(value),
             Outcome::Unparsable { why, reason, text, asks } => {
@@ -86,6 +103,20 @@ impl Asker {
             }
         })
     }
+}
+
+/// What was said before goes in front of the prompt's question, after its examples; there is one system message at most.
+fn continued(before: Vec<Message>, mut prompt: Vec<Message>) -> Vec<Message> {
+    let (system, said): (Vec<Message>, Vec<Message>) = before.into_iter().partition(|message| message.role == SYSTEM);
+    let question = prompt.len() - 1;
+    prompt.splice(question..question, said);
+    for message in system.into_iter().rev() {
+        match prompt.first_mut().filter(|first| first.role == SYSTEM) {
+            Some(first) => first.content = format!("{}\n\n{}", message.content, first.content),
+            None => prompt.insert(0, message),
+        }
+    }
+    prompt
 }
 
 /// What became of a row.
@@ -202,4 +233,26 @@ pub fn with(
 /// Fails early, with the columns that are there, when one is missing.
 pub fn require_columns(rows: &Rows, names: &[&str]) -> Result<()> {
     names.iter().try_for_each(|name| rows.require(name).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(role: &str, content: &str) -> Message {
+        Message { role: role.to_string(), content: content.to_string() }
+    }
+
+    #[test]
+    fn a_conversation_goes_before_the_question_under_one_system_message() {
+        let (user, assistant) = (Message::user, Message::assistant);
+        let earlier = || vec![message("system", "row"), user("a"), assistant("b")];
+        let asked = |prompt: Vec<Message>| continued(earlier(), prompt);
+        assert_eq!(asked(vec![user("q")]), [message("system", "row"), user("a"), assistant("b"), user("q")]);
+        assert_eq!(
+            asked(vec![message("system", "own"), user("e"), assistant("f"), user("q")]),
+            [message("system", "row\n\nown"), user("e"), assistant("f"), user("a"), assistant("b"), user("q")]
+        );
+        assert_eq!(continued(vec![], vec![user("q")]), [user("q")]);
+    }
 }

@@ -1,6 +1,7 @@
 //! `filter`: drops rows that weak models solve already, that a model labels as unfit, or that an expression rejects.
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::examples::Examples;
 use super::prompts::{FILTER, SOLVE, prompt_of};
 use crate::answers::{End, Rule as Match, chosen_option, matches_truth};
 use crate::columns::{Columns, Need};
@@ -52,6 +53,9 @@ crate::settings! {
         pub r#where: Option<String> = None,
         /// A prompt file; `solve.md` or `filter.md` among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// How often a model is asked for a label before a row is marked.
         pub asks: u32 = 3,
     }

@@ -5,6 +5,7 @@ mod cot;
 mod decontaminate;
 mod dedup;
 mod eval;
+mod examples;
 mod filter;
 pub(crate) mod mix;
 mod ppo;

@@ -1,6 +1,7 @@
 //! `reformat`: an exam question becomes an open problem with a short answer that can be checked.
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::examples::Examples;
 use super::prompts::{REFORMAT, prompt_of};
 use crate::columns::{Columns, Need};
 use crate::context::Context;
@@ -27,6 +28,9 @@ crate::settings! {
         pub model: ModelName,
         /// A prompt file; `reformat.md` among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// How often a question is put before a row is marked.
         pub asks: u32 = 3,
     }

@@ -1,6 +1,7 @@
 //! `rewrite`: a searched chain told as one natural train of thought, and the final response that follows from it.
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns, with};
+use super::examples::Examples;
 use super::prompts::{PromptForm, RESPOND, REWRITE, REWRITE_SIMPLE, prompt_of};
 use crate::chain::Chain;
 use crate::columns::{Columns, Need};
@@ -50,6 +51,9 @@ crate::settings! {
         pub style: Style = Style::Complex,
         /// A prompt file; `rewrite.md` (`rewrite_simple.md` for `style: simple`) among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// The prompt file for the final response; `respond.md` when left out.
         pub respond_prompt: Unkeyed<Option<String>> = Unkeyed(None),
         /// How often a question is put before a row is marked.

@@ -1,6 +1,7 @@
 //! `verify`: whether a conclusion agrees with the known answer. The judge sees these two and nothing else.
 
 use super::asking::{self, Asked, Asker, Fate, divide, require_columns};
+use super::examples::Examples;
 use super::prompts::{VERIFY, prompt_of};
 use crate::columns::{Columns, Need};
 use crate::context::Context;
@@ -27,6 +28,9 @@ crate::settings! {
         pub model: ModelName,
         /// A prompt file; `verify.md` among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// How often a question is put before a row is marked.
         pub asks: u32 = 3,
         /// Whether only true rows go on; a search needs the false ones too.

@@ -72,7 +72,12 @@ pub struct Request {
 
 impl Request {
     pub fn new(prompt: String, format: ReplyFormat, task: Task) -> Request {
-        Request { messages: vec![Message::user(prompt)], format, task: Some(task), sample: 0, ask: 0 }
+        Request::conversation(vec![Message::user(prompt)], format, task)
+    }
+
+    /// A question that ends a conversation.
+    pub fn conversation(messages: Vec<Message>, format: ReplyFormat, task: Task) -> Request {
+        Request { messages, format, task: Some(task), sample: 0, ask: 0 }
     }
 
     /// Of all messages.
