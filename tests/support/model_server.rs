@@ -22,6 +22,8 @@ pub struct Behaviour {
     pub key: Option<String>,
     /// Records nothing, for measurements.
     pub quiet: bool,
+    /// After so many requests the server returns another fingerprint.
+    pub reloads_after: Option<u64>,
     /// Streams end without `[DONE]`.
     pub without_done: bool,
     /// Requests that hold this field get 400, with its name in the words.
@@ -148,7 +150,11 @@ async fn respond(stream: &mut TcpStream, request: &HttpRequest, state: &State) -
     let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
         return write(stream, "400 Bad Request", "", r#"{"error": {"message": "the body is not JSON"}}"#).await;
     };
-    state.calls.fetch_add(1, Ordering::SeqCst);
+    let before = state.calls.fetch_add(1, Ordering::SeqCst);
+    let fingerprint = match state.behaviour.reloads_after.is_some_and(|after| before >= after) {
+        true => "reloaded",
+        false => "loopback",
+    };
     let authorization = request.header("authorization").map(str::to_string);
     if !state.behaviour.quiet {
         state.requests.lock().unwrap().push(Recorded { authorization: authorization.clone(), body: body.clone() });
@@ -168,7 +174,7 @@ async fn respond(stream: &mut TcpStream, request: &HttpRequest, state: &State) -
     }
     let hash = hash_of(&body);
     let (came, answered) = state.note(hash);
-    let reply = envelope(&body, &answer(&body, hash, answered, &state.behaviour.habits));
+    let reply = envelope(&body, fingerprint, &answer(&body, hash, answered, &state.behaviour.habits));
     match state.behaviour.faults.planned(hash, came) {
         Some(fault) => fail(stream, fault, &reply).await,
         None if body["stream"] == true => write_events(stream, &reply, &state.behaviour).await,
@@ -241,10 +247,10 @@ async fn write(stream: &mut TcpStream, status: &str, headers: &str, body: &str) 
     stream.write_all((head + body).as_bytes()).await.map(|()| true)
 }
 
-fn envelope(body: &Value, text: &str) -> String {
+fn envelope(body: &Value, fingerprint: &str, text: &str) -> String {
     let prompt_bytes: usize = body["messages"].to_string().len();
     json!({
-        "id": "chatcmpl-test", "object": "chat.completion", "model": body["model"], "system_fingerprint": "loopback",
+        "id": "chatcmpl-test", "object": "chat.completion", "model": body["model"], "system_fingerprint": fingerprint,
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": prompt_bytes / 4, "completion_tokens": text.len() / 4 + 1, "total_tokens": 0},
     })
