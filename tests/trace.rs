@@ -119,7 +119,9 @@ fn prompt(call: &Value) -> &str {
 fn every_call_that_the_server_saw_is_told_once_and_in_order() {
     let (kitchen, server) = served();
     let seen = server.requests();
-    let first = |body: &Value| list(&body["messages"])[0]["content"].as_str().unwrap().to_string();
+    let asked = |one: &&Value| one["role"] == "user";
+    let first =
+        |body: &Value| list(&body["messages"]).iter().find(asked).unwrap()["content"].as_str().unwrap().to_string();
     let (mut told, mut unusable, mut again) = (0, 0, 0);
     for (number, row) in rows(&kitchen, "exam").iter().enumerate() {
         let [sign, agent] = [format!("s{number}s"), format!("a{number}a")];

@@ -35,7 +35,8 @@ pub fn answer(body: &Value, hash: u64, answered: u32, habits: &Habits) -> String
     let is_corrected = messages.last().is_some_and(|last| last.starts_with(CORRECTION));
     messages.truncate(if is_corrected { messages.len() - 2 } else { messages.len() });
     let prompt = messages.last().map_or("", String::as_str);
-    let answered = answered + u32::from(is_corrected);
+    // One that takes a seed draws anew; another does not make the same mistake twice.
+    let answered = answered + u32::from(is_corrected && body["seed"].is_null());
     let hash = if habits.steady { hash_of(subject(prompt)) } else { hash };
     if answered == 0 && unit(hash, "unparsable") < habits.unparsable {
         return "Let me think about that for a while longer.".to_string();

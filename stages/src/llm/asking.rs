@@ -49,14 +49,13 @@ impl Caller {
     /// again (`retry_marked`): what comes out depends on the replies alone, so a later run without that flag sees the same rows.
     pub async fn ask_until<T>(
         &self,
-        question: Request,
+        mut request: Request,
         asks: u32,
         parse: impl Fn(&Reply) -> std::result::Result<T, String>,
     ) -> Result<Outcome<T>> {
         let asks = asks.max(1);
         let (mut limit, mut cut_off) = (asks, false);
-        let mut request = question.clone();
-        let mut last = None;
+        let (mut question, mut last) = (None, None);
         for ask in 0..2 * asks {
             request.ask = ask;
             if ask >= limit && !self.retry_marked && !self.is_kept(&request) {
@@ -71,9 +70,11 @@ impl Caller {
             };
             limit = limit.min(ask + self.asks_after(why, cut_off));
             cut_off |= why == Unusable::CutOff;
+            // What was asked at first; most rows never need it again.
+            let question = question.get_or_insert_with(|| request.messages.clone());
             request.messages = match self.manner.corrects && matches!(why, Unusable::Unparsable | Unusable::CutOff) {
-                true => correcting::messages(&question, &reply, why, &reason),
-                false => question.messages.clone(),
+                true => correcting::messages(question, &reply, why, &reason),
+                false => question.clone(),
             };
             last = Some(Outcome::Unparsable { why, reason, text: reply.text, asks: ask + 1 });
         }

@@ -3,7 +3,7 @@
 //! These words, and the reasons of the kinds' parsers, are part of the addresses of such questions: another wording asks them anew.
 
 use super::asking::Unusable;
-use super::{Message, Reply, Request};
+use super::{Message, Reply};
 
 /// Characters of a bad reply that are sent back, from its beginning and from its end.
 const SHOWN_FIRST: usize = 3000;
@@ -13,8 +13,8 @@ const SHOWN_LAST: usize = 1000;
 pub const BEGINNING: &str = "That reply could not be used: ";
 
 /// The messages that follow `question` and its bad reply; only the last reply is sent back, however often was asked.
-pub fn messages(question: &Request, reply: &Reply, why: Unusable, reason: &str) -> Vec<Message> {
-    let mut messages = question.messages.clone();
+pub fn messages(question: &[Message], reply: &Reply, why: Unusable, reason: &str) -> Vec<Message> {
+    let mut messages = question.to_vec();
     let correction = correction(why, reason);
     match (reply.text.trim(), messages.last_mut()) {
         // Servers refuse empty messages, and two of one speaker in a row.
@@ -48,13 +48,14 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{ReplyFormat, Task};
-    use serde_json::Map;
 
     fn after(text: &str, why: Unusable) -> Vec<Message> {
-        let task = Task { name: "solve", row_id: "r".into(), row: Map::new() };
-        let question = Request::new("Why?".to_string(), ReplyFormat::Text, task);
-        messages(&question, &Reply { text: text.to_string(), ..Reply::default() }, why, "it is no number")
+        messages(
+            &[Message::user("Why?")],
+            &Reply { text: text.to_string(), ..Reply::default() },
+            why,
+            "it is no number",
+        )
     }
 
     #[test]
