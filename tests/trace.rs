@@ -119,12 +119,14 @@ fn prompt(call: &Value) -> &str {
 fn every_call_that_the_server_saw_is_told_once_and_in_order() {
     let (kitchen, server) = served();
     let seen = server.requests();
-    let last = |body: &Value| list(&body["messages"]).last().unwrap()["content"].as_str().unwrap().to_string();
+    let asked = |one: &&Value| one["role"] == "user";
+    let first =
+        |body: &Value| list(&body["messages"]).iter().find(asked).unwrap()["content"].as_str().unwrap().to_string();
     let (mut told, mut unusable, mut again) = (0, 0, 0);
     for (number, row) in rows(&kitchen, "exam").iter().enumerate() {
         let [sign, agent] = [format!("s{number}s"), format!("a{number}a")];
         let of_row = |text: &String| text.contains(&sign) || text.contains(&agent);
-        let expected: Vec<String> = seen.iter().map(|request| last(&request.body)).filter(of_row).collect();
+        let expected: Vec<String> = seen.iter().map(|request| first(&request.body)).filter(of_row).collect();
         let story = traced(&kitchen, "stories", id(row));
         let calls = calls(&story);
         assert_eq!(calls.iter().map(|call| prompt(call)).collect::<Vec<_>>(), expected, "row {number}");

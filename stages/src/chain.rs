@@ -1,5 +1,6 @@
 //! A chain of thought as typed steps: read strictly from a reply, continued by a search, rendered for a rewrite.
 
+use crate::tolerant_json;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -70,9 +71,9 @@ impl Chain {
         Ok(Chain(steps))
     }
 
-    /// Reads a reply: the text from its first `{` to its last `}`, whatever stands around it.
+    /// Reads a reply, whatever stands around its JSON object.
     pub fn parse(text: &str) -> Result<Chain, String> {
-        let written: Written = read_json(text)?;
+        let written: Written = tolerant_json::read(text)?;
         Chain::new(written.steps)
     }
 
@@ -115,13 +116,6 @@ impl Chain {
         });
         sections.collect::<Vec<_>>().join("\n\n")
     }
-}
-
-/// Reads the JSON object that a reply holds: from its first `{` to its last `}`.
-pub fn read_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    let object = text.find('{').zip(text.rfind('}')).filter(|(start, end)| start < end);
-    let (start, end) = object.ok_or("the reply holds no JSON object")?;
-    serde_json::from_str(&text[start..=end]).map_err(|error| format!("the reply's JSON cannot be read: {error}"))
 }
 
 #[cfg(test)]

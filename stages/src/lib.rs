@@ -21,5 +21,6 @@ pub mod table;
 pub mod tablets;
 pub mod template;
 pub mod told;
+mod tolerant_json;
 pub mod trail;
 pub mod train;

@@ -255,14 +255,15 @@ impl<T: Setting> Setting for IndexMap<String, T> {
 }
 
 /// Declares a settings struct: `name: type` is required, `name: type = default` is not. Doc comments become the schema's descriptions.
+/// A setting that came after replies were paid for says by a `#[serde(…)]` how it stays out of the canonical form at its default.
 #[macro_export]
 macro_rules! settings {
     ($(#[doc = $about:literal])* pub struct $name:ident {
-        $($(#[doc = $doc:literal])* pub $field:ident : $type:ty $(= $default:expr)?),* $(,)?
+        $($(#[doc = $doc:literal])* $(#[serde($($written:tt)*)])? pub $field:ident : $type:ty $(= $default:expr)?),* $(,)?
     }) => {
         $(#[doc = $about])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-        pub struct $name { $($(#[doc = $doc])* pub $field: $type),* }
+        pub struct $name { $($(#[doc = $doc])* $(#[serde($($written)*)])? pub $field: $type),* }
 
         impl $crate::settings::Setting for $name {
             fn read(value: &serde_json::Value, reader: &mut $crate::settings::Reader) -> Option<Self> {

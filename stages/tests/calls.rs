@@ -4,7 +4,7 @@ mod support;
 
 use stages::context::Context;
 use stages::failure::Failure;
-use stages::llm::{Budget, Caller, Claimed, Fault, Outcome, Replies, Reply, Request, Watcher, for_each_row};
+use stages::llm::{Budget, Caller, Claimed, Fault, Outcome, Replies, Reply, Request, Unusable, Watcher, for_each_row};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{FakeContext, MemoryReplies, ScriptedModel, numbered_rows, passing, question};
@@ -90,7 +90,8 @@ fn a_changed_parser_reads_the_kept_replies_again() {
     let length = |reply: &Reply| Ok(reply.text.len() as i64);
     assert_eq!(sent_by(2, number), (4, vec![true, true, false]));
     assert_eq!(sent_by(2, length), (0, vec![true, true, true]));
-    assert_eq!(sent_by(2, |_| Err("it reads nothing".to_string())), (2, vec![false, false, false]), "two second asks");
+    let reads_nothing = sent_by(2, |_| Err("it reads nothing".to_string()));
+    assert_eq!(reads_nothing, (3, vec![false, false, false]), "two second asks, and one that tells another reason");
     assert_eq!(sent_by(2, number), (0, vec![true, true, false]));
 }
 
@@ -101,7 +102,8 @@ fn an_unparsable_reply_is_asked_again_and_never_served_as_its_own_cure() {
     }));
     let caller = context.caller("model").unwrap();
     let ask = |asks| context.runtime.block_on(caller.ask_until(question("q"), asks, number)).unwrap();
-    let marked = |asks| Outcome::Unparsable { reason: "`what?` is no number".into(), text: "what?".into(), asks };
+    let (why, reason) = (Unusable::Unparsable, "`what?` is no number");
+    let marked = |asks| Outcome::Unparsable { why, reason: reason.into(), text: "what?".into(), asks };
     assert_eq!(ask(1), marked(1));
     assert_eq!(ask(2), marked(2));
     assert_eq!(ask(3), Outcome::Parsed(42));
@@ -125,11 +127,95 @@ fn retrying_marked_rows_asks_on_and_later_runs_see_the_same() {
     assert_eq!(context.meter.read().calls, 3);
 }
 
+/// What was said in each request, by how often it was asked.
+fn said(context: &FakeContext, asks: u32) -> (Outcome<i64>, Vec<Vec<String>>) {
+    let seen = Arc::new(Seen::default());
+    let caller = context.caller("model").unwrap();
+    let outcome = context.runtime.block_on(caller.ask_until(question("q"), asks, number)).unwrap();
+    let looker = Caller::looking(caller.model.clone(), caller.replies.clone(), false, seen.clone());
+    assert_eq!(context.runtime.block_on(looker.ask_until(question("q"), asks, number)).unwrap(), outcome);
+    let messages = std::mem::take(&mut *seen.1.lock().unwrap());
+    (outcome, messages)
+}
+
+#[test]
+fn a_bad_reply_goes_back_with_the_parsers_reason_and_only_the_last_one_does() {
+    let context = FakeContext::with(ScriptedModel::new(|request, before| {
+        assert_eq!(request.ask as usize, before);
+        Ok(["one", "two", "3"][before].to_string())
+    }));
+    let (outcome, said) = said(&context, 3);
+    assert_eq!(outcome, Outcome::Parsed(3));
+    assert_eq!(said[0], ["user: q"]);
+    for (round, bad) in [(1, "one"), (2, "two")] {
+        assert_eq!(said[round][..2], ["user: q".to_string(), format!("assistant: {bad}")]);
+        let correction = format!("user: That reply could not be used: `{bad}` is no number. ");
+        assert!(said[round].len() == 3 && said[round][2].starts_with(&correction), "{:?}", said[round]);
+    }
+}
+
+#[test]
+fn a_model_that_is_not_corrected_is_asked_the_same_again() {
+    let mut model = ScriptedModel::new(|_, before| Ok(["one", "2"][before].to_string()));
+    model.manner.corrects = false;
+    let (outcome, said) = said(&FakeContext::with(model), 3);
+    assert_eq!((outcome, said), (Outcome::Parsed(2), vec![vec!["user: q".to_string()]; 2]));
+}
+
+/// A reply that ends as its text says: `word reason`.
+fn ending(corrects: bool, script: &'static [&'static str]) -> FakeContext {
+    let mut model = ScriptedModel::new(|_, before| Ok(script[before].to_string()));
+    (model.manner.corrects, model.says_its_end) = (corrects, true);
+    FakeContext::with(model)
+}
+
+#[test]
+fn refusals_and_what_is_cut_off_are_told_apart_and_not_paid_for_in_vain() {
+    use Unusable::{CutOff, Refused, Unparsable, Withheld};
+    for (corrects, script, expected) in [
+        (true, &["no refusal", "7 stop"][..], Err((Refused, 1))),
+        (true, &["7 refusal"], Err((Refused, 1))),
+        (true, &["7 content_filter"], Err((Withheld, 1))),
+        (true, &["7 length"], Ok(7)),
+        (true, &["x length", "7 stop"], Ok(7)),
+        (true, &["x length", "y length", "7 stop"], Err((CutOff, 2))),
+        (true, &["x stop", "y length", "z stop", "7 stop"], Err((Unparsable, 3))),
+        (true, &["x length", "no refusal", "7 stop"], Err((Refused, 2))),
+        (false, &["x length", "7 stop"], Err((CutOff, 1))),
+    ] {
+        let (outcome, said) = said(&ending(corrects, script), 3);
+        let found = match outcome {
+            Outcome::Parsed(value) => Ok(value),
+            Outcome::Unparsable { why, asks, .. } => Err((why, asks)),
+        };
+        assert_eq!(found, expected, "{script:?}");
+        assert_eq!(said.len() as u32, expected.map_or_else(|(_, asks)| asks, |_| said.len() as u32), "{script:?}");
+    }
+}
+
+#[test]
+fn what_was_cut_off_says_where_and_a_refused_row_may_be_tried_again() {
+    let mut context = ending(false, &["x length", "no refusal", "7 stop"]);
+    let ask = |context: &FakeContext| {
+        let caller = context.caller("model").unwrap();
+        context.runtime.block_on(caller.ask_until(question("q"), 3, number)).unwrap()
+    };
+    let Outcome::Unparsable { reason, .. } = ask(&context) else { panic!("it is cut off") };
+    assert!(reason.contains("cut off at 3 tokens") && reason.contains("`max_tokens`"), "{reason}");
+    context.retry_marked = true;
+    assert_eq!(ask(&context), Outcome::Parsed(7));
+    context.retry_marked = false;
+    assert_eq!(ask(&context), Outcome::Parsed(7));
+    assert_eq!(context.meter.read().calls, 3);
+}
+
 #[derive(Default)]
-struct Seen(std::sync::Mutex<Vec<String>>);
+struct Seen(std::sync::Mutex<Vec<String>>, std::sync::Mutex<Vec<Vec<String>>>);
 
 impl Watcher for Seen {
     fn answered(&self, request: &Request, reply: &Reply, unusable: Option<&str>) {
+        let messages = request.messages.iter().map(|message| format!("{}: {}", message.role, message.content));
+        self.1.lock().unwrap().push(messages.collect());
         let how = unusable.map_or(String::new(), |reason| format!(" ({reason})"));
         self.0
             .lock()

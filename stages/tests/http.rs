@@ -131,3 +131,52 @@ fn a_budget_is_never_passed() {
     let reading = context.meter.read();
     assert!((0.5..=1.0).contains(&reading.cost_usd), "{reading:?}");
 }
+
+#[test]
+fn a_streamed_answer_is_kept_as_one_that_came_whole() {
+    for without_done in [false, true] {
+        let server = ModelServer::start(Behaviour { without_done, ..Behaviour::default() });
+        let mut streaming = context(&server, json!({"stream": true}));
+        let answers = ask_all(&streaming, 100).unwrap();
+        assert!(answers.iter().all(|answer| answer == "True" || answer == "False"));
+        let reading = streaming.meter.read();
+        assert!(reading.retries == 0 && reading.tokens_in > 0 && reading.tokens_out >= 100, "{reading:?}");
+        assert_eq!(server.requests()[0].body["stream_options"], json!({"include_usage": true}));
+        let whole = context(&server, json!({}));
+        streaming.models = whole.models.clone();
+        assert_eq!(ask_all(&streaming, 100).unwrap(), answers, "who does not stream reads what was streamed");
+        assert_eq!(server.calls(), 100);
+    }
+}
+
+#[test]
+fn a_fault_storm_changes_no_streamed_answer() {
+    let calm = ModelServer::start(Behaviour::default());
+    let expected = ask_all(&context(&calm, json!({"stream": true})), 300).unwrap();
+    let stormy = ModelServer::start(Behaviour { faults: Faults::storm(0.05), ..Behaviour::default() });
+    let context = context(&stormy, json!({"stream": true}));
+    assert_eq!(ask_all(&context, 300).unwrap(), expected);
+    assert!(context.meter.read().retries > 50);
+    assert_eq!(stormy.paid_twice(), 0);
+}
+
+#[test]
+fn a_server_that_refuses_to_tell_a_streams_usage_is_asked_without() {
+    let server = ModelServer::start(Behaviour { refuses: Some("stream_options"), ..Behaviour::default() });
+    let context = context(&server, json!({"stream": true, "concurrency": 1}));
+    assert_eq!(ask_all(&context, 50).unwrap().len(), 50);
+    assert_eq!(server.calls(), 51, "it is refused once");
+}
+
+#[test]
+fn a_format_that_the_server_refuses_stops_the_node_and_names_the_setting() {
+    let server = ModelServer::start(Behaviour { refuses: Some("response_format"), ..Behaviour::default() });
+    let context = context(&server, json!({}));
+    let caller = context.caller("model").unwrap();
+    let mut asked = question("Give me JSON");
+    asked.format = stages::llm::ReplyFormat::Json;
+    let failure = context.runtime.block_on(caller.ask(&asked)).unwrap_err();
+    assert!(matches!(&failure, Failure::Recipe(words) if words.contains("unknown field `response_format`")));
+    assert!(failure.to_string().contains("`structured: none`"), "{failure}");
+    assert_eq!(server.calls(), 1);
+}

@@ -24,10 +24,19 @@ impl Default for Habits {
     }
 }
 
+/// Begins the message that follows a reply which could not be used.
+const CORRECTION: &str = "That reply could not be used: ";
+
 /// The reply to a request body that was answered `answered` times already.
 pub fn answer(body: &Value, hash: u64, answered: u32, habits: &Habits) -> String {
-    let prompt = body["messages"].as_array().and_then(|messages| messages.last()).map(|last| &last["content"]);
-    let prompt = prompt.and_then(Value::as_str).unwrap_or_default();
+    let said = |message: &Value| message["content"].as_str().unwrap_or_default().to_string();
+    let mut messages: Vec<String> = body["messages"].as_array().into_iter().flatten().map(said).collect();
+    // A model that is told what was wrong answers the question before.
+    let is_corrected = messages.last().is_some_and(|last| last.starts_with(CORRECTION));
+    messages.truncate(if is_corrected { messages.len() - 2 } else { messages.len() });
+    let prompt = messages.last().map_or("", String::as_str);
+    // One that takes a seed draws anew; another does not make the same mistake twice.
+    let answered = answered + u32::from(is_corrected && body["seed"].is_null());
     let hash = if habits.steady { hash_of(subject(prompt)) } else { hash };
     if answered == 0 && unit(hash, "unparsable") < habits.unparsable {
         return "Let me think about that for a while longer.".to_string();

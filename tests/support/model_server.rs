@@ -22,6 +22,12 @@ pub struct Behaviour {
     pub key: Option<String>,
     /// Records nothing, for measurements.
     pub quiet: bool,
+    /// After so many requests the server returns another fingerprint.
+    pub reloads_after: Option<u64>,
+    /// Streams end without `[DONE]`.
+    pub without_done: bool,
+    /// Requests that hold this field get 400, with its name in the words.
+    pub refuses: Option<&'static str>,
 }
 
 /// One request as it came in.
@@ -144,7 +150,11 @@ async fn respond(stream: &mut TcpStream, request: &HttpRequest, state: &State) -
     let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
         return write(stream, "400 Bad Request", "", r#"{"error": {"message": "the body is not JSON"}}"#).await;
     };
-    state.calls.fetch_add(1, Ordering::SeqCst);
+    let before = state.calls.fetch_add(1, Ordering::SeqCst);
+    let fingerprint = match state.behaviour.reloads_after.is_some_and(|after| before >= after) {
+        true => "reloaded",
+        false => "loopback",
+    };
     let authorization = request.header("authorization").map(str::to_string);
     if !state.behaviour.quiet {
         state.requests.lock().unwrap().push(Recorded { authorization: authorization.clone(), body: body.clone() });
@@ -158,13 +168,47 @@ async fn respond(stream: &mut TcpStream, request: &HttpRequest, state: &State) -
         let words = format!("Incorrect API key provided: {}", authorization.unwrap_or_default());
         return write(stream, "401 Unauthorized", "", &json!({"error": {"message": words}}).to_string()).await;
     }
+    if let Some(field) = state.behaviour.refuses.filter(|field| body.get(field).is_some()) {
+        let words = format!("unknown field `{field}`");
+        return write(stream, "400 Bad Request", "", &json!({"error": {"message": words}}).to_string()).await;
+    }
     let hash = hash_of(&body);
     let (came, answered) = state.note(hash);
-    let reply = envelope(&body, &answer(&body, hash, answered, &state.behaviour.habits));
+    let reply = envelope(&body, fingerprint, &answer(&body, hash, answered, &state.behaviour.habits));
     match state.behaviour.faults.planned(hash, came) {
         Some(fault) => fail(stream, fault, &reply).await,
+        None if body["stream"] == true => write_events(stream, &reply, &state.behaviour).await,
         None => write(stream, "200 OK", "", &reply).await,
     }
+}
+
+/// The same answer as server-sent events, in pieces that are cut anywhere.
+async fn write_events(stream: &mut TcpStream, reply: &str, behaviour: &Behaviour) -> std::io::Result<bool> {
+    let mut whole: Value = serde_json::from_str(reply).expect("we wrote it");
+    let usage = whole["usage"].take();
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_string();
+    let letters: Vec<char> = text.chars().collect();
+    let event = |fields: Value| {
+        let mut chunk = json!({"model": whole["model"], "system_fingerprint": whole["system_fingerprint"]});
+        chunk.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        format!("data: {chunk}\r\n\r\n")
+    };
+    let delta = |delta: Value, end: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": end}]});
+    let mut events = vec![": keep-alive\n\n".to_string(), event(delta(json!({"role": "assistant"}), Value::Null))];
+    let words = letters.chunks(9).map(|word| json!({"content": word.iter().collect::<String>()}));
+    events.extend(words.map(|word| event(delta(word, Value::Null))));
+    events.push(event(delta(json!({}), json!("stop"))));
+    events.push(event(json!({"choices": [], "usage": usage})));
+    events.extend((!behaviour.without_done).then(|| "data: [DONE]\n\n".to_string()));
+    let mut answer =
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for piece in events.concat().as_bytes().chunks(53) {
+        answer.extend(format!("{:x}\r\n", piece.len()).bytes());
+        answer.extend(piece);
+        answer.extend(b"\r\n");
+    }
+    answer.extend(b"0\r\n\r\n");
+    stream.write_all(&answer).await.map(|()| true)
 }
 
 async fn fail(stream: &mut TcpStream, fault: Fault, reply: &str) -> std::io::Result<bool> {
@@ -203,10 +247,10 @@ async fn write(stream: &mut TcpStream, status: &str, headers: &str, body: &str) 
     stream.write_all((head + body).as_bytes()).await.map(|()| true)
 }
 
-fn envelope(body: &Value, text: &str) -> String {
+fn envelope(body: &Value, fingerprint: &str, text: &str) -> String {
     let prompt_bytes: usize = body["messages"].to_string().len();
     json!({
-        "id": "chatcmpl-test", "object": "chat.completion", "model": body["model"], "system_fingerprint": "loopback",
+        "id": "chatcmpl-test", "object": "chat.completion", "model": body["model"], "system_fingerprint": fingerprint,
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": prompt_bytes / 4, "completion_tokens": text.len() / 4 + 1, "total_tokens": 0},
     })

@@ -25,7 +25,7 @@ use cache::{ActionKey, KeyLock, Manifest, Preimage, Provenance, RunRecord, Store
 use context::NodeContext;
 use indexmap::IndexMap;
 use models::Models;
-use stages::context::Device;
+use stages::context::{Context as _, Device};
 use stages::draw::Draw;
 use stages::failure::Failure;
 use stages::llm::{Budget, Caller, Meter};
@@ -265,7 +265,12 @@ impl<'a> Executor<'a> {
             first_row: self.team.map_or(0, Team::first_row),
             next_progress_ms: Default::default(),
         };
-        Ok(node.stage.run(inputs, &context)?)
+        let outputs = node.stage.run(inputs, &context)?;
+        let models: HashMap<String, String> = node.stage.models().into_iter().collect();
+        for (port, servers) in meter.served.changed() {
+            context.warn(&stages::llm::served::warning(&models[&port], &servers));
+        }
+        Ok(outputs)
     }
 
     fn inputs(&self, node: &Node, scratch: &Path) -> Result<Inputs, Trouble> {

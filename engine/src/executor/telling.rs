@@ -7,10 +7,13 @@ use cache::{ActionKey, Manifest, Provenance, RunNode};
 use indexmap::IndexMap;
 use serde_json::Value;
 use stages::llm::Meter;
+use stages::llm::served::Server;
 use stages::report::Report;
 
 /// Under which a stage's report is kept in its provenance.
 const REPORT: &str = "report";
+/// Under which it is kept which models a server named, where it named several.
+const SERVED: &str = "served";
 
 /// Name and version of this program.
 pub const MADE_BY: &str = concat!("decoct ", env!("CARGO_PKG_VERSION"));
@@ -30,7 +33,13 @@ pub fn provenance(
     let reading = meter.read();
     let report = serde_json::to_value(report).expect("a report is plain data");
     let measured = Measured { rows_in, tallies: meter.tallies.read() };
+    let mut facts = serde_json::Map::from_iter([(REPORT.to_string(), report)]);
+    let served = served(meter);
+    if !served.is_empty() {
+        facts.insert(SERVED.to_string(), Value::Object(served));
+    }
     let measured = serde_json::to_value(measured).expect("counts are plain data");
+    facts.insert(MEASURED.to_string(), measured);
     Provenance {
         made_by: MADE_BY.to_string(),
         pipeline: recipe.to_string(),
@@ -45,8 +54,16 @@ pub fn provenance(
         cost_usd: reading.cost_usd,
         labels,
         device: String::new(),
-        facts: serde_json::Map::from_iter([(REPORT.to_string(), report), (MEASURED.to_string(), measured)]),
+        facts,
     }
+}
+
+/// By port, how many replies each model gave, where a server named several.
+fn served(meter: &Meter) -> serde_json::Map<String, Value> {
+    let counts = |(port, servers): (String, Vec<Server>)| {
+        (port, servers.into_iter().map(|server| (server.name, Value::from(server.replies))).collect())
+    };
+    meter.served.changed().into_iter().map(counts).collect()
 }
 
 /// Of this run: a node that was found has no calls and took no time.

@@ -69,6 +69,8 @@ pub const CODES: &[(&str, &str)] = &[
     ("missing-column",      "A kind or a prompt reads a column that its rows do not have."),
     ("broken-expression",   "A `where` is not an expression."),
     // Prompts.
+    ("broken-example",      "An example is not a pair of `user` and `assistant`."),
+    ("broken-messages",     "The messages of a prompt do not follow each other as in a conversation."),
     ("broken-prompt",       "A prompt is not a valid template."),
     ("unknown-variable",    "A prompt uses a variable that its node does not offer."),
     ("missing-variable",    "A prompt does not use a variable without which the question makes no sense."),

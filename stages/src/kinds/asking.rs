@@ -1,11 +1,13 @@
 //! What the model kinds share: putting a question about a row, and dividing the rows by what came of it.
 
 use super::prompts::PromptForm;
+use super::shapes;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::llm::crowd::Item;
-use crate::llm::{Caller, Outcome, Reply, ReplyFormat, Request, Task, each_row};
+use crate::llm::request::CUT_OFF;
+use crate::llm::{Caller, Message, Outcome, Reply, ReplyFormat, Request, Task, Unusable, each_row};
 use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::{Column, ColumnType, Row, Rows, require};
@@ -19,6 +21,8 @@ use std::sync::Arc;
 
 /// Characters of an unparsable reply that are shown with its row.
 const SHOWN_CHARACTERS: usize = 160;
+
+const SYSTEM: &str = "system";
 
 /// One kind of question to one model.
 #[derive(Clone)]
@@ -49,6 +53,8 @@ impl Asker {
         format: ReplyFormat,
         asks: u32,
     ) -> Arc<Asker> {
+        let shape = shapes::of(form).filter(|_| caller.model.manner().schemas);
+        let format = shape.map_or(format, ReplyFormat::Schema);
         Arc::new(Asker { caller, prompt: prompt.clone(), form, task, format, asks })
     }
 
@@ -59,14 +65,62 @@ impl Asker {
 
     /// Puts the question until a reply parses. `Err` inside is a row to be marked, with the reason.
     pub async fn ask<T>(&self, asked: Asked, parse: impl Fn(&str) -> Result<T, String>) -> Result<Result<T, Fate>> {
-        let prompt = self.prompt.render(&self.form.variables(&asked.row))?;
+        self.ask_after(Vec::new(), asked, parse).await
+    }
+
+    /// The same after what was said before; system messages stay in front.
+    pub async fn ask_after<T>(
+        &self,
+        before: Vec<Message>,
+        asked: Asked,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Result<T, Fate>> {
+        self.put(before, asked, |reply| parse(&reply.text)).await
+    }
+
+    /// The same for free text, of which nothing but the server can tell whether it is whole.
+    pub async fn ask_whole<T>(
+        &self,
+        asked: Asked,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Result<T, Fate>> {
+        self.put(Vec::new(), asked, |reply| match reply.finish_reason == CUT_OFF {
+            true => Err("the text has no end".to_string()),
+            false => parse(&reply.text),
+        })
+        .await
+    }
+
+    async fn put<T>(
+        &self,
+        before: Vec<Message>,
+        asked: Asked,
+        parse: impl Fn(&Reply) -> Result<T, String>,
+    ) -> Result<Result<T, Fate>> {
+        let messages = continued(before, self.prompt.render(&self.form.variables(&asked.row))?);
         let task = Task { name: self.task, row_id: asked.row_id, row: asked.row };
-        let request = Request::new(prompt, self.format, task).sample(asked.sample);
-        Ok(match self.caller.ask_until(request, self.asks, |reply: &Reply| parse(&reply.text)).await? {
+        let request = Request::conversation(messages, self.format, task).sample(asked.sample);
+        Ok(match self.caller.ask_until(request, self.asks, parse).await? {
             Outcome::Parsed(value) => Ok(value),
-            Outcome::Unparsable { reason, text, asks } => Err(Fate::marked(self.form.name, &reason, &text, asks)),
+            Outcome::Unparsable { why, reason, text, asks } => {
+                Err(Fate::marked(self.form.name, why, &reason, &text, asks))
+            }
         })
     }
+}
+
+/// What was said before goes in front of the prompt's question, after its examples; there is one system message at most.
+fn continued(before: Vec<Message>, mut prompt: Vec<Message>) -> Vec<Message> {
+    let (system, said): (Vec<Message>, Vec<Message>) = before.into_iter().partition(|message| message.role == SYSTEM);
+    let question = prompt.len() - 1;
+    prompt.splice(question..question, said);
+    for message in system.into_iter().rev() {
+        match prompt.first_mut().filter(|first| first.role == SYSTEM) {
+            Some(first) => first.content = format!("{}\n\n{}", message.content, first.content),
+            None => prompt.insert(0, message),
+        }
+    }
+    prompt
 }
 
 /// What became of a row.
@@ -91,11 +145,21 @@ impl Fate {
         Fate { outcome: outcome.into(), reason: None, cells, kept: false, marked: false }
     }
 
-    fn marked(question: &str, reason: &str, text: &str, asks: u32) -> Fate {
+    fn marked(question: &str, why: Unusable, reason: &str, text: &str, asks: u32) -> Fate {
         let shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
-        let reason =
+        let unparsable =
             format!("no reply to `{question}` could be used, asked {asks} times: {reason}; the last began `{shown}`");
-        let outcome = format!("marked: no usable reply to {question}");
+        let (outcome, reason) = match why {
+            Unusable::Unparsable => (format!("marked: no usable reply to {question}"), unparsable),
+            Unusable::CutOff => (format!("marked: the reply to {question} was cut off"), unparsable),
+            Unusable::Refused => {
+                (format!("marked: {question} was refused"), format!("the model refused `{question}`: `{shown}`"))
+            }
+            Unusable::Withheld => (
+                format!("marked: the reply to {question} was withheld by a content filter"),
+                format!("a content filter withheld the reply to `{question}`: `{shown}`"),
+            ),
+        };
         Fate { outcome, reason: Some(reason), cells: Vec::new(), kept: false, marked: true }
     }
 }
@@ -235,4 +299,26 @@ pub fn with(
 /// Fails early, with the columns that are there, when one is missing.
 pub fn require_columns(table: &Table, names: &[&str]) -> Result<()> {
     names.iter().try_for_each(|name| require(table.columns(), name).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(role: &str, content: &str) -> Message {
+        Message { role: role.to_string(), content: content.to_string() }
+    }
+
+    #[test]
+    fn a_conversation_goes_before_the_question_under_one_system_message() {
+        let (user, assistant) = (Message::user, Message::assistant);
+        let earlier = || vec![message("system", "row"), user("a"), assistant("b")];
+        let asked = |prompt: Vec<Message>| continued(earlier(), prompt);
+        assert_eq!(asked(vec![user("q")]), [message("system", "row"), user("a"), assistant("b"), user("q")]);
+        assert_eq!(
+            asked(vec![message("system", "own"), user("e"), assistant("f"), user("q")]),
+            [message("system", "row\n\nown"), user("e"), assistant("f"), user("a"), assistant("b"), user("q")]
+        );
+        assert_eq!(continued(vec![], vec![user("q")]), [user("q")]);
+    }
 }

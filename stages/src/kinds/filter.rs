@@ -1,9 +1,9 @@
 //! `filter`: drops rows that weak models solve already, that a model labels as unfit, or that an expression rejects.
 
 use super::asking::{self, Asked, Asker, Fate, divide, divide_by_asking, require_columns};
+use super::examples::Examples;
 use super::prompts::{FILTER, SOLVE, prompt_of};
 use crate::answers::{End, Rule as Match, chosen_option, matches_truth};
-use crate::chain::read_json;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -54,6 +54,9 @@ crate::settings! {
         pub r#where: Option<String> = None,
         /// A prompt file; `solve.md` or `filter.md` among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// How often a model is asked for a label before a row is marked.
         pub asks: u32 = 3,
     }
@@ -307,7 +310,7 @@ struct Labelled {
 
 /// `Too Simple` and `too-simple` are the label `too_simple`.
 fn parse_label(text: &str) -> Result<Label, String> {
-    let word = read_json::<Labelled>(text)?.label.trim().to_lowercase().replace([' ', '-'], "_");
+    let word = crate::tolerant_json::read::<Labelled>(text)?.label.trim().to_lowercase().replace([' ', '-'], "_");
     Label::from_word(&word).ok_or_else(|| format!("`{word}` is not one of `{}`", Label::WORDS.join("`, `")))
 }
 

@@ -1,7 +1,8 @@
 //! The prompts of the model kinds: where each is found, what it may use and what it must use.
 
+use super::examples;
 use crate::chain::Chain;
-use crate::prompt::Prompt;
+use crate::prompt::{Example, Prompt};
 use crate::settings::{Reader, Step};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -51,17 +52,21 @@ pub fn prompt_of_question(question: &str) -> &str {
     }
 }
 
+/// The key of a node's own prompt, before whose question its examples are shown.
+const MAIN: &str = "prompt";
+
 /// The prompt under `key` of a node; where it names none `<prompts>/<name>.md` beside the recipe, else our own wording.
 pub fn prompt_of(fields: &Map<String, Value>, key: &str, form: &PromptForm, reader: &mut Reader) -> Option<Prompt> {
     if let Some(text) = reader.wordings.get(form.name).cloned() {
-        return form.read(&text, reader);
+        return form.read(&text, &[], reader);
     }
+    let examples = if key == MAIN { examples::of(fields, reader)? } else { Vec::new() };
     let named = fields.get(key).and_then(Value::as_str);
     reader.within(Step::Key(key.to_string()), |reader| match named.map(|name| reader.path(name)) {
-        Some(path) => form.read_file(&path, reader),
+        Some(path) => form.read_file(&path, &examples, reader),
         None => match beside_the_recipe(form, reader) {
-            Some(path) => form.read_file(&path, reader),
-            None => form.read(form.embedded, reader),
+            Some(path) => form.read_file(&path, &examples, reader),
+            None => form.read(form.embedded, &examples, reader),
         },
     })
 }
@@ -71,12 +76,17 @@ fn beside_the_recipe(form: &PromptForm, reader: &mut Reader) -> Option<PathBuf> 
 }
 
 impl PromptForm {
-    fn read(&self, text: &str, reader: &mut Reader) -> Option<Prompt> {
-        Prompt::read(text, self.offered, self.required, reader)
+    #[cfg(test)]
+    pub fn embedded(&self) -> &'static str {
+        self.embedded
     }
 
-    fn read_file(&self, path: &Path, reader: &mut Reader) -> Option<Prompt> {
-        Prompt::read_file(path, self.offered, self.required, reader)
+    fn read(&self, text: &str, examples: &[Example], reader: &mut Reader) -> Option<Prompt> {
+        Prompt::read_with(text, examples, self.offered, self.required, reader)
+    }
+
+    fn read_file(&self, path: &Path, examples: &[Example], reader: &mut Reader) -> Option<Prompt> {
+        Prompt::read_file(path, examples, self.offered, self.required, reader)
     }
 
     /// What the prompt sees of a row: its columns under the offered names, options one a line, a chain in titled sections,
@@ -156,11 +166,11 @@ mod tests {
             names.iter().map(|name| (name.to_string(), json!(word))).collect::<Map<_, _>>()
         };
         for form in ALL {
-            let prompt = form.read(form.embedded, &mut Reader::default()).unwrap();
+            let prompt = form.read(form.embedded, &[], &mut Reader::default()).unwrap();
             let render = |word: &str| {
                 let mut variables = form.variables(&row(word));
                 variables.insert("strategy".to_string(), json!("verify"));
-                prompt.render(&variables).unwrap()
+                prompt.render(&variables).unwrap().pop().unwrap().content
             };
             let (left, right) = (render("left"), render("right"));
             let shared = left.bytes().zip(right.bytes()).take_while(|(left, right)| left == right).count();
@@ -171,10 +181,10 @@ mod tests {
 
     #[test]
     fn each_strategy_has_its_own_instruction() {
-        let prompt = SEARCH.read(SEARCH.embedded, &mut Reader::default()).unwrap();
+        let prompt = SEARCH.read(SEARCH.embedded, &[], &mut Reader::default()).unwrap();
         let render = |strategy: &str| {
             let row = json!({"problem": "p", "conclusion": "c", "strategy": strategy});
-            let rendered = prompt.render(&SEARCH.variables(row.as_object().unwrap())).unwrap();
+            let rendered = prompt.render(&SEARCH.variables(row.as_object().unwrap())).unwrap().pop().unwrap().content;
             rendered.split("Strategy:\n").nth(1).unwrap().to_string()
         };
         for (strategy, expected) in [

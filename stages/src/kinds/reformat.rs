@@ -1,8 +1,8 @@
 //! `reformat`: an exam question becomes an open problem with a short answer that can be checked.
 
 use super::asking::{self, Asked, Asker, Fate, divide_by_asking, require_columns};
+use super::examples::Examples;
 use super::prompts::{REFORMAT, prompt_of};
-use crate::chain::read_json;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
@@ -28,6 +28,9 @@ crate::settings! {
         pub model: ModelName,
         /// A prompt file; `reformat.md` among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// How often a question is put before a row is marked.
         pub asks: u32 = 3,
     }
@@ -113,7 +116,7 @@ struct Opened {
 }
 
 fn parse(text: &str) -> Result<Opened, String> {
-    let mut opened: Opened = read_json(text)?;
+    let mut opened: Opened = crate::tolerant_json::read(text)?;
     opened.question = opened.question.trim().to_string();
     opened.answer = opened.answer.trim().to_string();
     match (opened.question.is_empty(), opened.answer.is_empty()) {

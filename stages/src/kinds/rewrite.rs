@@ -1,8 +1,9 @@
 //! `rewrite`: a searched chain told as one natural train of thought, and the final response that follows from it.
 
 use super::asking::{self, Asked, Asker, Fate, divide, divide_by_asking, require_columns, with};
+use super::examples::Examples;
 use super::prompts::{PromptForm, RESPOND, REWRITE, REWRITE_SIMPLE, prompt_of};
-use crate::chain::{Chain, read_json};
+use crate::chain::Chain;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
@@ -51,6 +52,9 @@ crate::settings! {
         pub style: Style = Style::Complex,
         /// A prompt file; `rewrite.md` (`rewrite_simple.md` for `style: simple`) among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// The prompt file for the final response; `respond.md` when left out.
         pub respond_prompt: Unkeyed<Option<String>> = Unkeyed(None),
         /// How often a question is put before a row is marked.
@@ -185,7 +189,7 @@ impl Teller {
             Err(marked) => return Ok(Err(marked)),
         };
         let row = with(item.row.clone(), [("thought", json!(thought))]);
-        let response = self.respond.ask(asked(row), parse_response).await?;
+        let response = self.respond.ask_whole(asked(row), parse_response).await?;
         Ok(response.map(|response| {
             let cells = vec![json!(thought), json!(response), json!(self.style.word())];
             Fate::kept(format!("told, {}", self.style.word()), cells)
@@ -201,7 +205,7 @@ struct Told {
 
 /// A train of thought has more than one line.
 fn parse_thought(text: &str) -> Result<String, String> {
-    let thought = read_json::<Told>(text)?.thought.trim().to_string();
+    let thought = crate::tolerant_json::read::<Told>(text)?.thought.trim().to_string();
     match thought.contains('\n') {
         true => Ok(thought),
         false => Err("`NaturalReasoning` has no line break".to_string()),

@@ -1,6 +1,7 @@
 //! `search`: goes on from every false conclusion by drawn strategies until a verifier agrees or patience ends.
 
 use super::asking::{self, Asked, Asker, Fate, divide_by_asking, require_columns, with};
+use super::examples::Examples;
 use super::prompts::{COT, REVEAL, SEARCH, VERIFY, prompt_of};
 use super::verify::Judge;
 use crate::chain::Chain;
@@ -83,6 +84,9 @@ crate::settings! {
         pub reveal: bool = false,
         /// Prompt files; those among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         pub cot_prompt: Unkeyed<Option<String>> = Unkeyed(None),
         pub verify_prompt: Unkeyed<Option<String>> = Unkeyed(None),
         pub reveal_prompt: Unkeyed<Option<String>> = Unkeyed(None),

@@ -1,6 +1,7 @@
 //! `verify`: whether a conclusion agrees with the known answer. The judge sees these two and nothing else.
 
 use super::asking::{self, Asked, Asker, Fate, divide_by_asking, require_columns};
+use super::examples::Examples;
 use super::prompts::{VERIFY, prompt_of};
 use crate::columns::{Columns, Need};
 use crate::context::Context;
@@ -27,6 +28,9 @@ crate::settings! {
         pub model: ModelName,
         /// A prompt file; `verify.md` among the recipe's prompts when left out.
         pub prompt: Unkeyed<Option<String>> = Unkeyed(None),
+        /// Shown before the question: a list of `{ user, assistant }`, or a JSONL file of them. They count as part of the prompt.
+        #[serde(skip)]
+        pub examples: Unkeyed<Option<Examples>> = Unkeyed(None),
         /// How often a question is put before a row is marked.
         pub asks: u32 = 3,
         /// Whether only true rows go on; a search needs the false ones too.
@@ -129,10 +133,12 @@ impl Judge {
     }
 }
 
-/// `True` or `False` and nothing else but quotes, stars and a full stop; `not true` is no verdict.
+/// `True` or `False` and nothing else but quotes, stars, a full stop, and a label before it; `not true` is no verdict, nor is a word
+/// with an explanation: whoever explains may take it back.
 pub fn parse(text: &str) -> Result<bool, String> {
-    let word = text.trim_matches(|character: char| !character.is_alphanumeric());
-    match word.to_ascii_lowercase().as_str() {
+    let bare = |text: &str| text.trim_matches(|character: char| !character.is_alphanumeric()).to_ascii_lowercase();
+    let labelled = text.split_once(':').filter(|(label, _)| ["answer", "verdict"].contains(&bare(label).as_str()));
+    match bare(labelled.map_or(text, |(_, verdict)| verdict)).as_str() {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err("the reply is neither `True` nor `False`".to_string()),
@@ -153,6 +159,22 @@ mod tests {
             ("True or False", None),
             ("It is true", None),
             ("untrue", None),
+            ("True.", Some(true)),
+            ("**True**", Some(true)),
+            ("`False`", Some(false)),
+            ("Answer: False", Some(false)),
+            ("**Verdict:** True", Some(true)),
+            ("**Answer**: True.", Some(true)),
+            ("Answer: not true", None),
+            ("Answer: True or False", None),
+            ("The answer is not: True", None),
+            ("It is not true", None),
+            ("It is true that this is false", None),
+            ("true or false", None),
+            ("True, or rather False", None),
+            ("False, because it is true that the patient recovered", None),
+            ("True. False.", None),
+            ("Answer: Verdict: True", None),
             ("", None),
         ] {
             assert_eq!(parse(text).ok(), expected, "{text}");

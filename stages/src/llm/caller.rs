@@ -6,7 +6,7 @@
 
 use super::halt;
 use super::meter::{Budget, Meter};
-use super::{LanguageModel, Reply, Request};
+use super::{LanguageModel, Manner, Reply, Request};
 use crate::failure::{Failure, Result};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -32,18 +32,6 @@ pub trait Replies: Send + Sync {
 /// Gives the claim up when dropped.
 pub type Claimed = Box<dyn Send>;
 
-/// What came of a question that had to parse.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome<T> {
-    Parsed(T),
-    /// No reply parsed: why the last one did not, its text, and how many there were.
-    Unparsable {
-        reason: String,
-        text: String,
-        asks: u32,
-    },
-}
-
 /// Who looks on while a stage is played through with the replies that are kept: a plan that counts, a trace that tells.
 pub trait Watcher: Send + Sync {
     /// The reply to a question was kept; `unusable` says why the stage cannot read it, where it cannot.
@@ -66,7 +54,8 @@ pub struct Caller {
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
     /// Set where nothing may be sent.
-    watcher: Option<Arc<dyn Watcher>>,
+    pub(super) watcher: Option<Arc<dyn Watcher>>,
+    pub(super) manner: Manner,
 }
 
 impl Caller {
@@ -77,9 +66,9 @@ impl Caller {
         budget: Arc<Budget>,
         retry_marked: bool,
     ) -> Caller {
-        let identity = Arc::new(model.identity());
+        let (identity, manner) = (Arc::new(model.identity()), model.manner());
         let (port, in_flight) = ("".into(), Arc::default());
-        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, watcher: None }
+        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, watcher: None, manner }
     }
 
     /// The same, behind this port of its node.
@@ -114,46 +103,18 @@ impl Caller {
         }
     }
 
-    /// Asks until a reply parses, at most `asks` times, each under its own `ask` index.
-    ///
-    /// Beyond the limit, up to twice as often, it goes on only where a reply is kept already or marked rows are to be asked again
-    /// (`retry_marked`): what comes out depends on the replies alone, so a later run without that flag sees the same rows.
-    pub async fn ask_until<T>(
-        &self,
-        mut request: Request,
-        asks: u32,
-        parse: impl Fn(&Reply) -> std::result::Result<T, String>,
-    ) -> Result<Outcome<T>> {
-        let asks = asks.max(1);
-        let mut unparsable = None;
-        for ask in 0..2 * asks {
-            request.ask = ask;
-            if ask >= asks && !self.retry_marked && self.kept(&self.address(&request)).is_none() {
-                break;
-            }
-            let Some(reply) = self.ask_or_look(&request).await? else {
-                return Ok(Outcome::Unparsable { reason: "not asked yet".to_string(), text: String::new(), asks: ask });
-            };
-            let parsed = parse(&reply);
-            if let Some(watcher) = &self.watcher {
-                watcher.answered(&request, &reply, parsed.as_ref().err().map(String::as_str));
-            }
-            match parsed {
-                Ok(value) => return Ok(Outcome::Parsed(value)),
-                Err(reason) => unparsable = Some(Outcome::Unparsable { reason, text: reply.text, asks: ask + 1 }),
-            }
-        }
-        Ok(unparsable.expect("at least one question was put"))
-    }
-
     /// `None` where nothing may be sent and no reply is kept.
-    async fn ask_or_look(&self, request: &Request) -> Result<Option<Reply>> {
+    pub(super) async fn ask_or_look(&self, request: &Request) -> Result<Option<Reply>> {
         let Some(watcher) = &self.watcher else { return self.ask(request).await.map(Some) };
         let reply = self.kept(&self.address(request));
         if reply.is_none() {
             watcher.unanswered(request);
         }
         Ok(reply)
+    }
+
+    pub(super) fn is_kept(&self, request: &Request) -> bool {
+        self.kept(&self.address(request)).is_some()
     }
 
     fn address(&self, request: &Request) -> [u8; 32] {

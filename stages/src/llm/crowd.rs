@@ -1,6 +1,6 @@
 //! Many rows at once, each at its own pace: bounded in number, results in row order, an orderly end when something stops it.
 
-use super::halt::{Halt, Halter};
+use super::halt::Halter;
 use super::in_order::InOrder;
 use crate::context::{Context, Progress};
 use crate::failure::{Failure, Result};
@@ -125,7 +125,7 @@ where
 struct Feed<F> {
     rows: Mutex<Box<dyn Iterator<Item = Result<(usize, Row)>> + Send>>,
     columns: Vec<Column>,
-    halt: Halt,
+    halter: Arc<Halter>,
     work: F,
 }
 
@@ -137,7 +137,7 @@ struct Finished<T> {
 
 impl<F> Feed<F> {
     fn next(&self) -> Option<Result<(usize, Row)>> {
-        if self.halt.is_said() {
+        if self.halter.said() {
             return None;
         }
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).next()
@@ -161,6 +161,10 @@ impl<F> Feed<F> {
                     Finished { row: Some((index, row)), result }
                 }
             };
+            // At once: whoever takes the results hears of it too late to keep others from asking.
+            if one.result.as_ref().is_err_and(|failure| !matches!(failure, Failure::Remote(_))) {
+                self.halter.say();
+            }
             if finished.send(one).await.is_err() {
                 return;
             }
@@ -178,7 +182,7 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
 struct Crowd<'a> {
     context: &'a dyn Context,
     concurrency: usize,
-    halter: Halter,
+    halter: Arc<Halter>,
     total: usize,
     done: u64,
     /// The gravest failure so far.
@@ -192,7 +196,7 @@ impl<'a> Crowd<'a> {
         Crowd {
             context,
             concurrency: concurrency.clamp(1, total.max(1)),
-            halter: Halter::new(),
+            halter: Arc::new(Halter::new()),
             total,
             done: 0,
             failure: None,
@@ -214,8 +218,8 @@ impl<'a> Crowd<'a> {
     {
         let runtime = self.context.runtime().clone();
         let rows = table.rows_from(self.context.first_row(table.len()));
-        let (columns, halt) = (table.columns().to_vec(), self.halter.halt());
-        let feed = Arc::new(Feed { rows: Mutex::new(Box::new(rows)), columns, halt, work });
+        let (columns, halter) = (table.columns().to_vec(), self.halter.clone());
+        let feed = Arc::new(Feed { rows: Mutex::new(Box::new(rows)), columns, halter, work });
         let (sender, mut finished) = mpsc::channel(FINISHED_ROWS);
         for _ in 0..self.concurrency {
             runtime.spawn(self.halter.halt().around(feed.clone().work_off(sender.clone())));

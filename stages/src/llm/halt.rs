@@ -50,12 +50,6 @@ impl Halt {
     }
 }
 
-impl Halt {
-    pub fn is_said(&self) -> bool {
-        *self.said.borrow()
-    }
-}
-
 /// Whether the task this is called in was told to stop. Outside of any crowd nobody can say so.
 pub fn halted() -> bool {
     CURRENT.try_with(|halt| *halt.said.borrow()).unwrap_or(false)

@@ -1,5 +1,6 @@
 //! What calls came to, and the money they may take: counted per node, limited per run.
 
+use super::served::Served;
 use super::{Tallies, Usage};
 use crate::failure::{Failure, Result};
 use std::sync::Mutex;
@@ -16,6 +17,8 @@ pub struct Meter {
     pub retries: AtomicU64,
     /// All answers, kept ones included.
     pub tallies: Tallies,
+    /// Who gave them.
+    pub served: Served,
     cost_usd: Mutex<f64>,
 }
 

@@ -1,6 +1,8 @@
 //! Language models behind one trait, and the caller that makes every reply count once.
 
+pub mod asking;
 pub mod caller;
+mod correcting;
 pub mod crowd;
 pub mod halt;
 mod in_order;
@@ -13,15 +15,17 @@ pub mod reading;
 pub mod rehearsal;
 pub mod request;
 mod sending;
+pub mod served;
 pub mod spec;
 pub mod tally;
 
-pub use caller::{Caller, Claimed, Outcome, Replies, Watcher};
+pub use asking::{Outcome, Unusable};
+pub use caller::{Caller, Claimed, Replies, Watcher};
 pub use crowd::{each_row, for_each_row};
 pub use meter::{Budget, Meter, MeterReading};
 pub use patience::Patience;
 pub use reading::ReadingModel;
-pub use request::{Message, Reply, ReplyFormat, Request, Task, Usage};
+pub use request::{Message, Reply, ReplyFormat, Request, Shape, Task, Usage};
 pub use spec::ModelSpec;
 pub use tally::{Moments, Tallies, Tally};
 
@@ -41,6 +45,10 @@ pub trait LanguageModel: Send + Sync {
     fn reads_task(&self) -> bool {
         false
     }
+    /// How it is asked; shows in the requests, so [`LanguageModel::identity`] need not name it.
+    fn manner(&self) -> Manner {
+        Manner::default()
+    }
     /// A label that everything made by this model carries, such as `rehearsal`.
     fn label(&self) -> Option<&'static str> {
         None
@@ -55,6 +63,21 @@ pub trait LanguageModel: Send + Sync {
     fn cost_usd(&self, usage: &Usage) -> Option<f64>;
     /// The most a request can cost before its answer is known.
     fn worst_case_usd(&self, request: &Request) -> Option<f64>;
+}
+
+/// How questions are put to a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Manner {
+    /// A reply that cannot be used is sent back with what is wrong with it; else the same question is put again.
+    pub corrects: bool,
+    /// Where a kind knows the shape of the JSON that it wants, its schema is demanded.
+    pub schemas: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Manner {
+        Manner { corrects: true, schemas: false }
+    }
 }
 
 /// No answer came. Transport, status, empty choices, a broken envelope.

@@ -1,10 +1,10 @@
 //! A model as its kept replies know it: finds them and reads them. It answers nothing, so it needs no key, no server and no weights.
 
 use super::local::{self, weights_hash};
-use super::openai::envelope;
+use super::openai::{self, envelope};
 use super::prices::Prices;
 use super::rehearsal;
-use super::{Fault, LanguageModel, ModelSpec, Reply, Request, Usage};
+use super::{Fault, LanguageModel, Manner, ModelSpec, Reply, Request, Usage};
 use crate::failure::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,6 +15,7 @@ pub struct ReadingModel {
     identity: Value,
     parse: fn(&[u8]) -> std::result::Result<Reply, Fault>,
     is_rehearsal: bool,
+    manner: Manner,
     prices: Option<Prices>,
 }
 
@@ -27,9 +28,13 @@ impl ReadingModel {
     pub fn recorded(identity: &Value, spec: &ModelSpec, folder: Option<&Path>) -> Result<Option<ReadingModel>> {
         let provider = identity["provider"].as_str().unwrap_or_default();
         let mut identity = identity.clone();
+        let manner = if provider == "openai" { openai::manner(&identity) } else { Manner::default() };
         let parse = match provider {
             "rehearsal" => rehearsal::parse,
-            "openai" => envelope::parse,
+            "openai" => {
+                identity = openai::address_identity(identity);
+                envelope::parse
+            }
             "local" => {
                 if let Some(folder) = folder {
                     identity["weights"] = json!(weights_hash(folder)?);
@@ -42,7 +47,7 @@ impl ReadingModel {
             ModelSpec::OpenAi(settings) if provider == "openai" => settings.prices.0.clone(),
             _ => None,
         };
-        Ok(Some(ReadingModel { parse, is_rehearsal: provider == "rehearsal", prices, identity }))
+        Ok(Some(ReadingModel { parse, is_rehearsal: provider == "rehearsal", prices, identity, manner }))
     }
 }
 
@@ -61,6 +66,10 @@ impl LanguageModel for ReadingModel {
 
     fn reads_task(&self) -> bool {
         self.is_rehearsal
+    }
+
+    fn manner(&self) -> Manner {
+        self.manner
     }
 
     fn label(&self) -> Option<&'static str> {

@@ -2,6 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::sync::LazyLock;
+
+/// Words of [`Reply::finish_reason`]: the reply ended at the limit of its tokens.
+pub const CUT_OFF: &str = "length";
+/// The model declined to answer.
+pub const REFUSAL: &str = "refusal";
+/// The server kept the answer, or the rest of it, to itself.
+pub const WITHHELD: &str = "content_filter";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -19,11 +27,26 @@ impl Message {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// What form of reply is demanded of the server; what comes is checked by whoever asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ReplyFormat {
     Text,
     Json,
+    /// JSON of this shape, where the model is asked for shapes (see [`super::Manner`]).
+    Schema(&'static Shape),
+}
+
+/// A JSON Schema with a name, as servers want it.
+#[derive(Debug)]
+pub struct Shape {
+    pub name: &'static str,
+    pub schema: LazyLock<Value>,
+}
+
+impl PartialEq for Shape {
+    fn eq(&self, other: &Shape) -> bool {
+        self.name == other.name && *self.schema == *other.schema
+    }
 }
 
 /// What a rehearsal is asked to do: the typed side channel beside the messages. Never sent anywhere.
@@ -49,7 +72,12 @@ pub struct Request {
 
 impl Request {
     pub fn new(prompt: String, format: ReplyFormat, task: Task) -> Request {
-        Request { messages: vec![Message::user(prompt)], format, task: Some(task), sample: 0, ask: 0 }
+        Request::conversation(vec![Message::user(prompt)], format, task)
+    }
+
+    /// A question that ends a conversation.
+    pub fn conversation(messages: Vec<Message>, format: ReplyFormat, task: Task) -> Request {
+        Request { messages, format, task: Some(task), sample: 0, ask: 0 }
     }
 
     /// Of all messages.
@@ -73,13 +101,27 @@ impl Request {
             write_text(&message.role, &mut preimage);
             write_text(&message.content, &mut preimage);
         }
-        write_text(if self.format == ReplyFormat::Json { "json" } else { "text" }, &mut preimage);
+        self.format.write_canonical(&mut preimage);
         match self.task.as_ref().filter(|_| reads_task) {
             Some(task) => task.write_canonical(&mut preimage),
             None => write_text("", &mut preimage),
         }
         preimage.extend([self.sample.to_le_bytes(), self.ask.to_le_bytes()].concat());
         *blake3::Hasher::new_derive_key("decoct reply address 1").update(&preimage).finalize().as_bytes()
+    }
+}
+
+impl ReplyFormat {
+    fn write_canonical(self, out: &mut Vec<u8>) {
+        match self {
+            ReplyFormat::Text => write_text("text", out),
+            ReplyFormat::Json => write_text("json", out),
+            ReplyFormat::Schema(shape) => {
+                write_text("schema", out);
+                write_text(shape.name, out);
+                write_canonical(&shape.schema, out);
+            }
+        }
     }
 }
 
@@ -160,7 +202,13 @@ mod tests {
 
     #[test]
     fn everything_that_can_change_an_answer_changes_the_address() {
-        let changes: [fn(&mut Request); 6] = [
+        static SHAPE: Shape = Shape { name: "a", schema: LazyLock::new(|| json!({"type": "object"})) };
+        static RENAMED: Shape = Shape { name: "b", schema: LazyLock::new(|| json!({"type": "object"})) };
+        static WIDER: Shape = Shape { name: "a", schema: LazyLock::new(|| json!({})) };
+        let changes: [fn(&mut Request); 9] = [
+            |request| request.format = ReplyFormat::Schema(&SHAPE),
+            |request| request.format = ReplyFormat::Schema(&RENAMED),
+            |request| request.format = ReplyFormat::Schema(&WIDER),
             |request| request.sample = 1,
             |request| request.ask = 1,
             |request| request.format = ReplyFormat::Text,

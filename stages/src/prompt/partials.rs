@@ -161,7 +161,7 @@ pub fn join(name: &str, from: &str) -> String {
 }
 
 /// The prompt's text, which is its identity: of several files each after a line with its name.
-pub fn whole_text(templates: &[Template]) -> String {
-    let partials = templates[1..].iter().map(|partial| format!("\n{{# {} #}}\n{}", partial.name, partial.text));
-    [templates[0].text.clone()].into_iter().chain(partials).collect()
+pub fn whole_text(main: &str, partials: &[Template]) -> String {
+    let partials = partials.iter().map(|partial| format!("\n{{# {} #}}\n{}", partial.name, partial.text));
+    [main.to_string()].into_iter().chain(partials).collect()
 }

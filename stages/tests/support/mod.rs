@@ -8,7 +8,7 @@ use stages::context::{Context, Progress};
 use stages::draw::Draw;
 use stages::failure::{Failure, Result};
 use stages::llm::{
-    Budget, Caller, Fault, LanguageModel, Meter, Patience, Replies, Reply, ReplyFormat, Request, Task, Usage,
+    Budget, Caller, Fault, LanguageModel, Manner, Meter, Patience, Replies, Reply, ReplyFormat, Request, Task, Usage,
 };
 use stages::rows::{Column, ColumnType, Row, Rows};
 use std::collections::HashMap;
@@ -107,13 +107,24 @@ pub struct ScriptedModel {
     pub concurrency: usize,
     pub pause_ms: u64,
     pub price_usd: f64,
+    pub manner: Manner,
+    /// The last word of each answer is its `finish_reason`.
+    pub says_its_end: bool,
 }
 
 impl ScriptedModel {
     pub fn new(
         script: impl Fn(&Request, usize) -> std::result::Result<String, Fault> + Send + Sync + 'static,
     ) -> ScriptedModel {
-        ScriptedModel { script: Box::new(script), asked: Arc::default(), concurrency: 8, pause_ms: 0, price_usd: 0.01 }
+        ScriptedModel {
+            script: Box::new(script),
+            asked: Arc::default(),
+            concurrency: 8,
+            pause_ms: 0,
+            price_usd: 0.01,
+            manner: Manner::default(),
+            says_its_end: false,
+        }
     }
 }
 
@@ -132,7 +143,14 @@ impl LanguageModel for ScriptedModel {
     fn parse(&self, raw: &[u8]) -> std::result::Result<Reply, Fault> {
         let text = String::from_utf8_lossy(raw).into_owned();
         let usage = Usage { tokens_in: 2, tokens_cached: 0, tokens_out: 3 };
-        Ok(Reply { text, finish_reason: "stop".to_string(), usage, ..Reply::default() })
+        let (text, end) = match text.rsplit_once(' ').filter(|_| self.says_its_end) {
+            Some((text, end)) => (text.to_string(), end.to_string()),
+            None => (text, "stop".to_string()),
+        };
+        Ok(Reply { text, finish_reason: end, usage, ..Reply::default() })
+    }
+    fn manner(&self) -> Manner {
+        self.manner
     }
     fn concurrency(&self) -> usize {
         self.concurrency

@@ -1,7 +1,8 @@
 //! What is sent: one request as the JSON that endpoints understand.
 
+use super::dialect;
 use super::settings::OpenAiSettings;
-use crate::llm::{ReplyFormat, Request};
+use crate::llm::Request;
 use serde_json::{Map, Value, json};
 
 /// Questions repeated after an unparsable reply lie this far apart in seeds, so that they never meet another sample's.
@@ -10,7 +11,10 @@ const SEEDS_PER_ASK: u64 = 1 << 20;
 /// The JSON body of a request.
 pub fn body(settings: &OpenAiSettings, request: &Request) -> Value {
     let mut messages: Vec<Value> = Vec::with_capacity(request.messages.len() + 1);
-    messages.extend(settings.system.iter().map(|system| json!({"role": "system", "content": system})));
+    // A prompt's own system message takes the place of the model's: some chat templates know one only.
+    let own_system = request.messages.first().is_some_and(|message| message.role == "system");
+    let system = settings.system.iter().filter(|_| !own_system);
+    messages.extend(system.map(|system| json!({"role": "system", "content": system})));
     messages.extend(request.messages.iter().map(|message| json!(message)));
     let mut body = Map::new();
     body.insert("model".to_string(), json!(settings.model));
@@ -18,16 +22,19 @@ pub fn body(settings: &OpenAiSettings, request: &Request) -> Value {
     let seed = settings
         .seed
         .map(|seed| seed.wrapping_add(request.sample.into()).wrapping_add(u64::from(request.ask) * SEEDS_PER_ASK));
-    let json_mode = settings.json_mode && request.format == ReplyFormat::Json;
+    let format = dialect::field(settings.structured(), settings.dialect, request.format);
+    let stream = settings.stream.0.then(|| json!(true));
     let optional = [
         ("temperature", settings.temperature.map(Value::from)),
         ("top_p", settings.top_p.map(Value::from)),
         (settings.max_tokens_field.as_str(), settings.max_tokens.map(Value::from)),
         ("seed", seed.map(Value::from)),
         ("reasoning_effort", settings.reasoning_effort.clone().map(Value::from)),
-        ("response_format", json_mode.then(|| json!({"type": "json_object"}))),
+        ("stream_options", stream.is_some().then(|| json!({"include_usage": true}))),
+        ("stream", stream),
     ];
     body.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))));
+    body.extend(format.map(|(name, value)| (name.to_string(), value)));
     body.extend(settings.extra_body.clone());
     Value::Object(body)
 }
@@ -36,7 +43,7 @@ pub fn body(settings: &OpenAiSettings, request: &Request) -> Value {
 mod tests {
     use super::super::settings::tests::settings;
     use super::*;
-    use crate::llm::{Message, Task};
+    use crate::llm::{Message, ReplyFormat, Task};
 
     fn request() -> Request {
         let task = Task { name: "solve", row_id: "secret-row".into(), row: Map::new() };
@@ -64,5 +71,24 @@ mod tests {
             "reasoning_effort": "low", "response_format": {"type": "json_object"}, "top_k": 5,
         });
         assert_eq!(body(&settings(full), &asked), expected);
+    }
+
+    #[test]
+    fn a_stream_is_asked_for_with_its_usage_and_extra_fields_win() {
+        let streamed = body(&settings(json!({"model": "m", "stream": true})), &request());
+        assert_eq!((&streamed["stream"], &streamed["stream_options"]), (&json!(true), &json!({"include_usage": true})));
+        let extra = json!({"temperature": 1, "reasoning_effort": "high", "response_format": {"type": "text"}});
+        let written = json!({"model": "m", "temperature": 0, "reasoning_effort": "low", "extra_body": extra});
+        let sent = body(&settings(written), &request());
+        assert!(extra.as_object().unwrap().iter().all(|(name, value)| sent[name] == *value), "{sent}");
+    }
+
+    #[test]
+    fn a_prompts_own_system_message_takes_the_place_of_the_models() {
+        let mut asked = request();
+        asked.messages.insert(0, Message { role: "system".into(), content: "Be exact.".into() });
+        let sent = body(&settings(json!({"model": "m", "system": "Be brief."})), &asked);
+        let said: Vec<&Value> = sent["messages"].as_array().unwrap().iter().map(|one| &one["content"]).collect();
+        assert_eq!(said, ["Be exact.", "Why?"]);
     }
 }

@@ -1,8 +1,10 @@
 //! A server's JSON body read as a reply. Tolerant of what servers leave out; strict about what makes an answer an answer.
 
-use crate::llm::{Fault, Reply, Usage};
+use super::{fault, usage};
+use crate::llm::request::{CUT_OFF, REFUSAL, WITHHELD};
+use crate::llm::{Fault, Reply};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const THINK_OPEN: &str = "<think>";
 const THINK_CLOSE: &str = "</think>";
@@ -27,41 +29,63 @@ struct Choice {
 struct Answer {
     content: Option<Value>,
     refusal: Option<String>,
-    /// vLLM, SGLang, DeepSeek.
-    reasoning_content: Option<String>,
-    /// OpenRouter, newer vLLM.
-    reasoning: Option<String>,
+    /// vLLM, SGLang, DeepSeek, llama.cpp.
+    reasoning_content: Option<Value>,
+    /// OpenRouter, newer vLLM, Ollama.
+    reasoning: Option<Value>,
+    /// OpenRouter.
+    reasoning_details: Option<Value>,
 }
 
 /// Reads a body. No choice, no content, or no JSON is no answer: a passing [`Fault`].
 pub fn parse(raw: &[u8]) -> Result<Reply, Fault> {
-    let envelope: Envelope = serde_json::from_slice(raw)
-        .map_err(|error| passing(format!("the server's answer is not the expected JSON: {error}")))?;
+    let unexpected =
+        |error: serde_json::Error| passing(format!("the server's answer is not the expected JSON: {error}"));
+    let envelope: Envelope = serde_json::from_slice(raw).map_err(unexpected)?;
     if let Some(error) = envelope.error.filter(|error| !error.is_null()) {
-        return Err(passing(format!("the server answered with an error: {}", words(&error))));
+        return Err(told(&error));
     }
     let choice = envelope.choices.into_iter().next().ok_or_else(|| passing("the server answered without choices"))?;
     let answer = choice.message.ok_or_else(|| passing("the server answered without a message"))?;
-    let mut finish_reason = choice.finish_reason.unwrap_or_else(|| "stop".to_string());
-    let text = match (answer.content.as_ref().and_then(text_of), answer.refusal) {
-        (Some(text), _) => text,
-        (None, Some(refusal)) => {
-            finish_reason = "refusal".to_string();
-            refusal
-        }
-        // Cut off while still reasoning, or withheld: complete answers without text.
-        (None, None) if matches!(finish_reason.as_str(), "length" | "content_filter") => String::new(),
-        (None, None) => return Err(passing("the server answered without content")),
-    };
+    let said = choice.finish_reason.unwrap_or_else(|| "stop".to_string());
+    if matches!(said.as_str(), "error" | "abort") {
+        return Err(passing(format!("the server broke its answer off (`finish_reason: {said}`)")));
+    }
+    let reasoning = [&answer.reasoning_content, &answer.reasoning, &answer.reasoning_details];
+    let reasoning = reasoning.into_iter().flatten().find_map(words_of);
+    let (text, finish_reason) = answer_of(&answer, end_of(said), reasoning.is_some())?;
     let (thought, text) = split_thought(text);
     let served_by = [envelope.model, envelope.system_fingerprint].into_iter().flatten().collect::<Vec<_>>().join(" ");
-    Ok(Reply {
-        text,
-        reasoning: answer.reasoning_content.or(answer.reasoning).or(thought),
-        finish_reason,
-        usage: envelope.usage.map(|usage| read_usage(&usage)).unwrap_or_default(),
-        served_by,
-    })
+    let usage = match envelope.usage.filter(Value::is_object) {
+        Some(usage) => usage::of_usage(&usage),
+        None => usage::of_body(&serde_json::from_slice(raw).map_err(unexpected)?),
+    };
+    Ok(Reply { text, reasoning: reasoning.or(thought), finish_reason, usage, served_by })
+}
+
+/// The text, and how it ended. Whoever has thought and says nothing has answered too.
+fn answer_of(answer: &Answer, end: String, has_thought: bool) -> Result<(String, String), Fault> {
+    let text = answer.content.as_ref().and_then(text_of);
+    let refusal = answer.refusal.as_ref().filter(|refusal| !refusal.trim().is_empty());
+    match (text, refusal) {
+        (None, Some(refusal)) => Ok((refusal.clone(), REFUSAL.to_string())),
+        (Some(text), Some(refusal)) if text.trim().is_empty() => Ok((refusal.clone(), REFUSAL.to_string())),
+        (Some(text), _) => Ok((text, end)),
+        // Cut off while still reasoning, or withheld: complete answers without text.
+        (None, None) if has_thought || matches!(end.as_str(), CUT_OFF | WITHHELD | REFUSAL) => Ok((String::new(), end)),
+        (None, None) => Err(passing("the server answered without content")),
+    }
+}
+
+/// One word for what servers call by several.
+fn end_of(finish_reason: String) -> String {
+    let word = match finish_reason.to_ascii_lowercase().as_str() {
+        "length" | "max_tokens" | "max_output_tokens" | "model_length" => CUT_OFF,
+        "content_filter" | "content-filter" | "safety" | "prohibited_content" | "blocklist" | "recitation" => WITHHELD,
+        "refusal" => REFUSAL,
+        _ => return finish_reason,
+    };
+    word.to_string()
 }
 
 /// Content is text, or a list of parts with text in them.
@@ -73,9 +97,25 @@ fn text_of(content: &Value) -> Option<String> {
     }
 }
 
-/// Splits a leading `<think>…</think>` off; some templates leave the opening mark out.
+/// Reasoning is text, an object with text or a summary in it, or a list of such; what is encrypted has no words.
+fn words_of(reasoning: &Value) -> Option<String> {
+    let words = match reasoning {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().filter_map(words_of).collect(),
+        Value::Object(part) => ["text", "summary", "content"].iter().find_map(|key| words_of(part.get(*key)?))?,
+        _ => return None,
+    };
+    (!words.is_empty()).then_some(words)
+}
+
+/// Splits a leading `<think>…</think>` off; some templates leave the opening mark out. A thought that never ends is no answer.
 fn split_thought(text: String) -> (Option<String>, String) {
-    let Some(end) = text.find(THINK_CLOSE) else { return (None, text) };
+    let Some(end) = text.find(THINK_CLOSE) else {
+        return match text.trim_start().strip_prefix(THINK_OPEN) {
+            Some(thought) => (Some(thought.trim().to_string()), String::new()),
+            None => (None, text),
+        };
+    };
     let before = text[..end].trim_start();
     let thought = before.strip_prefix(THINK_OPEN).unwrap_or(before);
     if thought.contains(THINK_OPEN) {
@@ -85,27 +125,29 @@ fn split_thought(text: String) -> (Option<String>, String) {
     (Some(thought.trim().to_string()), answer)
 }
 
-fn read_usage(usage: &Value) -> Usage {
-    let count = |value: &Value| value.as_u64().unwrap_or(0);
-    Usage {
-        tokens_in: count(&usage["prompt_tokens"]),
-        tokens_cached: count(&usage["prompt_tokens_details"]["cached_tokens"]),
-        tokens_out: count(&usage["completion_tokens"]),
+/// The fault that an error inside an answer tells of: by its code, where that is a status.
+pub fn told(error: &Value) -> Fault {
+    let words = error["message"].as_str().map_or_else(|| error.to_string(), str::to_string);
+    match error["code"].as_u64() {
+        Some(status @ 400..=499) => fault::of_status(status as u16, words.as_bytes(), None),
+        _ => passing(format!("the server answered with an error: {words}")),
     }
 }
 
-fn words(error: &Value) -> String {
-    error["message"].as_str().map_or_else(|| error.to_string(), str::to_string)
+/// The body of an answer that a server's filter withheld before there was one.
+pub fn withheld(words: &str) -> Vec<u8> {
+    let choice = json!({"index": 0, "message": {"role": "assistant", "content": null}, "finish_reason": WITHHELD});
+    json!({"object": "chat.completion", "choices": [choice], "words": words}).to_string().into_bytes()
 }
 
-fn passing(message: impl Into<String>) -> Fault {
+pub fn passing(message: impl Into<String>) -> Fault {
     Fault::Passing { message: message.into(), retry_after_ms: None }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::llm::Usage;
 
     fn read(message: Value, finish_reason: &str) -> Option<(String, Option<String>, String)> {
         let raw = json!({"choices": [{"message": message, "finish_reason": finish_reason}]}).to_string();
@@ -129,6 +171,23 @@ mod tests {
             (json!({"content": "hm</think>yes"}), "stop", reply("yes", Some("hm"), "stop")),
             (json!({"content": "yes", "reasoning_content": "hm"}), "stop", reply("yes", Some("hm"), "stop")),
             (json!({"content": "yes", "reasoning": "hm"}), "stop", reply("yes", Some("hm"), "stop")),
+            (json!({"content": "yes", "reasoning_content": null}), "stop", reply("yes", None, "stop")),
+            (json!({"content": "yes", "reasoning": {"summary": "hm"}}), "stop", reply("yes", Some("hm"), "stop")),
+            (
+                json!({"content": "yes", "reasoning": null, "reasoning_details": [
+                    {"type": "reasoning.summary", "summary": "h"}, {"type": "reasoning.text", "text": "m"},
+                    {"type": "reasoning.encrypted", "data": "eyJ"}]}),
+                "stop",
+                reply("yes", Some("hm"), "stop"),
+            ),
+            (json!({"content": "<think>\nhm, so"}), "length", reply("", Some("hm, so"), "length")),
+            (json!({"content": "<think>hm</think>"}), "stop", reply("", Some("hm"), "stop")),
+            (json!({"content": null, "reasoning_content": "hm"}), "stop", reply("", Some("hm"), "stop")),
+            (json!({"content": "", "refusal": "no"}), "stop", reply("no", None, "refusal")),
+            (json!({"content": "yes", "refusal": ""}), "stop", reply("yes", None, "stop")),
+            (json!({"content": "cut o"}), "MAX_TOKENS", reply("cut o", None, "length")),
+            (json!({"content": ""}), "SAFETY", reply("", None, "content_filter")),
+            (json!({"content": "The"}), "error", None),
             (json!({"content": null}), "stop", None),
             (json!({}), "stop", None),
         ] {
@@ -143,6 +202,22 @@ mod tests {
         }
         let fault = parse(br#"{"error": {"message": "overloaded"}}"#).unwrap_err();
         assert!(fault.to_string().contains("overloaded"));
+    }
+
+    #[test]
+    fn an_error_in_an_answer_is_sorted_by_its_code() {
+        let fault =
+            |code: Value| parse(json!({"error": {"message": "no", "code": code}}).to_string().as_bytes()).unwrap_err();
+        for code in [json!(429), json!(502), json!("rate_limit"), json!(null)] {
+            assert!(matches!(fault(code.clone()), Fault::Passing { .. }), "{code}");
+        }
+        assert!(matches!(fault(json!(400)), Fault::Lasting(_)));
+    }
+
+    #[test]
+    fn an_answer_that_was_withheld_is_a_reply() {
+        let reply = parse(&withheld("filtered")).unwrap();
+        assert_eq!((reply.text.as_str(), reply.finish_reason.as_str()), ("", "content_filter"));
     }
 
     #[test]

@@ -46,12 +46,16 @@ pub fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
 
 /// The same fault without the key, which some servers repeat in their words.
 pub fn redact(fault: Fault, key: Option<&str>) -> Fault {
-    let Some(key) = key else { return fault };
-    let clean = |message: String| message.replace(key, "***");
+    let clean = |message: String| without(&message, key);
     match fault {
         Fault::Passing { message, retry_after_ms } => Fault::Passing { message: clean(message), retry_after_ms },
         Fault::Lasting(message) => Fault::Lasting(clean(message)),
     }
+}
+
+/// Words without the key.
+pub fn without(words: &str, key: Option<&str>) -> String {
+    key.map_or_else(|| words.to_string(), |key| words.replace(key, "***"))
 }
 
 /// The message inside an error body (OpenAI's `error.message`, FastAPI's `detail`), or the body itself.

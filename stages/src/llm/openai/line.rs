@@ -2,11 +2,15 @@
 
 use super::fault;
 use super::settings::OpenAiSettings;
+use super::stream::Assembly;
 use crate::failure::{Failure, Result};
 use crate::llm::Fault;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+
+/// Waited for at most once a stream has said that it is done.
+const LAST_BYTES: Duration = Duration::from_millis(100);
 
 pub struct Line {
     client: reqwest::Client,
@@ -37,14 +41,41 @@ impl Line {
         self.key.as_deref()
     }
 
-    /// Sends a body and waits for the whole answer.
-    pub async fn post(&self, body: &Value) -> Result<Vec<u8>, Fault> {
+    /// Sends a body and takes the answer in pieces as it is written; what comes back is one body all the same.
+    pub async fn post_streaming(&self, body: &Value) -> Result<Vec<u8>, Fault> {
         let _turn = self.in_flight.acquire().await.expect("the semaphore is never closed");
+        let mut response = self.send(body).await?;
+        let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
+        if !status.is_success() {
+            let body = response.bytes().await.map_err(fault::of_transport)?;
+            return Err(fault::of_status(status.as_u16(), &body, retry_after_ms));
+        }
+        let mut assembly = Assembly::default();
+        while !assembly.is_done() {
+            match response.chunk().await {
+                Ok(Some(piece)) => assembly.push(&piece)?,
+                Ok(None) => return assembly.finish(),
+                Err(_) if assembly.is_complete() => return assembly.finish(),
+                Err(error) => return Err(fault::of_transport(error)),
+            }
+        }
+        // The end of the body, which mostly is here already, lets the connection be used again.
+        _ = tokio::time::timeout(LAST_BYTES, response.chunk()).await;
+        assembly.finish()
+    }
+
+    async fn send(&self, body: &Value) -> Result<reqwest::Response, Fault> {
         let mut post = self.client.post(&self.url).json(body);
         if let Some(key) = &self.key {
             post = post.bearer_auth(key);
         }
-        let response = post.send().await.map_err(fault::of_transport)?;
+        post.send().await.map_err(fault::of_transport)
+    }
+
+    /// Sends a body and waits for the whole answer.
+    pub async fn post(&self, body: &Value) -> Result<Vec<u8>, Fault> {
+        let _turn = self.in_flight.acquire().await.expect("the semaphore is never closed");
+        let response = self.send(body).await?;
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
         let body = response.bytes().await.map_err(fault::of_transport)?;
         match status.is_success() {

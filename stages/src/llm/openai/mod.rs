@@ -1,52 +1,101 @@
 //! Any OpenAI-compatible endpoint.
 
 mod body;
+mod dialect;
 pub(super) mod envelope;
+mod events;
 mod fault;
 mod line;
 mod settings;
+mod stream;
+mod usage;
 
-use super::{Fault, LanguageModel, Patience, Reply, Request, Usage};
+use super::{Fault, LanguageModel, Manner, Patience, Reply, Request, Usage};
 use crate::failure::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use line::Line;
 use serde_json::Value;
-pub use settings::{OpenAiSettings, identity};
+pub use settings::{OpenAiSettings, address_identity, identity, manner};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The field of a streaming request that asks for its usage.
+const USAGE_WISH: &str = "stream_options";
+/// The code of a 400 that means one prompt, not the way it was sent (Azure).
+const FILTERED: &str = "(content_filter)";
 
 /// A model behind HTTP. Cheap requests share one pool of kept-alive connections.
 pub struct OpenAi {
     settings: OpenAiSettings,
     /// None for someone who only reads kept replies: that needs no key.
     line: Option<Line>,
+    /// The server has refused `stream_options`: it streams without telling the usage.
+    tells_no_usage: AtomicBool,
 }
 
 impl OpenAi {
     /// Ready to be asked.
     pub fn open(settings: OpenAiSettings) -> Result<OpenAi> {
         let line = Line::open(&settings)?;
-        Ok(OpenAi { settings, line: Some(line) })
+        Ok(OpenAi { settings, line: Some(line), tells_no_usage: AtomicBool::new(false) })
     }
 
     /// One that reads kept replies and cannot be asked: no key is read, no connection prepared.
     pub fn unopened(settings: OpenAiSettings) -> OpenAi {
-        OpenAi { settings, line: None }
+        OpenAi { settings, line: None, tells_no_usage: AtomicBool::new(false) }
     }
 
     fn key(&self) -> Option<&str> {
         self.line.as_ref()?.key()
     }
+
+    /// Streams, without the usage where the server does not take that wish.
+    async fn stream(&self, line: &Line, mut body: Value) -> std::result::Result<Vec<u8>, Fault> {
+        let wish = body.as_object_mut().expect("a body is an object");
+        if self.tells_no_usage.load(Ordering::Relaxed) {
+            wish.shift_remove(USAGE_WISH);
+        }
+        match line.post_streaming(&body).await {
+            Err(Fault::Lasting(words)) if words.contains(USAGE_WISH) && body.get(USAGE_WISH).is_some() => {
+                self.tells_no_usage.store(true, Ordering::Relaxed);
+                body.as_object_mut().expect("a body is an object").shift_remove(USAGE_WISH);
+                line.post_streaming(&body).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// A prompt that the server's filter stopped is answered, by no words; a format that the server does not know has a setting.
+    fn of_refused(&self, fault: Fault) -> std::result::Result<Vec<u8>, Fault> {
+        let Fault::Lasting(words) = fault else { return Err(fault) };
+        if words.contains(FILTERED) {
+            return Ok(envelope::withheld(&fault::without(&words, self.key())));
+        }
+        let hint = dialect::hint(self.settings.structured(), &words);
+        Err(Fault::Lasting(hint.map_or(words.clone(), |hint| format!("{words}\n  hint: {hint}"))))
+    }
 }
 
 impl LanguageModel for OpenAi {
     fn identity(&self) -> Value {
-        identity(&self.settings)
+        address_identity(identity(&self.settings))
+    }
+
+    fn manner(&self) -> Manner {
+        manner(&identity(&self.settings))
     }
 
     fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, std::result::Result<Vec<u8>, Fault>> {
         let line = self.line.as_ref().expect("who only reads replies asks nothing");
         let body = body::body(&self.settings, request);
-        async move { line.post(&body).await.map_err(|fault| fault::redact(fault, line.key())) }.boxed()
+        async move {
+            let answer = match self.settings.stream.0 {
+                true => self.stream(line, body).await,
+                false => line.post(&body).await,
+            };
+            answer.or_else(|fault| self.of_refused(fault)).map_err(|fault| fault::redact(fault, line.key()))
+        }
+        .boxed()
     }
 
     fn parse(&self, raw: &[u8]) -> std::result::Result<Reply, Fault> {

@@ -1,5 +1,7 @@
 //! What a recipe may say of an endpoint, and which of it names the answers.
 
+use super::dialect::{Dialect, Structured};
+use crate::llm::Manner;
 use crate::llm::prices::Prices;
 use crate::stage::Unkeyed;
 use serde_json::{Map, Value, json};
@@ -30,8 +32,21 @@ crate::settings! {
         pub seed: Option<u64> = None,
         /// Such as `low` or `high`, for models that take it.
         pub reasoning_effort: Option<String> = None,
-        /// Whether to ask for `response_format: json_object` where a prompt demands JSON.
+        /// Whether to ask for `response_format: json_object` where a prompt demands JSON. `structured` says more.
         pub json_mode: bool = true,
+        /// What to demand of the server where a prompt demands JSON; `json` when left out, unless `json_mode` is false.
+        /// Replies are checked here, whatever a server promises.
+        #[serde(skip)]
+        pub structured: Option<Structured> = None,
+        /// How the server wants to be told a schema.
+        #[serde(skip)]
+        pub dialect: Dialect = Dialect::OpenAi,
+        /// Whether a reply that cannot be used is sent back with what is wrong with it, instead of asking the same again.
+        #[serde(skip)]
+        pub correct: bool = true,
+        /// Whether answers come in pieces while they are written. They are the same answers.
+        #[serde(skip)]
+        pub stream: Unkeyed<bool> = Unkeyed(false),
         /// Sent as they are, beside the other fields.
         pub extra_body: Map<String, Value> = Map::new(),
         /// Requests in flight at most, over all nodes.
@@ -50,6 +65,12 @@ crate::settings! {
 }
 
 impl OpenAiSettings {
+    /// What is demanded where a prompt demands JSON.
+    pub fn structured(&self) -> Structured {
+        let by_mode = if self.json_mode { Structured::Json } else { Structured::None };
+        self.structured.unwrap_or(by_mode)
+    }
+
     /// The environment variable without which no call can be made.
     pub fn required_env(&self) -> Option<&str> {
         let official = self.base_url.0.trim_end_matches('/') == OPENAI_URL;
@@ -57,9 +78,40 @@ impl OpenAiSettings {
     }
 }
 
-/// What names this model's answers: everything declared but where and how patiently it is asked.
+/// What a node's key holds of this model: everything declared but where and how patiently it is asked. A setting that came later is
+/// left out at its default, so that no key moves.
 pub fn identity(settings: &OpenAiSettings) -> Value {
-    json!({"provider": "openai", "settings": settings})
+    let mut named = json!(settings);
+    named["json_mode"] = json!(settings.structured() != Structured::None);
+    if settings.structured() == Structured::Schema {
+        named["structured"] = json!(Structured::Schema);
+        if settings.dialect != Dialect::OpenAi {
+            named["dialect"] = json!(settings.dialect);
+        }
+    }
+    if !settings.correct {
+        named["correct"] = json!(false);
+    }
+    json!({"provider": "openai", "settings": named})
+}
+
+/// What names a reply: of an identity all but what shows in the request itself (its format, its messages), so that these settings
+/// cost only the questions that they change.
+pub fn address_identity(mut identity: Value) -> Value {
+    if let Some(settings) = identity["settings"].as_object_mut() {
+        settings.shift_remove("structured");
+        settings.shift_remove("correct");
+    }
+    identity
+}
+
+/// How a model with this identity is asked.
+pub fn manner(identity: &Value) -> Manner {
+    let settings = &identity["settings"];
+    Manner {
+        corrects: settings["correct"] != json!(false),
+        schemas: settings["structured"] == json!(Structured::Schema),
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +141,48 @@ pub(super) mod tests {
             changed.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
             assert_ne!(identity(&settings(base.clone())), identity(&settings(changed)), "{change}");
         }
+    }
+
+    /// Replies are paid for: an identity that moves loses all of them.
+    #[test]
+    fn a_setting_that_came_later_moves_no_identity() {
+        let plain = json!({"provider": "openai", "settings": {
+            "model": "m", "base_url": null, "api_key_env": null, "identity": null, "system": null, "temperature": null,
+            "top_p": null, "max_tokens": null, "max_tokens_field": "max_tokens", "seed": null, "reasoning_effort": null,
+            "json_mode": true, "extra_body": {}, "concurrency": null, "connect_timeout_ms": null, "timeout_ms": null,
+            "tries": null, "pause_ms": null, "pause_max_ms": null, "prices": null,
+        }});
+        let named = |value: Value| identity(&settings(value));
+        for same in [
+            json!({"model": "m"}),
+            json!({"model": "m", "structured": "json", "json_mode": false}),
+            json!({"model": "m", "correct": true, "dialect": "vllm", "stream": true}),
+        ] {
+            assert_eq!(named(same.clone()), plain, "{same}");
+        }
+        assert_eq!(
+            named(json!({"model": "m", "structured": "none"})),
+            named(json!({"model": "m", "json_mode": false}))
+        );
+    }
+
+    #[test]
+    fn what_shows_in_a_request_moves_keys_but_no_addresses() {
+        let named = |value: Value| identity(&settings(value));
+        let plain = named(json!({"model": "m"}));
+        for (changed, expected) in [
+            (json!({"model": "m"}), Manner { corrects: true, schemas: false }),
+            (json!({"model": "m", "correct": false}), Manner { corrects: false, schemas: false }),
+            (json!({"model": "m", "structured": "schema"}), Manner { corrects: true, schemas: true }),
+        ] {
+            let changed = named(changed);
+            assert_eq!(manner(&changed), expected, "{changed}");
+            assert_eq!(changed == plain, expected == Manner::default(), "{changed}");
+            assert_eq!(address_identity(changed), plain);
+        }
+        let spoken =
+            |dialect: &str| address_identity(named(json!({"model": "m", "structured": "schema", "dialect": dialect})));
+        assert_ne!(spoken("vllm"), spoken("openai"), "a server may not understand the one");
     }
 
     #[test]
