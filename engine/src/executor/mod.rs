@@ -27,7 +27,7 @@ use models::Models;
 use stages::context::Device;
 use stages::draw::Draw;
 use stages::failure::Failure;
-use stages::llm::{Budget, Caller, Meter};
+use stages::llm::{Budget, Caller, Gate, Meter};
 use stages::stage::{Artifact, Inputs, Outputs};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -104,6 +104,19 @@ struct Executed {
     labels: Vec<String>,
     /// That it was given, by port.
     rows_in: IndexMap<String, u64>,
+}
+
+/// Puts the gates of the recipe's `egress:` before a node's models; gives them by port.
+pub fn behind_gates(node: &Node, inputs: &Inputs, callers: &mut HashMap<String, Caller>) -> Vec<Arc<Gate>> {
+    let mut gates = Vec::new();
+    for (port, passages) in &node.passages {
+        let gate = Gate::of(passages, inputs).map(Arc::new);
+        gates.extend(gate.clone());
+        if let Some(caller) = callers.remove(port) {
+            callers.insert(port.clone(), caller.behind(gate));
+        }
+    }
+    gates
 }
 
 impl<'a> Executor<'a> {
@@ -204,7 +217,8 @@ impl<'a> Executor<'a> {
         let started = Instant::now();
         let inputs = self.inputs(node, scratch)?;
         let rows_in = inputs.row_counts();
-        let (callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
+        let (mut callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
+        behind_gates(node, &inputs, &mut callers);
         labels.extend(self.input_labels(node));
         let outputs = self.run_stage(node, inputs, callers, meter, scratch, started)?;
         Ok(Executed { outputs, labels, rows_in })

@@ -1,6 +1,6 @@
 //! The JSON Schema of a recipe, for editors: what every kind and provider declares about itself, put together.
 
-use super::SharingSettings;
+use super::{EgressSettings, SharingSettings};
 use serde_json::{Value, json};
 use stages::llm::ModelSpec;
 use stages::registry;
@@ -30,6 +30,7 @@ pub fn schema() -> Value {
             "profiles": {"type": "object", "description": "named overlays, applied with --profile", "additionalProperties": overlay},
             "prompts": {"type": "string", "description": "the folder of prompts that no node names"},
             "cache": SharingSettings::schema(),
+            "egress": EgressSettings::schema(),
             "salt": {"description": "part of every key: changing it makes everything anew"},
         },
     })

@@ -60,6 +60,7 @@ impl Asker {
         let request = Request::new(prompt, self.format, task).sample(asked.sample);
         Ok(match self.caller.ask_until(request, self.asks, |reply: &Reply| parse(&reply.text)).await? {
             Outcome::Parsed(value) => Ok(value),
+            Outcome::Barred(reason) => Err(Fate::dropped(reason, Vec::new())),
             Outcome::Unparsable { reason, text, asks } => Err(Fate::marked(self.form.name, &reason, &text, asks)),
         })
     }

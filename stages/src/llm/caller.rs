@@ -4,6 +4,7 @@
 //! they look again and again until its reply is there or its claim is given up. Who holds a claim waits for the model and the budget
 //! only, never for another claim: so no two of them can wait for each other.
 
+use super::gate::Gate;
 use super::halt;
 use super::meter::{Budget, Meter};
 use super::{LanguageModel, Reply, Request};
@@ -36,6 +37,8 @@ pub type Claimed = Box<dyn Send>;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome<T> {
     Parsed(T),
+    /// The row may not go to this model, by the rule that the text names. Nothing was sent, and no kept reply was looked for.
+    Barred(String),
     /// No reply parsed: why the last one did not, its text, and how many there were.
     Unparsable {
         reason: String,
@@ -65,6 +68,8 @@ pub struct Caller {
     pub(super) port: Arc<str>,
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
+    /// What may not go to the model.
+    gate: Option<Arc<Gate>>,
     /// Set where nothing may be sent.
     watcher: Option<Arc<dyn Watcher>>,
 }
@@ -79,12 +84,22 @@ impl Caller {
     ) -> Caller {
         let identity = Arc::new(model.identity());
         let (port, in_flight) = ("".into(), Arc::default());
-        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, watcher: None }
+        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, gate: None, watcher: None }
     }
 
     /// The same, behind this port of its node.
     pub fn at_port(self, port: &str) -> Caller {
         Caller { port: port.into(), ..self }
+    }
+
+    /// The same, with a gate before it.
+    pub fn behind(self, gate: Option<Arc<Gate>>) -> Caller {
+        Caller { gate, ..self }
+    }
+
+    /// Why this may not go to the model, where it may not. The one place at which that is asked.
+    pub(super) fn barred(&self, request: &Request) -> Option<String> {
+        self.gate.as_ref()?.barred(request)
     }
 
     /// One that sends nothing: it answers with the kept replies and tells the watcher of every question.
@@ -124,6 +139,9 @@ impl Caller {
         asks: u32,
         parse: impl Fn(&Reply) -> std::result::Result<T, String>,
     ) -> Result<Outcome<T>> {
+        if let Some(reason) = self.barred(&request) {
+            return Ok(Outcome::Barred(reason));
+        }
         let asks = asks.max(1);
         let mut unparsable = None;
         for ask in 0..2 * asks {

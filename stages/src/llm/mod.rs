@@ -2,7 +2,9 @@
 
 pub mod caller;
 pub mod crowd;
+pub mod gate;
 pub mod halt;
+pub mod key;
 pub mod local;
 pub mod meter;
 pub mod openai;
@@ -17,6 +19,7 @@ pub mod tally;
 
 pub use caller::{Caller, Claimed, Outcome, Replies, Watcher};
 pub use crowd::for_each_row;
+pub use gate::{Expression, Gate, Passage};
 pub use meter::{Budget, Meter, MeterReading};
 pub use patience::Patience;
 pub use reading::ReadingModel;

@@ -6,6 +6,7 @@ mod fault;
 mod line;
 mod settings;
 
+use super::key::Key;
 use super::{Fault, LanguageModel, Patience, Reply, Request, Usage};
 use crate::failure::Result;
 use futures::FutureExt;
@@ -33,7 +34,7 @@ impl OpenAi {
         OpenAi { settings, line: None }
     }
 
-    fn key(&self) -> Option<&str> {
+    fn key(&self) -> Option<&Key> {
         self.line.as_ref()?.key()
     }
 }
