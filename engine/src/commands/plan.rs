@@ -5,6 +5,7 @@ use crate::failure::{Exit, Result};
 use crate::forecast::{self, Foreseen, Totals};
 use crate::plan::{Decision, Planned, Planner};
 use crate::report::PlainReporter;
+use crate::report::egress;
 use crate::report::forecast::{self as told, Line};
 use crate::workplace::{Workplace, overrides_as_written};
 
@@ -21,11 +22,20 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
     let foreseen = forecast::forecast(&planner, &planned, &known, &wishes, store.as_ref())?;
     let lines: Vec<Line> = planned.iter().zip(&foreseen).map(|(one, foreseen)| line(&planner, one, foreseen)).collect();
     let totals = Totals::of(&foreseen);
+    let recipe = &workplace.recipe;
+    let by_node = || lines.iter().map(|line| (line.node, line.foreseen));
     match arguments.format {
-        EventFormat::Json => println!("{}", told::to_json(&overrides_as_written(&arguments.recipe), &lines, &totals)),
+        EventFormat::Json => {
+            let mut plan = told::to_json(&overrides_as_written(&arguments.recipe), &lines, &totals);
+            if recipe.egress.is_some() {
+                plan["egress"] = egress::to_json(recipe, by_node());
+            }
+            println!("{plan}");
+        }
         EventFormat::Plain => {
             overrides_as_written(&arguments.recipe).iter().for_each(|overlay| println!("with {overlay}"));
             told::lines(&lines, &totals).iter().for_each(|line| println!("{line}"));
+            egress::lines(recipe, by_node()).iter().for_each(|line| println!("{line}"));
         }
     }
     if let Some(team) = &workplace.team {

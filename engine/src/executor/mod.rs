@@ -106,17 +106,13 @@ struct Executed {
     rows_in: IndexMap<String, u64>,
 }
 
-/// Puts the gates of the recipe's `egress:` before a node's models; gives them by port.
-pub fn behind_gates(node: &Node, inputs: &Inputs, callers: &mut HashMap<String, Caller>) -> Vec<Arc<Gate>> {
-    let mut gates = Vec::new();
+/// Puts the gates of the recipe's `egress:` before a node's models.
+pub fn behind_gates(node: &Node, inputs: &Inputs, callers: &mut HashMap<String, Caller>) {
     for (port, passages) in &node.passages {
-        let gate = Gate::of(passages, inputs).map(Arc::new);
-        gates.extend(gate.clone());
         if let Some(caller) = callers.remove(port) {
-            callers.insert(port.clone(), caller.behind(gate));
+            callers.insert(port.clone(), caller.behind(Gate::of(passages, inputs).map(Arc::new)));
         }
     }
-    gates
 }
 
 impl<'a> Executor<'a> {

@@ -337,6 +337,31 @@ impl Check<'_> {
     }
 }
 
+/// What one node shows one model, as far as rows and prompts go.
+pub struct Sight<'a> {
+    pub model: &'a str,
+    pub hosts: Vec<String>,
+    /// Columns and what the node makes of them, by the names that its prompts use.
+    pub words: Vec<String>,
+    /// Numbers of the rules that hold for the model.
+    pub rules: Vec<usize>,
+}
+
+/// What a node shows the models that do not answer in this process, and those that a rule names.
+pub fn sights<'a>(node: &Node, models: &'a IndexMap<String, ModelEntry>) -> Vec<Sight<'a>> {
+    let mut sights: Vec<Sight> = Vec::new();
+    for (port, name) in node.ports() {
+        let (Some(model), passages) = (models.get(&name), node.passages.get(&port)) else { continue };
+        let (hosts, words) = (model.spec.hosts(), shown_to(&*node.stage, &port));
+        let rules = passages.into_iter().flatten().map(|passage| passage.rule).collect::<Vec<_>>();
+        let is_known = sights.iter().any(|sight| sight.model == model.name);
+        if !is_known && !(hosts.is_empty() && rules.is_empty()) {
+            sights.push(Sight { model: &model.name, hosts, words: words.into_iter().collect(), rules });
+        }
+    }
+    sights
+}
+
 impl Node {
     /// Its model ports, each with the model's name.
     fn ports(&self) -> Vec<(String, String)> {

@@ -119,5 +119,13 @@ impl Recipe {
     }
 }
 
+impl Recipe {
+    /// What is wrong with the key of one model, if anything.
+    pub fn missing_key(&self, model: &str) -> Diagnostics {
+        let list = resolve::missing_keys(&self.models, std::iter::once(model.to_string()));
+        Diagnostics::new(list, self.sources.clone())
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,6 @@ use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
 
 /// Values of fewer characters stand in any text by chance.
 const SHORTEST_VALUE: usize = 4;
@@ -98,8 +97,6 @@ impl Passage {
 pub struct Gate {
     /// By id: every row that the node was given.
     rows: HashMap<String, Known>,
-    /// Ids of rows that were kept back.
-    turned_away: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -156,22 +153,18 @@ impl Gate {
     /// Why a request may not leave; a row that is not known here may not.
     pub fn barred(&self, request: &Request) -> Option<String> {
         let id = request.task.as_ref().map(|task| task.row_id.as_str()).unwrap_or_default();
-        let reason = match self.rows.get(id) {
+        match self.rows.get(id) {
             None => Some("may not leave: it is about no row of the input".to_string()),
             Some(Known { kept_back: Some(rule), .. }) => Some(format!("may not leave: rule {rule}")),
             Some(known) => known.first_shown(request).map(|hidden| {
                 format!("may not leave: rule {}, a prompt would show its `{}`", hidden.rule, hidden.column)
             }),
-        };
-        if reason.is_some() {
-            self.turned_away.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id.to_string());
         }
-        reason
     }
 
-    /// Ids of the rows that were turned away so far.
-    pub fn turned_away(&self) -> BTreeSet<String> {
-        self.turned_away.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    /// Rows that a rule keeps back whatever is asked about them.
+    pub fn kept_back(&self) -> impl Iterator<Item = &str> {
+        self.rows.iter().filter(|(_, known)| known.kept_back.is_some()).map(|(id, _)| id.as_str())
     }
 }
 

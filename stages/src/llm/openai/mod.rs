@@ -4,6 +4,7 @@ mod body;
 pub(super) mod envelope;
 mod fault;
 mod line;
+mod probe;
 mod settings;
 
 use super::key::Key;
@@ -12,6 +13,7 @@ use crate::failure::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use line::Line;
+pub use probe::{Finding, Probed, Verdict, probe};
 use serde_json::Value;
 pub use settings::{OpenAiSettings, identity};
 
