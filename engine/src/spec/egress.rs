@@ -7,6 +7,7 @@ mod flow;
 
 use super::columns::{self, shown};
 use super::diagnostic::{Diagnostic, Place};
+use super::prices::fits;
 use super::resolve::placed;
 use super::tree::{self, Tree};
 use super::{ModelEntry, Node};
@@ -115,16 +116,6 @@ fn is_loopback(host: &str) -> bool {
     let name = without_port(host);
     let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     name == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-/// A `*` stands for any characters.
-fn fits(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, rest)) => text.strip_prefix(head).is_some_and(|tail| {
-            (0..=tail.len()).any(|skipped| tail.get(skipped..).is_some_and(|tail| fits(rest, tail)))
-        }),
-    }
 }
 
 /// Reads the part.

@@ -9,7 +9,7 @@ use stages::settings::{Step, nearest_hint};
 const VERSION: u64 = 1;
 /// Words at the top of a recipe.
 const PARTS: &[&str] =
-    &["version", "params", "matrix", "models", "nodes", "profiles", "prompts", "salt", "cache", "egress"];
+    &["version", "params", "matrix", "models", "nodes", "profiles", "prompts", "salt", "cache", "egress", "prices"];
 
 pub fn check(tree: &Tree, mistakes: &mut Vec<Diagnostic>) {
     unknown_keys(tree, PARTS, mistakes);

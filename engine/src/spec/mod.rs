@@ -8,6 +8,7 @@ mod frame;
 mod matrix;
 mod overlay;
 mod params;
+mod prices;
 mod profiles;
 mod recorded;
 mod references;
@@ -88,6 +89,8 @@ impl Node {
 pub struct ModelEntry {
     pub name: String,
     pub spec: stages::llm::ModelSpec,
+    /// The name or pattern of the recipe's `prices:` that its prices are from; `None` where it states its own, or has none.
+    pub priced_by: Option<String>,
     /// Where its name stands.
     pub span: Span,
     /// Where it says where its key lies, else its name.

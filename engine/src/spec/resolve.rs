@@ -5,7 +5,8 @@ use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
 use super::tree::{self, Tree, Value};
 use super::{
-    ModelEntry, Node, Overrides, Recipe, Variants, columns, egress, frame, matrix, overlay, profiles, sharing, syntax,
+    ModelEntry, Node, Overrides, Recipe, Variants, columns, egress, frame, matrix, overlay, prices, profiles, sharing,
+    syntax,
 };
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
@@ -35,9 +36,10 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     }
     let (tree, variants) = prepare(path, tree, overrides, &mut sources, &mut mistakes);
     let mut loading = Loading::new(path, &tree, &variants, mistakes);
-    let (salt, models, mut nodes) = loading.read();
+    let (salt, mut models, mut nodes) = loading.read();
     let (sharing, mistakes) = sharing::read(&tree, &folder_of(path));
     loading.mistakes.extend(mistakes);
+    loading.mistakes.extend(prices::apply(&tree, &mut models));
     let (egress, mistakes) = egress::read(&tree);
     loading.mistakes.extend(mistakes);
     if let Some(egress) = &egress {
@@ -281,7 +283,8 @@ impl<'a> Loading<'a> {
         self.references.add_model(name, references);
         let key = if fields.contains_key("api_key_file") { "api_key_file" } else { "api_key_env" };
         let key_span = self.tree.place(&[at.clone(), vec![Step::Key(key.to_string())]].concat());
-        Some(ModelEntry { name: name.to_string(), spec: spec?, span: self.name_span(&at), key_span })
+        let (name, span, priced_by) = (name.to_string(), self.name_span(&at), None);
+        Some(ModelEntry { name, spec: spec?, priced_by, span, key_span })
     }
 
     fn node(&mut self, name: &str) -> Option<Node> {

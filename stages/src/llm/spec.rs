@@ -4,10 +4,11 @@ use super::LanguageModel;
 use super::key::KeySource;
 use super::local::{Local, LocalSettings};
 use super::openai::{self, OpenAi, OpenAiSettings};
+use super::prices::Prices;
 use super::rehearsal::{self, Rehearsal, RehearsalSettings};
 use crate::failure::Result;
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
-use crate::stage::NodeRef;
+use crate::stage::{NodeRef, Unkeyed};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,6 +89,27 @@ impl ModelSpec {
         match self {
             ModelSpec::OpenAi(settings) => vec![host_of(&settings.base_url.0)],
             _ => Vec::new(),
+        }
+    }
+
+    pub fn prices(&self) -> Option<&Prices> {
+        match self {
+            ModelSpec::OpenAi(settings) => settings.prices.0.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The name of a model that costs something and states no prices.
+    pub fn unpriced(&self) -> Option<&str> {
+        match self {
+            ModelSpec::OpenAi(settings) if settings.prices.0.is_none() => Some(&settings.model),
+            _ => None,
+        }
+    }
+
+    pub fn set_prices(&mut self, prices: Prices) {
+        if let ModelSpec::OpenAi(settings) = self {
+            settings.prices = Unkeyed(Some(prices));
         }
     }
 
