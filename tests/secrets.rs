@@ -84,7 +84,7 @@ fn look_everywhere(kitchen: &Kitchen, run: &[&str], variable: bool) -> Vec<Outpu
         &["run", "recipe.yaml"],
         &["plan", "recipe.yaml", "--format", "json"],
         &["show", "recipe.yaml", "chains", "--format", "json"],
-        &["show", "recipe.yaml", "chains.dropped"],
+        &["show", "recipe.yaml", "chains.dropped", "--format", "json"],
         &["trace", "recipe.yaml", "chains", "0", "--full"],
         &["trace", "recipe.yaml", "chains", "0", "--format", "json"],
         &["explain", "recipe.yaml", "chains", "--format", "json"],

@@ -79,11 +79,15 @@ impl RuleSettings {
         is_in(&columns.release) || columns.allow.as_deref().is_some_and(is_in)
     }
 
+    /// Whether the rule denies a column by name.
+    fn denies(&self, column: &str) -> bool {
+        self.columns.iter().any(|columns| columns.deny.iter().any(|name| name == column))
+    }
+
     /// Whether the rule keeps back a column of this name.
     fn holds_back(&self, column: &str) -> bool {
         let Some(columns) = &self.columns else { return false };
-        let is_denied = columns.deny.iter().any(|name| name == column) || columns.allow.is_some();
-        is_denied && !self.frees(column)
+        (self.denies(column) || columns.allow.is_some()) && !self.frees(column)
     }
 
     fn passage(&self, index: usize) -> Passage {
@@ -346,7 +350,8 @@ pub fn sights<'a>(node: &Node, models: &'a IndexMap<String, ModelEntry>) -> Vec<
         let (hosts, words) = (model.spec.hosts(), shown_to(&*node.stage, &port));
         let rules = passages.into_iter().flatten().map(|passage| passage.rule).collect::<Vec<_>>();
         let is_known = sights.iter().any(|sight| sight.model == model.name);
-        if !is_known && !(hosts.is_empty() && rules.is_empty()) {
+        let is_free = hosts.is_empty() && rules.is_empty();
+        if !is_known && !is_free {
             sights.push(Sight { model: &model.name, hosts, words: words.into_iter().collect(), rules });
         }
     }

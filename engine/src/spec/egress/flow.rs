@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Under this name goes what a trained model has seen.
 const WEIGHTS: &str = "\0weights";
 
-/// Column to the kept-back column that it is, or is made from.
-type Roots = BTreeMap<String, String>;
+/// Made column to the kept-back column that it is made from; `None` where it is made from what may go. What is not in here is judged by
+/// its name.
+type Roots = BTreeMap<String, Option<String>>;
 
 /// What one rule keeps back, node by node.
 pub struct Flow<'a> {
@@ -64,38 +65,50 @@ impl<'a> Flow<'a> {
         if self.rule.frees(column) {
             return None;
         }
-        before.get(column).cloned().or_else(|| self.rule.holds_back(column).then(|| column.to_string()))
+        match before.get(column) {
+            Some(root) => root.clone(),
+            None => self.rule.holds_back(column).then(|| column.to_string()),
+        }
     }
 
     fn pass(&self, node: &Node, models: &IndexMap<String, ModelEntry>, inputs: &[Input]) -> Through {
-        let mut before = Roots::new();
+        let before = self.before(node, inputs);
         let asked = node.stage.models().into_iter().filter_map(|(_, name)| models.get(&name)?.spec.node());
         let asked: Vec<String> = asked.map(|from| from.node).collect();
-        for from in inputs.iter().map(|input| &input.from.node).chain(&asked) {
-            if let Some(through) = self.through.get(from.as_str()) {
-                let from_model =
-                    |name: &&String| asked.contains(from).then_some(name.as_str() == WEIGHTS).unwrap_or(true);
-                let columns = through.after.iter().filter(|(name, _)| from_model(name));
-                before.extend(columns.map(|(name, root)| (name.clone(), root.clone())));
-            }
-        }
-        let words = read_by(&*node.stage);
-        let read = before.get(WEIGHTS).cloned().or_else(|| words.iter().find_map(|word| self.root(&before, word)));
+        let models =
+            inputs.iter().filter(|input| input.form == Form::Model).map(|input| &input.from.node).chain(&asked);
+        let of_weights = |from: &String| self.through.get(from.as_str())?.after.get(WEIGHTS)?.clone();
+        let read = models.filter_map(of_weights).next();
+        let read = read.or_else(|| read_by(&*node.stage).iter().find_map(|word| self.root(&before, word)));
         let read = read.filter(|_| !inputs.is_empty());
         let mut after = before.clone();
         for made in made_by(&*node.stage) {
-            match &read {
-                _ if self.rule.frees(&made) => _ = after.remove(&made),
-                Some(root) => _ = after.insert(made, root.clone()),
-                None => {}
-            }
+            let own = (self.rule.denies(&made) && !self.rule.frees(&made)).then(|| made.clone());
+            // A row that does not go on may keep what stood there before.
+            let made_from = || read.clone().or_else(|| before.get(&made).cloned().flatten());
+            let root = own.or_else(|| made_from().filter(|_| !self.rule.frees(&made)));
+            after.insert(made, root);
         }
-        if let Some(root) = &read
-            && node.stage.outputs().iter().any(|output| output.form == Form::Model)
-        {
-            after.insert(WEIGHTS.to_string(), root.clone());
+        if node.stage.outputs().iter().any(|output| output.form == Form::Model) {
+            after.insert(WEIGHTS.to_string(), read.clone());
         }
         Through { before, read, after }
+    }
+
+    /// What all tables that a node reads have made columns from; of two with one name the kept-back one counts.
+    fn before(&self, node: &Node, inputs: &[Input]) -> Roots {
+        let mut before = Roots::new();
+        let tables = inputs.iter().zip(&self.given[node.name.as_str()]).filter(|(input, _)| input.form == Form::Rows);
+        let tables: Vec<(&Through, &Columns)> = tables
+            .filter_map(|(input, columns)| Some((self.through.get(input.from.node.as_str())?, columns)))
+            .collect();
+        for name in tables.iter().flat_map(|(from, _)| from.after.keys()).filter(|name| *name != WEIGHTS) {
+            let may_have = |columns: &Columns| columns.names().is_none_or(|names| names.contains(name));
+            let roots =
+                tables.iter().filter(|(_, columns)| may_have(columns)).map(|(from, _)| self.root(&from.after, name));
+            before.insert(name.clone(), roots.flatten().next());
+        }
+        before
     }
 }
 
