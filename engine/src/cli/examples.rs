@@ -69,8 +69,8 @@ Example:
 pub const DOCTOR: &str = "\
 With --model eight small calls are made; no row of the recipe is sent, and no key is shown.
 Examples:
-  decoct doctor                                                         processor, memory, device, store, certificates
-  decoct doctor pipelines/medical.yaml --profile openai --model teacher  streaming, schemas, seeds, latency, limits, cost";
+  decoct doctor
+  decoct doctor pipelines/medical.yaml --profile openai --model teacher";
 
 pub const SHOW: &str = "\
 Examples:
