@@ -125,6 +125,26 @@ fn a_rule_that_says_nothing_about_rows_moves_no_key() {
     assert_eq!(ward.kitchen.plan(&[]), "exam:hit chains:hit verdicts:hit");
 }
 
+/// The disaster: a trace of what was made under another rule tells it by the rule of now.
+#[test]
+fn an_earlier_generation_is_traced_under_the_rules_of_its_time() {
+    let ward = Ward::new("");
+    ward.kitchen.run(&[]).expect_done();
+    ward.kitchen.edit("recipe.yaml", "nodes:\n", &format!("{CONSENTED}\nnodes:\n"));
+    let trace = |node: &str| ward.kitchen.says(&["trace", "recipe.yaml", node, "0", "--format", "json"]);
+    let (free, calls) = (trace("chains"), ward.far.calls());
+    assert!(free.contains("sign number 0 of"), "{free}");
+    ward.kitchen.run(&[]).expect_done();
+    let kept = trace("chains.dropped");
+    assert!(kept.contains("may not leave: rule 1"), "{kept}");
+    ward.kitchen.edit("recipe.yaml", "consent == 'yes'", "consent == 'no'");
+    let kept = trace("chains.dropped");
+    assert!(kept.contains("may not leave: rule 1"), "it was dropped by the rule of then: {kept}");
+    let told: Value = serde_json::from_str(&trace("chains")).unwrap();
+    assert!(!told.to_string().contains("may not leave"), "it went on by the rule of then: {told}");
+    assert_eq!(ward.far.calls(), calls);
+}
+
 /// The disaster: the number stands in the text, where no one looked for it.
 #[test]
 fn a_value_of_a_denied_column_stands_in_no_request_about_its_row() {

@@ -71,11 +71,10 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// What one rule lets through to one model. Its number and the model's name are in no key.
+/// What one rule lets through to one model. Its number is in keys, because rows that stay are told it; the model's name is not.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Passage {
     /// As people count the rules of the recipe, from 1.
-    #[serde(skip)]
     pub rule: usize,
     /// Only rows for which this holds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +85,17 @@ pub struct Passage {
 }
 
 impl Passage {
+    /// As it stands in the record of an earlier result. `None` for what is no record of one.
+    pub fn recorded(record: &Value) -> Option<Passage> {
+        let rows = record.get("rows").map(|rows| Expression::read(rows, &mut Reader::default()));
+        let names = record.get("hidden").and_then(Value::as_array).into_iter().flatten();
+        Some(Passage {
+            rule: record.get("rule")?.as_u64()?.try_into().ok()?,
+            rows: rows.map_or(Some(None), |rows| rows.map(Some))?,
+            hidden: names.map(|name| name.as_str().map(str::to_string)).collect::<Option<_>>()?,
+        })
+    }
+
     /// Whether a look at rows and requests is needed at all.
     pub fn is_open(&self) -> bool {
         self.rows.is_none() && self.hidden.is_empty()
@@ -263,6 +273,14 @@ mod tests {
         ] {
             assert_eq!(barred(&[passage(1, None, &["name"])], row, prompt).as_deref(), expected, "{row} {prompt}");
         }
+    }
+
+    #[test]
+    fn a_record_is_read_back() {
+        for passage in [passage(2, Some("consent == 'yes'"), &[]), passage(1, None, &["name", "note"])] {
+            assert_eq!(Passage::recorded(&json!(passage)), Some(passage));
+        }
+        assert_eq!(Passage::recorded(&json!({"rule": 1, "rows": "consent =="})), None);
     }
 
     #[test]
