@@ -283,3 +283,35 @@ fn a_budget_below_the_plan_is_warned_of_before_anything_is_spent() {
     assert!(warned.is_some() && warned < started, "{:?}", run.events);
     assert_eq!(run.exit, 3);
 }
+
+/// Prices of the recipe's table hold where a model states none; they move no key.
+#[test]
+fn a_table_of_prices_prices_the_models_that_state_none() {
+    let scene = Scene::new(Habits::default(), 6);
+    let before = foreseen(&scene.kitchen, &["--until", "verdicts"]);
+    let own = [
+        "input_usd_per_million: 2.5, output_usd_per_million: 10",
+        "input_usd_per_million: 0.5, output_usd_per_million: 2",
+    ];
+    for prices in own {
+        scene.kitchen.edit("recipe.yaml", &format!(", prices: {{ {prices} }}"), "");
+    }
+    let cost = |plan: &Value| plan["totals"]["cost_usd_new"]["expected"].as_f64();
+    assert_eq!(cost(&foreseen(&scene.kitchen, &["--until", "verdicts"])), None);
+    // The whole name wins over a pattern, the longer pattern over the shorter.
+    let table = format!(
+        "prices: {{ \"*\": {{ input_usd_per_million: 900, output_usd_per_million: 900 }}, \"lar*\": {{ {} }}, small: {{ {} }} }}\nnodes:\n",
+        own[0], own[1]
+    );
+    scene.kitchen.edit("recipe.yaml", "nodes:\n", &table);
+    let after = foreseen(&scene.kitchen, &["--until", "verdicts"]);
+    assert_eq!(cost(&before), cost(&after));
+    assert!(cost(&after).unwrap() > 0.0);
+    let plan = scene.kitchen.says(&["plan", "recipe.yaml"]);
+    assert!(plan.contains("`teacher`: $2.5 in, $10 out a million tokens, by `lar*`"), "{plan}");
+    assert!(plan.contains("`judge`: $0.5 in, $2 out a million tokens, by `small`"), "{plan}");
+    // A profile may bring other prices; finished work does not mind.
+    scene.kitchen.run(&["--until", "verdicts", "--budget-usd", "5"]).expect_done();
+    let dearer = "--set=prices.small.input_usd_per_million=7";
+    assert_eq!(scene.kitchen.plan(&["--until", "verdicts", dearer]), "exam:hit chains:hit verdicts:hit");
+}

@@ -44,6 +44,7 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Check(arguments) => commands::check::run(arguments),
         Command::Init(arguments) => commands::init::run(arguments),
+        Command::Doctor(arguments) => commands::doctor::run(arguments),
         Command::Schema => commands::schema::run(),
         Command::Completions(arguments) => commands::completions::run(arguments),
         Command::Man(arguments) => commands::man::run(arguments),

@@ -4,7 +4,7 @@
 use crate::spec::{Node, Recipe};
 use cache::{ContentHash, Preimage};
 use serde_json::{Map, Value, json};
-use stages::llm::ModelSpec;
+use stages::llm::{ModelSpec, Passage};
 use stages::stage::NodeRef;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,18 @@ pub fn draft(recipe: &Recipe, node: &Node, known: &Known) -> Draft {
         .with("draws", if stage.draws() { json!(drawn) } else { Value::Null })
         .with("files", files)
         .with("inputs", inputs);
+    let preimage = match passages(node) {
+        passages if passages.is_empty() => preimage,
+        passages => preimage.with("egress", passages),
+    };
     Draft { preimage, is_whole }
+}
+
+/// What keeps rows from the models, by port: they are not in the result. Nothing where there is no such rule.
+fn passages(node: &Node) -> Map<String, Value> {
+    let watched = |passages: &[Passage]| passages.iter().filter(|one| !one.is_open()).map(|one| json!(one)).collect();
+    let of_port = |(port, passages): (&String, &Vec<Passage>)| (port.clone(), Value::Array(watched(passages)));
+    node.passages.iter().map(of_port).filter(|(_, watched)| watched != &json!([])).collect()
 }
 
 /// What the recipe declares, and the weights where we run them.

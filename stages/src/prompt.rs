@@ -116,6 +116,15 @@ impl Prompt {
         names.iter().filter_map(read).collect()
     }
 
+    /// Every variable that it uses somewhere, its partials included.
+    pub fn uses(&self) -> BTreeSet<String> {
+        let of = |template: &Template| {
+            let parsed = self.environment.get_template(&template.name).expect("it was added when parsed");
+            parsed.undeclared_variables(false)
+        };
+        self.templates.iter().flat_map(of).collect()
+    }
+
     /// Renders with `variables` (a mapping); an undefined one is an error, never an empty string.
     ///
     /// # Errors

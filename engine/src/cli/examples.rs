@@ -66,6 +66,12 @@ pub const CHECK: &str = "\
 Example:
   decoct check pipelines/medical.yaml";
 
+pub const DOCTOR: &str = "\
+With --model eight small calls are made; no row of the recipe is sent, and no key is shown.
+Examples:
+  decoct doctor
+  decoct doctor pipelines/medical.yaml --profile openai --model teacher";
+
 pub const SHOW: &str = "\
 Examples:
   decoct show pipelines/medical.yaml score                      the tables of a comparison

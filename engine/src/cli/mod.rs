@@ -34,6 +34,7 @@ Keep:
   cache        Look after the store of finished work, and share it
 
 Set up:
+  doctor       Look at this machine, or at what the server of a model can do
   schema       Print the JSON Schema of recipes, for editors
   completions  Print a script with which a shell completes commands and flags
   man          Print the manual page, or write one for each command
@@ -62,6 +63,7 @@ impl Cli {
             Command::Explain(arguments) => arguments.format,
             Command::Diff(arguments) => arguments.format.into(),
             Command::Runs(arguments) => arguments.format,
+            Command::Doctor(arguments) => arguments.format,
             Command::Trace(arguments) => arguments.format,
             Command::Cache(CacheCommand::Stat(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Verify(arguments)) => arguments.format,
@@ -109,6 +111,9 @@ pub enum Command {
     /// Look after the store of finished work, and share it
     #[command(subcommand, after_help = examples::CACHE)]
     Cache(CacheCommand),
+    /// Look at this machine, or at what the server of a model can do
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(DoctorArgs),
     /// Print the JSON Schema of recipes, for editors
     #[command(after_help = examples::SCHEMA)]
     Schema,
@@ -272,6 +277,23 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub store: StoreArgs,
     /// Lines for people, or one JSON object a line on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: EventFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The recipe with the model [default: the only one in this folder]
+    #[arg(requires = "model")]
+    pub recipe: Option<PathBuf>,
+    /// Ask the server of this model what it can do, with a few small calls
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Lines for people, or one JSON object on stdout
     #[arg(long, value_enum, default_value_t)]
     pub format: EventFormat,
 }

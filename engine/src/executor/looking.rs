@@ -93,7 +93,13 @@ impl Looking {
     ///
     /// # Errors
     /// As of the stage itself.
-    pub fn play_with(&self, node: &Node, inputs: Inputs, callers: HashMap<String, Caller>) -> Result<Outputs, Trouble> {
+    pub fn play_with(
+        &self,
+        node: &Node,
+        inputs: Inputs,
+        mut callers: HashMap<String, Caller>,
+    ) -> Result<Outputs, Trouble> {
+        super::behind_gates(node, &inputs, &mut callers);
         let draw = Draw::new(node.seed, &node.stream);
         let context = LookingContext { node: &node.name, draw, callers, runtime: self.runtime.handle().clone() };
         caught(|| Ok(node.stage.run(inputs, &context)?))

@@ -28,7 +28,7 @@ use models::Models;
 use stages::context::{Context as _, Device};
 use stages::draw::Draw;
 use stages::failure::Failure;
-use stages::llm::{Budget, Caller, Meter};
+use stages::llm::{Budget, Caller, Gate, Meter};
 use stages::stage::{Artifact, Inputs, Outputs};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -105,6 +105,15 @@ struct Executed {
     labels: Vec<String>,
     /// That it was given, by port.
     rows_in: IndexMap<String, u64>,
+}
+
+/// Puts the gates of the recipe's `egress:` before a node's models.
+pub fn behind_gates(node: &Node, inputs: &Inputs, callers: &mut HashMap<String, Caller>) {
+    for (port, passages) in &node.passages {
+        if let Some(caller) = callers.remove(port) {
+            callers.insert(port.clone(), caller.behind(Gate::of(passages, inputs).map(Arc::new)));
+        }
+    }
 }
 
 impl<'a> Executor<'a> {
@@ -205,7 +214,8 @@ impl<'a> Executor<'a> {
         let started = Instant::now();
         let inputs = self.inputs(node, scratch)?;
         let rows_in = inputs.row_counts();
-        let (callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
+        let (mut callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
+        behind_gates(node, &inputs, &mut callers);
         labels.extend(self.input_labels(node));
         let outputs = self.run_stage(node, inputs, callers, meter, scratch, started)?;
         Ok(Executed { outputs, labels, rows_in })

@@ -22,9 +22,9 @@ use measured::{Experience, Measured};
 use play::{Played, Unanswered};
 use range::{Each, Range};
 use serde::Deserialize;
-use stages::llm::{ModelSpec, Tally};
+use stages::llm::{Gate, ModelSpec, Tally};
 use stages::stage::{Artifact, Form, Inputs, NodeRef, Outlook, Outputs};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Kept replies of one play that are enough to be a measure themselves.
 const ENOUGH: f64 = 30.0;
@@ -38,6 +38,8 @@ pub struct Foreseen {
     pub paid: Paid,
     /// Rows about which something is still to be asked.
     pub rows_to_ask: f64,
+    /// Rows known by now that a rule of `egress:` keeps from one of its models; `None` where no rule looks at rows.
+    pub rows_kept_back: Option<u64>,
     /// Calls to be made, with their tokens.
     pub calls: Range,
     pub tokens_in: Range,
@@ -131,7 +133,8 @@ pub fn forecast(
     };
     let mut foreseen = Vec::with_capacity(planned.len());
     for index in 0..planned.len() {
-        foreseen.push(walk.node(index)?);
+        let rows_kept_back = walk.rows_kept_back(index);
+        foreseen.push(Foreseen { rows_kept_back, ..walk.node(index)? });
     }
     for (one, shared) in foreseen.iter_mut().zip(&walk.shared) {
         // Another node may be the one that pays for these.
@@ -196,6 +199,17 @@ impl<'a> Walk<'a> {
         }
         self.finish(index, &rows_in, experience.as_ref(), &mut foreseen);
         Ok(foreseen)
+    }
+
+    fn rows_kept_back(&self, index: usize) -> Option<u64> {
+        let node = self.entry(index);
+        let mut watched =
+            node.passages.values().filter(|passages| passages.iter().any(|one| one.rows.is_some())).peekable();
+        watched.peek()?;
+        let inputs = self.inputs(node)?;
+        let gates: Vec<Gate> = watched.filter_map(|passages| Gate::of(passages, &inputs)).collect();
+        let rows: HashSet<&str> = gates.iter().flat_map(Gate::kept_back).collect();
+        Some(rows.len() as u64)
     }
 
     fn execute(&mut self, node: &Node) {

@@ -145,6 +145,7 @@ impl Line<'_> {
             basis,
             rests_if,
             rows_to_ask,
+            rows_kept_back,
         } = self.foreseen;
         let whole = |range: &Range| range.expected.round() as u64;
         json!({
@@ -158,7 +159,7 @@ impl Line<'_> {
             "cost_usd": cost.map(|cost| cost.expected), "cost_usd_new": cost.as_ref().map(interval),
             "cost_usd_paid": paid.cost_usd,
             "seconds": seconds.map(|seconds| seconds.expected), "seconds_new": seconds.as_ref().map(interval),
-            "rows_to_ask": rows_to_ask, "basis": basis, "rests_if": rests_if,
+            "rows_to_ask": rows_to_ask, "rows_kept_back": rows_kept_back, "basis": basis, "rests_if": rests_if,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What a run tells: one stream of events, shown by one of several faces. Nothing else in this program talks while it runs.
 
 pub mod cell;
+pub mod egress;
 pub mod forecast;
 mod json;
 pub mod paint;

@@ -16,15 +16,13 @@ pub fn check(
     nodes: &IndexMap<String, Node>,
     written: impl Fn(&str, &[Step]) -> Option<Span>,
 ) -> Vec<Diagnostic> {
-    let inputs: HashMap<&str, Vec<Input>> =
-        nodes.values().map(|node| (node.name.as_str(), node.stage.inputs())).collect();
-    let mut given: HashMap<&str, Vec<Columns>> = HashMap::with_capacity(nodes.len());
+    let inputs = inputs_of(nodes);
+    let given = given(nodes, &inputs);
     let mut mistakes = Vec::new();
     for node in upstream_first(nodes, &inputs) {
-        let read = &inputs[node.name.as_str()];
-        let columns: Vec<Columns> = read.iter().map(|input| columns_of(nodes, &given, input)).collect();
+        let (read, columns) = (&inputs[node.name.as_str()], &given[node.name.as_str()]);
         for need in node.stage.needs() {
-            let found = read.iter().zip(&columns).find(|(input, _)| input.port == need.port);
+            let found = read.iter().zip(columns).find(|(input, _)| input.port == need.port);
             if let Some((input, columns)) = found.filter(|(_, columns)| need.is_missing(columns)) {
                 let at = match &need.from {
                     NeedFrom::Setting(steps) => written(&node.name, steps),
@@ -39,13 +37,31 @@ pub fn check(
                 mistakes.push(missing(node, Need { from, ..need }, input, columns, at));
             }
         }
-        given.insert(&node.name, columns);
     }
     mistakes
 }
 
+/// What each node reads, by its name.
+pub fn inputs_of(nodes: &IndexMap<String, Node>) -> HashMap<&str, Vec<Input>> {
+    nodes.values().map(|node| (node.name.as_str(), node.stage.inputs())).collect()
+}
+
+/// The columns of each of a node's inputs, by the node's name.
+pub fn given<'a>(
+    nodes: &'a IndexMap<String, Node>,
+    inputs: &HashMap<&str, Vec<Input>>,
+) -> HashMap<&'a str, Vec<Columns>> {
+    let mut given: HashMap<&str, Vec<Columns>> = HashMap::with_capacity(nodes.len());
+    for node in upstream_first(nodes, inputs) {
+        let read = &inputs[node.name.as_str()];
+        let columns = read.iter().map(|input| columns_of(nodes, &given, input)).collect();
+        given.insert(&node.name, columns);
+    }
+    given
+}
+
 /// Every node after those that it reads; in a circle as it comes.
-fn upstream_first<'a>(nodes: &'a IndexMap<String, Node>, inputs: &HashMap<&str, Vec<Input>>) -> Vec<&'a Node> {
+pub fn upstream_first<'a>(nodes: &'a IndexMap<String, Node>, inputs: &HashMap<&str, Vec<Input>>) -> Vec<&'a Node> {
     let mut order = Vec::with_capacity(nodes.len());
     let mut seen = vec![false; nodes.len()];
     let mut ahead: Vec<(usize, bool)> = (0..nodes.len()).rev().map(|index| (index, false)).collect();

@@ -8,7 +8,8 @@ use stages::settings::{Step, nearest_hint};
 /// The version of the recipe language that we read.
 const VERSION: u64 = 1;
 /// Words at the top of a recipe.
-const PARTS: &[&str] = &["version", "params", "matrix", "models", "nodes", "profiles", "prompts", "salt", "cache"];
+const PARTS: &[&str] =
+    &["version", "params", "matrix", "models", "nodes", "profiles", "prompts", "salt", "cache", "egress", "prices"];
 
 pub fn check(tree: &Tree, mistakes: &mut Vec<Diagnostic>) {
     unknown_keys(tree, PARTS, mistakes);

@@ -3,22 +3,26 @@
 pub mod codes;
 mod columns;
 mod diagnostic;
+pub mod egress;
 mod frame;
 mod matrix;
 mod overlay;
 mod params;
+mod prices;
 mod profiles;
 mod recorded;
 mod references;
 mod resolve;
 pub mod schema;
 mod screen;
+mod secrets;
 mod sharing;
 mod source;
 mod syntax;
 mod tree;
 
 pub use diagnostic::Diagnostics;
+pub use egress::EgressSettings;
 pub use matrix::Variants;
 pub use resolve::load;
 pub use sharing::{PushPolicy, SharingSettings, TrustPolicy};
@@ -26,8 +30,9 @@ pub use source::{Sources, Span};
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
+use stages::llm::Passage;
 use stages::stage::{Kind, NodeRef, Output, Stage};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,6 +46,8 @@ pub struct Recipe {
     pub salt: Option<String>,
     /// The store that a team shares; no part of any key.
     pub sharing: SharingSettings,
+    /// What may go to which model; `None` where the recipe says nothing about it.
+    pub egress: Option<EgressSettings>,
     pub nodes: IndexMap<String, Node>,
     /// Which of the nodes a matrix has made.
     pub variants: Variants,
@@ -60,6 +67,8 @@ pub struct Node {
     pub seed: u64,
     /// What its draws are keyed by besides the seed: the kind, or `kind/stream`.
     pub stream: String,
+    /// What the recipe's `egress:` lets through to its models, by port; none where no rule names them.
+    pub passages: BTreeMap<String, Vec<Passage>>,
     /// Where its name stands.
     pub span: Span,
 }
@@ -80,10 +89,12 @@ impl Node {
 pub struct ModelEntry {
     pub name: String,
     pub spec: stages::llm::ModelSpec,
+    /// The name or pattern of the recipe's `prices:` that its prices are from; `None` where it states its own, or has none.
+    pub priced_by: Option<String>,
     /// Where its name stands.
     pub span: Span,
-    /// Where it names the environment variable with its key, else its name.
-    variable_span: Span,
+    /// Where it says where its key lies, else its name.
+    key_span: Span,
 }
 
 /// What the command line lays over a recipe.
@@ -103,10 +114,18 @@ impl Recipe {
         self.models.get(model)?.spec.node()
     }
 
-    /// What `nodes`, which will call their models, need from the environment and do not find there: one mistake a variable.
+    /// What `nodes`, which will call their models, need from the environment or from key files and do not find there: one mistake a key.
     pub fn missing_environment<'a>(&self, nodes: impl IntoIterator<Item = &'a str>) -> Diagnostics {
         let called = nodes.into_iter().filter_map(|name| self.nodes.get(name)).flat_map(|node| node.stage.models());
-        let list = resolve::missing_variables(&self.models, called.map(|(_, model)| model));
+        let list = resolve::missing_keys(&self.models, called.map(|(_, model)| model));
+        Diagnostics::new(list, self.sources.clone())
+    }
+}
+
+impl Recipe {
+    /// What is wrong with the key of one model, if anything.
+    pub fn missing_key(&self, model: &str) -> Diagnostics {
+        let list = resolve::missing_keys(&self.models, std::iter::once(model.to_string()));
         Diagnostics::new(list, self.sources.clone())
     }
 }

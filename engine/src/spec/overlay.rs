@@ -8,11 +8,11 @@ use super::tree::{self, Entry, Tree, Value};
 use indexmap::IndexMap;
 use stages::settings::nearest_hint;
 
-/// Parts of a recipe that a profile may hold.
-pub const PROFILE_KEYS: &[&str] = &["params", "matrix", "models", "nodes", "cache"];
+/// Parts of a recipe that a profile may hold. `egress` is not among them: what may not leave does not hang on a flag.
+pub const PROFILE_KEYS: &[&str] = &["params", "matrix", "models", "nodes", "cache", "prices"];
 const PARAMS: &str = "params";
 /// Parts of a recipe that `--set` may reach into.
-const SETTABLE_KEYS: &[&str] = &["params", "matrix", "models", "nodes", "prompts", "salt", "cache"];
+const SETTABLE_KEYS: &[&str] = &["params", "matrix", "models", "nodes", "prompts", "salt", "cache", "prices"];
 
 pub fn apply(tree: &mut Tree, overrides: &Overrides, sources: &mut Sources, mistakes: &mut Vec<Diagnostic>) {
     for name in &overrides.profile {

@@ -4,9 +4,10 @@ use super::Node;
 use super::source::folder_of;
 use cache::Preimage;
 use serde_json::{Map, Value};
+use stages::llm::Passage;
 use stages::settings::Reader;
 use stages::stage::Stage;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 impl Node {
@@ -36,8 +37,15 @@ impl Node {
         let drawn = |name: &str| record.get("draws").and_then(|draws| draws.get(name));
         let seed = drawn("seed").and_then(Value::as_u64).unwrap_or(self.seed);
         let stream = drawn("stream").and_then(Value::as_str).map_or_else(|| self.stream.clone(), str::to_string);
-        Node { seed, stream, ..self.clone() }
+        Node { seed, stream, passages: passages(record), ..self.clone() }
     }
+}
+
+/// What kept rows from the models then; nothing where no rule did.
+fn passages(record: &Preimage) -> BTreeMap<String, Vec<Passage>> {
+    let ports = record.get("egress").and_then(Value::as_object).into_iter().flatten();
+    let of_port = |all: &Value| all.as_array().into_iter().flatten().filter_map(Passage::recorded).collect();
+    ports.map(|(port, all)| (port.clone(), of_port(all))).collect()
 }
 
 /// Whether a stage is the one that the record speaks of.

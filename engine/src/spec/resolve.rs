@@ -5,11 +5,13 @@ use super::references::{self, Names};
 use super::source::{Sources, Span, folder_of};
 use super::tree::{self, Tree, Value};
 use super::{
-    ModelEntry, Node, Overrides, Recipe, Variants, columns, frame, matrix, overlay, profiles, sharing, syntax,
+    ModelEntry, Node, Overrides, Recipe, Variants, columns, egress, frame, matrix, overlay, prices, profiles, sharing,
+    syntax,
 };
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
+use stages::llm::key::{KeySource, KeyTrouble};
 use stages::registry;
 use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_file, nearest_hint, shown_path};
 use std::collections::BTreeSet;
@@ -34,16 +36,23 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     }
     let (tree, variants) = prepare(path, tree, overrides, &mut sources, &mut mistakes);
     let mut loading = Loading::new(path, &tree, &variants, mistakes);
-    let (salt, models, nodes) = loading.read();
+    let (salt, mut models, mut nodes) = loading.read();
     let (sharing, mistakes) = sharing::read(&tree, &folder_of(path));
     loading.mistakes.extend(mistakes);
+    loading.mistakes.extend(prices::apply(&tree, &mut models));
+    let (egress, mistakes) = egress::read(&tree);
+    loading.mistakes.extend(mistakes);
+    if let Some(egress) = &egress {
+        let mistakes = egress::apply(egress, &tree, &mut nodes, &models);
+        loading.mistakes.extend(mistakes);
+    }
     let (sources, looked_at) = (Arc::new(sources), loading.looked_at);
     let diagnostics = Diagnostics::new(variants.once(loading.mistakes), sources.clone());
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, nodes, variants, models, sources, looked_at })
+    Ok(Recipe { path: path.to_path_buf(), name, salt, sharing, egress, nodes, variants, models, sources, looked_at })
 }
 
 /// Checks the frame, lays profiles and settings over it, puts the parameters in and makes the variants.
@@ -115,31 +124,24 @@ fn nearest_recipe(folder: &Path, wanted: &str) -> Option<String> {
     nearest_hint(wanted, names.iter().map(String::as_str))
 }
 
-/// One mistake for each environment variable that called models need and that is not set.
-pub fn missing_variables(
-    models: &IndexMap<String, ModelEntry>,
-    called: impl Iterator<Item = String>,
-) -> Vec<Diagnostic> {
+/// One mistake for each key that called models need and that cannot be had.
+pub fn missing_keys(models: &IndexMap<String, ModelEntry>, called: impl Iterator<Item = String>) -> Vec<Diagnostic> {
     let called: BTreeSet<String> = called.collect();
-    let mut missing: IndexMap<&str, Vec<&ModelEntry>> = IndexMap::new();
+    let mut needed: IndexMap<KeySource, Vec<&ModelEntry>> = IndexMap::new();
     for model in models.values().filter(|model| called.contains(&model.name)) {
-        let unset = |variable: &&str| std::env::var_os(variable).is_none_or(|value| value.is_empty());
-        if let Some(variable) = model.spec.required_env().filter(unset) {
-            missing.entry(variable).or_default().push(model);
+        if let Some(source) = model.spec.key_source() {
+            needed.entry(source).or_default().push(model);
         }
     }
-    missing.into_iter().map(|(variable, models)| missing_variable(variable, &models)).collect()
+    let missing = |(source, models): (KeySource, Vec<&ModelEntry>)| Some(missing_key(source.check().err()?, &models));
+    needed.into_iter().filter_map(missing).collect()
 }
 
-fn missing_variable(variable: &str, models: &[&ModelEntry]) -> Diagnostic {
+fn missing_key(trouble: KeyTrouble, models: &[&ModelEntry]) -> Diagnostic {
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     let plural = if names.len() == 1 { "" } else { "s" };
-    let message = format!(
-        "the environment variable `{variable}` is not set; needed by the model{plural} `{}`",
-        names.join("`, `")
-    );
-    let hint = format!("`export {variable}=…`, or choose a profile whose models need no key");
-    Diagnostic::error("missing-environment", Place::At(models[0].variable_span), message).with_hint(Some(hint))
+    let message = format!("{}; needed by the model{plural} `{}`", trouble.message, names.join("`, `"));
+    Diagnostic::error(trouble.code, Place::At(models[0].key_span), message).with_hint(Some(trouble.hint))
 }
 
 /// Where a recipe's files lie.
@@ -211,7 +213,7 @@ impl<'a> Loading<'a> {
         self.mistakes.extend(missing);
         if !self.mistakes.is_empty() {
             // No plan can say which nodes will call, so every model in use counts.
-            self.mistakes.extend(missing_variables(&models, self.references.used_models()));
+            self.mistakes.extend(missing_keys(&models, self.references.used_models()));
         }
         (salt, models, nodes)
     }
@@ -279,8 +281,10 @@ impl<'a> Loading<'a> {
         let spec = ModelSpec::read(&fields, &mut reader);
         let references = self.take(&at, reader);
         self.references.add_model(name, references);
-        let variable_span = self.tree.place(&[at.clone(), vec![Step::Key("api_key_env".to_string())]].concat());
-        Some(ModelEntry { name: name.to_string(), spec: spec?, span: self.name_span(&at), variable_span })
+        let key = if fields.contains_key("api_key_file") { "api_key_file" } else { "api_key_env" };
+        let key_span = self.tree.place(&[at.clone(), vec![Step::Key(key.to_string())]].concat());
+        let (name, span, priced_by) = (name.to_string(), self.name_span(&at), None);
+        Some(ModelEntry { name, spec: spec?, priced_by, span, key_span })
     }
 
     fn node(&mut self, name: &str) -> Option<Node> {
@@ -295,7 +299,8 @@ impl<'a> Loading<'a> {
         let (kind, seed) = (common.kind?, common.seed.or_else(|| self.seed()));
         let stream = common.stream.map_or_else(|| kind.name.to_string(), |stream| format!("{}/{stream}", kind.name));
         let span = self.name_span(&at);
-        Some(Node { name: name.to_string(), kind, stage: stage?.into(), fields, seed: seed.unwrap_or(0), stream, span })
+        let (stage, seed, passages) = (stage?.into(), seed.unwrap_or(0), Default::default());
+        Some(Node { name: name.to_string(), kind, stage, fields, seed, stream, passages, span })
     }
 
     fn fields(&mut self, at: &[Step], name: &str) -> Option<Map<String, Json>> {

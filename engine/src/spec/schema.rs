@@ -1,6 +1,6 @@
 //! The JSON Schema of a recipe, for editors: what every kind and provider declares about itself, put together.
 
-use super::SharingSettings;
+use super::{EgressSettings, SharingSettings, prices};
 use serde_json::{Value, json};
 use stages::llm::ModelSpec;
 use stages::registry;
@@ -12,6 +12,7 @@ pub fn schema() -> Value {
     let names: Vec<&str> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let overlay = json!({"type": "object", "additionalProperties": false, "properties": {
         "params": {"type": "object"}, "matrix": {"type": "object"}, "models": {"type": "object"}, "nodes": {"type": "object"}, "cache": {"type": "object"},
+        "prices": {"type": "object"},
     }});
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -30,6 +31,8 @@ pub fn schema() -> Value {
             "profiles": {"type": "object", "description": "named overlays, applied with --profile", "additionalProperties": overlay},
             "prompts": {"type": "string", "description": "the folder of prompts that no node names"},
             "cache": SharingSettings::schema(),
+            "egress": EgressSettings::schema(),
+            "prices": prices::schema(),
             "salt": {"description": "part of every key: changing it makes everything anew"},
         },
     })

@@ -1,5 +1,6 @@
 //! The texts a recipe is made of, the file and what the command line adds, and places inside them.
 
+use super::secrets;
 use std::path::{Path, PathBuf};
 
 /// A byte range in one of a recipe's [`Sources`].
@@ -23,9 +24,9 @@ pub struct Source {
 pub struct Sources(Vec<Source>);
 
 impl Sources {
-    /// Adds a text and returns its index.
+    /// Adds a text and returns its index. What looks like a secret in it is blotted out: it is kept to be shown.
     pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> usize {
-        self.0.push(Source { name: name.into(), text: text.into() });
+        self.0.push(Source { name: name.into(), text: secrets::blotted(text.into()) });
         self.0.len() - 1
     }
 

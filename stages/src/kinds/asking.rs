@@ -102,6 +102,7 @@ impl Asker {
         let request = Request::conversation(messages, self.format, task).sample(asked.sample);
         Ok(match self.caller.ask_until(request, self.asks, parse).await? {
             Outcome::Parsed(value) => Ok(value),
+            Outcome::Barred(reason) => Err(Fate::dropped(reason, Vec::new())),
             Outcome::Unparsable { why, reason, text, asks } => {
                 Err(Fate::marked(self.form.name, why, &reason, &text, asks))
             }

@@ -10,6 +10,8 @@ use crate::failure::Result;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome<T> {
     Parsed(T),
+    /// The row may not go to this model, by the rule that the text names. Nothing was sent, and no kept reply was looked for.
+    Barred(String),
     /// No reply could be used: why the last one could not, its text, and how many there were.
     Unparsable {
         why: Unusable,
@@ -53,6 +55,9 @@ impl Caller {
         asks: u32,
         parse: impl Fn(&Reply) -> std::result::Result<T, String>,
     ) -> Result<Outcome<T>> {
+        if let Some(reason) = self.barred(&request) {
+            return Ok(Outcome::Barred(reason));
+        }
         let asks = asks.max(1);
         let (mut limit, mut cut_off) = (asks, false);
         let (mut question, mut last) = (None, None);

@@ -4,6 +4,7 @@
 //! they look again and again until its reply is there or its claim is given up. Who holds a claim waits for the model and the budget
 //! only, never for another claim: so no two of them can wait for each other.
 
+use super::gate::Gate;
 use super::halt;
 use super::meter::{Budget, Meter};
 use super::{LanguageModel, Manner, Reply, Request};
@@ -53,6 +54,8 @@ pub struct Caller {
     pub(super) port: Arc<str>,
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
+    /// What may not go to the model.
+    gate: Option<Arc<Gate>>,
     /// Set where nothing may be sent.
     pub(super) watcher: Option<Arc<dyn Watcher>>,
     pub(super) manner: Manner,
@@ -68,12 +71,23 @@ impl Caller {
     ) -> Caller {
         let (identity, manner) = (Arc::new(model.identity()), model.manner());
         let (port, in_flight) = ("".into(), Arc::default());
-        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, watcher: None, manner }
+        let (gate, watcher) = (None, None);
+        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, gate, watcher, manner }
     }
 
     /// The same, behind this port of its node.
     pub fn at_port(self, port: &str) -> Caller {
         Caller { port: port.into(), ..self }
+    }
+
+    /// The same, with a gate before it.
+    pub fn behind(self, gate: Option<Arc<Gate>>) -> Caller {
+        Caller { gate, ..self }
+    }
+
+    /// Why this may not go to the model, where it may not. The one place at which that is asked.
+    pub(super) fn barred(&self, request: &Request) -> Option<String> {
+        self.gate.as_ref()?.barred(request)
     }
 
     /// One that sends nothing: it answers with the kept replies and tells the watcher of every question.

@@ -79,7 +79,7 @@ impl Budget {
         let usd = worst_usd.ok_or_else(|| {
             Failure::recipe(
                 "a budget is set but the worst cost of a call is unknown; \
-                 add `prices:` and `max_tokens:` to the model under `models:`",
+                 add `max_tokens:` and `prices:` to the model under `models:`, or its name to `prices:` at the top of the recipe",
             )
         })?;
         loop {

@@ -18,6 +18,12 @@ crate::settings! {
 }
 
 impl Prices {
+    /// Whether all of them are prices: finite and not below 0.
+    pub fn are_sound(&self) -> bool {
+        let all = [self.input_usd_per_million, self.output_usd_per_million, self.cached_usd_per_million.unwrap_or(0.0)];
+        all.iter().all(|price| price.is_finite() && *price >= 0.0)
+    }
+
     pub fn cost_usd(&self, usage: &Usage) -> f64 {
         let cached = usage.tokens_cached.min(usage.tokens_in);
         let cached_price = self.cached_usd_per_million.unwrap_or(self.input_usd_per_million);

@@ -8,6 +8,9 @@ use std::sync::atomic::Ordering;
 impl Caller {
     /// Sends until an answer comes or patience ends.
     pub(super) async fn send(&self, request: &Request, address: &[u8; 32]) -> Result<Reply> {
+        if let Some(reason) = self.barred(request) {
+            return Err(Failure::Ourselves(format!("a request was about to be sent that {reason}")));
+        }
         let patience = self.model.patience();
         let mut tries = 0;
         loop {

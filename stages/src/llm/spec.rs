@@ -1,12 +1,14 @@
 //! One entry of a recipe's `models:`, whatever its provider: read, named for keys, opened when a node needs it.
 
 use super::LanguageModel;
+use super::key::KeySource;
 use super::local::{Local, LocalSettings};
 use super::openai::{self, OpenAi, OpenAiSettings};
+use super::prices::Prices;
 use super::rehearsal::{self, Rehearsal, RehearsalSettings};
 use crate::failure::Result;
 use crate::settings::{Reader, Setting, Settings, Step, nearest_hint};
-use crate::stage::NodeRef;
+use crate::stage::{NodeRef, Unkeyed};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +32,9 @@ impl ModelSpec {
         rest.shift_remove("provider");
         match provider.as_str() {
             "rehearsal" => Settings::read_fields(&rest, reader).map(ModelSpec::Rehearsal),
-            "openai" => Settings::read_fields(&rest, reader).map(|settings| ModelSpec::OpenAi(Box::new(settings))),
+            "openai" => {
+                OpenAiSettings::read_checked(&rest, reader).map(|settings| ModelSpec::OpenAi(Box::new(settings)))
+            }
             _ => LocalSettings::read_checked(&rest, reader).map(ModelSpec::Local),
         }
     }
@@ -72,11 +76,40 @@ impl ModelSpec {
         }
     }
 
-    /// The environment variable without which no call can be made.
-    pub fn required_env(&self) -> Option<&str> {
+    /// Where the key lies without which no call can be made.
+    pub fn key_source(&self) -> Option<KeySource> {
         match self {
-            ModelSpec::OpenAi(settings) => settings.required_env(),
+            ModelSpec::OpenAi(settings) => settings.key_source(),
             _ => None,
+        }
+    }
+
+    /// The hosts, with their ports where an address names one, that its requests go to; none for a model that answers in this process.
+    pub fn hosts(&self) -> Vec<String> {
+        match self {
+            ModelSpec::OpenAi(settings) => vec![host_of(&settings.base_url.0)],
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn prices(&self) -> Option<&Prices> {
+        match self {
+            ModelSpec::OpenAi(settings) => settings.prices.0.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The name of a model that costs something and states no prices.
+    pub fn unpriced(&self) -> Option<&str> {
+        match self {
+            ModelSpec::OpenAi(settings) if settings.prices.0.is_none() => Some(&settings.model),
+            _ => None,
+        }
+    }
+
+    pub fn set_prices(&mut self, prices: Prices) {
+        if let ModelSpec::OpenAi(settings) = self {
+            settings.prices = Unkeyed(Some(prices));
         }
     }
 
@@ -128,6 +161,12 @@ impl ModelSpec {
             ModelSpec::Local(_) => None,
         }
     }
+}
+
+/// In lower case; an address that is none is taken whole.
+fn host_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default().to_lowercase()
 }
 
 fn read_provider(fields: &Map<String, Value>, reader: &mut Reader) -> Option<String> {

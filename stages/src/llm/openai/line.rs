@@ -5,6 +5,8 @@ use super::settings::OpenAiSettings;
 use super::stream::Assembly;
 use crate::failure::{Failure, Result};
 use crate::llm::Fault;
+use crate::llm::key::Key;
+use reqwest::header::AUTHORIZATION;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -15,15 +17,14 @@ const LAST_BYTES: Duration = Duration::from_millis(100);
 pub struct Line {
     client: reqwest::Client,
     url: String,
-    /// Never shown: errors and logs carry `fault::redact`ed words only.
-    key: Option<String>,
+    key: Option<Key>,
     in_flight: Semaphore,
 }
 
 impl Line {
-    /// Reads the key from the environment; a missing one is named.
+    /// Reads the key where the recipe says that it lies; a missing one is named.
     pub fn open(settings: &OpenAiSettings) -> Result<Line> {
-        let key = settings.required_env().map(read_key).transpose()?;
+        let key = settings.key_source().map(|source| source.read()).transpose()?;
         crate::llm::install_tls();
         let concurrency = settings.concurrency.0.max(1);
         let client = reqwest::Client::builder()
@@ -31,18 +32,24 @@ impl Line {
             .timeout(Duration::from_millis(settings.timeout_ms.0))
             .pool_max_idle_per_host(concurrency)
             .tcp_nodelay(true)
+            // Rows and keys go where the recipe says, and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Failure::Machine(format!("cannot set up HTTP: {error}")))?;
         let url = format!("{}/chat/completions", settings.base_url.0.trim_end_matches('/'));
         Ok(Line { client, url, key, in_flight: Semaphore::new(concurrency) })
     }
 
-    pub fn key(&self) -> Option<&str> {
-        self.key.as_deref()
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
     }
 
     /// Sends a body and takes the answer in pieces as it is written; what comes back is one body all the same.
     pub async fn post_streaming(&self, body: &Value) -> Result<Vec<u8>, Fault> {
+        self.receive_stream(body).await.map(|raw| self.without_key(raw))
+    }
+
+    async fn receive_stream(&self, body: &Value) -> Result<Vec<u8>, Fault> {
         let _turn = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let mut response = self.send(body).await?;
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
@@ -64,10 +71,15 @@ impl Line {
         assembly.finish()
     }
 
+    /// A key that the server repeats is not kept.
+    fn without_key(&self, raw: Vec<u8>) -> Vec<u8> {
+        self.key.iter().fold(raw, |raw, key| key.hide_in_answer(raw))
+    }
+
     async fn send(&self, body: &Value) -> Result<reqwest::Response, Fault> {
         let mut post = self.client.post(&self.url).json(body);
         if let Some(key) = &self.key {
-            post = post.bearer_auth(key);
+            post = post.header(AUTHORIZATION, key.header());
         }
         post.send().await.map_err(fault::of_transport)
     }
@@ -79,18 +91,10 @@ impl Line {
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
         let body = response.bytes().await.map_err(fault::of_transport)?;
         match status.is_success() {
-            true => Ok(body.to_vec()),
+            true => Ok(self.without_key(body.to_vec())),
             false => Err(fault::of_status(status.as_u16(), &body, retry_after_ms)),
         }
     }
-}
-
-fn read_key(variable: &str) -> Result<String> {
-    std::env::var(variable).ok().filter(|key| !key.is_empty()).ok_or_else(|| {
-        Failure::Recipe(format!(
-            "the environment variable `{variable}` is not set; it holds the key of the model's server"
-        ))
-    })
 }
 
 #[cfg(test)]

@@ -6,15 +6,18 @@ pub(super) mod envelope;
 mod events;
 mod fault;
 mod line;
+mod probe;
 mod settings;
 mod stream;
 mod usage;
 
+use super::key::Key;
 use super::{Fault, LanguageModel, Manner, Patience, Reply, Request, Usage};
 use crate::failure::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use line::Line;
+pub use probe::{Finding, Probed, Verdict, probe};
 use serde_json::Value;
 pub use settings::{OpenAiSettings, address_identity, identity, manner};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,7 +48,7 @@ impl OpenAi {
         OpenAi { settings, line: None, tells_no_usage: AtomicBool::new(false) }
     }
 
-    fn key(&self) -> Option<&str> {
+    fn key(&self) -> Option<&Key> {
         self.line.as_ref()?.key()
     }
 
@@ -69,7 +72,8 @@ impl OpenAi {
     fn of_refused(&self, fault: Fault) -> std::result::Result<Vec<u8>, Fault> {
         let Fault::Lasting(words) = fault else { return Err(fault) };
         if words.contains(FILTERED) {
-            return Ok(envelope::withheld(&fault::without(&words, self.key())));
+            let words = self.key().map_or_else(|| words.clone(), |key| key.hide(&words));
+            return Ok(envelope::withheld(&words));
         }
         let hint = dialect::hint(self.settings.structured(), &words);
         Err(Fault::Lasting(hint.map_or(words.clone(), |hint| format!("{words}\n  hint: {hint}"))))

@@ -2,7 +2,9 @@
 
 use super::dialect::{Dialect, Structured};
 use crate::llm::Manner;
+use crate::llm::key::{self, KeySource};
 use crate::llm::prices::Prices;
+use crate::settings::{Reader, Settings};
 use crate::stage::Unkeyed;
 use serde_json::{Map, Value, json};
 
@@ -18,6 +20,8 @@ crate::settings! {
         pub base_url: Unkeyed<String> = Unkeyed(OPENAI_URL.to_string()),
         /// The environment variable that holds the key; `OPENAI_API_KEY` for api.openai.com, none for other servers.
         pub api_key_env: Unkeyed<Option<String>> = Unkeyed(None),
+        /// A file with the key in place of a variable, readable by its owner alone (mode 0600); `~/` is the home folder.
+        pub api_key_file: Unkeyed<Option<String>> = Unkeyed(None),
         /// Tells servers apart that give different weights one name (a local server, a fine-tune).
         pub identity: Option<String> = None,
         /// Sent as the first message.
@@ -71,10 +75,29 @@ impl OpenAiSettings {
         self.structured.unwrap_or(by_mode)
     }
 
-    /// The environment variable without which no call can be made.
-    pub fn required_env(&self) -> Option<&str> {
+    /// Where the key lies without which no call can be made.
+    pub fn key_source(&self) -> Option<KeySource> {
+        if let Some(path) = &self.api_key_file.0 {
+            return Some(KeySource::File(path.into()));
+        }
         let official = self.base_url.0.trim_end_matches('/') == OPENAI_URL;
-        self.api_key_env.0.as_deref().or(official.then_some(OPENAI_KEY_ENV))
+        let variable = self.api_key_env.0.as_deref().or(official.then_some(OPENAI_KEY_ENV));
+        variable.map(|name| KeySource::Variable(name.to_string()))
+    }
+
+    /// Reads the settings, the place of a key file relative to the recipe; refuses secrets.
+    pub fn read_checked(fields: &Map<String, Value>, reader: &mut Reader) -> Option<OpenAiSettings> {
+        let (mut fields, before) = (fields.clone(), reader.mistakes.len());
+        key::refuse_literals(&mut fields, reader);
+        let mut settings = OpenAiSettings::read_fields(&fields, reader)?;
+        if let Some(named) = &settings.api_key_file.0 {
+            if settings.api_key_env.0.is_some() {
+                let hint = Some("write one of them".to_string());
+                reader.mistake("both-given", "`api_key_env` and `api_key_file` exclude each other", hint);
+            }
+            settings.api_key_file = Unkeyed(Some(key::file_path(named, reader).to_string_lossy().into_owned()));
+        }
+        (reader.mistakes.len() == before).then_some(settings)
     }
 }
 
@@ -117,7 +140,7 @@ pub fn manner(identity: &Value) -> Manner {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::settings::{Reader, Setting};
+    use crate::settings::Setting;
 
     pub fn settings(value: Value) -> OpenAiSettings {
         let mut reader = Reader::default();
@@ -130,7 +153,7 @@ pub(super) mod tests {
         let base = json!({"model": "m", "temperature": 0.5});
         let moved = json!({
             "model": "m", "temperature": 0.5, "base_url": "http://elsewhere/v1", "api_key_env": "K", "concurrency": 3,
-            "timeout_ms": 5, "connect_timeout_ms": 5, "tries": 1, "pause_ms": 1, "pause_max_ms": 2,
+            "api_key_file": "k", "timeout_ms": 5, "connect_timeout_ms": 5, "tries": 1, "pause_ms": 1, "pause_max_ms": 2,
             "prices": {"input_usd_per_million": 1, "output_usd_per_million": 2},
         });
         assert_eq!(identity(&settings(base.clone())), identity(&settings(moved)));
@@ -187,13 +210,15 @@ pub(super) mod tests {
 
     #[test]
     fn the_official_server_needs_a_key_and_a_local_one_does_not() {
+        let variable = |name: &str| Some(KeySource::Variable(name.to_string()));
         for (fields, expected) in [
-            (json!({"model": "m"}), Some("OPENAI_API_KEY")),
-            (json!({"model": "m", "base_url": "https://api.openai.com/v1/"}), Some("OPENAI_API_KEY")),
+            (json!({"model": "m"}), variable("OPENAI_API_KEY")),
+            (json!({"model": "m", "base_url": "https://api.openai.com/v1/"}), variable("OPENAI_API_KEY")),
             (json!({"model": "m", "base_url": "http://localhost:8000/v1"}), None),
-            (json!({"model": "m", "base_url": "http://x/v1", "api_key_env": "MY_KEY"}), Some("MY_KEY")),
+            (json!({"model": "m", "base_url": "http://x/v1", "api_key_env": "MY_KEY"}), variable("MY_KEY")),
+            (json!({"model": "m", "api_key_file": "/run/key"}), Some(KeySource::File("/run/key".into()))),
         ] {
-            assert_eq!(settings(fields.clone()).required_env(), expected, "{fields}");
+            assert_eq!(settings(fields.clone()).key_source(), expected, "{fields}");
         }
     }
 }
