@@ -4,6 +4,7 @@
 //! they look again and again until its reply is there or its claim is given up. Who holds a claim waits for the model and the budget
 //! only, never for another claim: so no two of them can wait for each other.
 
+use super::endpoint::Lane;
 use super::halt;
 use super::meter::{Budget, Meter};
 use super::{LanguageModel, Reply, Request};
@@ -63,6 +64,7 @@ pub struct Caller {
     pub retry_marked: bool,
     /// Under which answers are counted.
     pub(super) port: Arc<str>,
+    pub(super) lane: Lane,
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
     /// Set where nothing may be sent.
@@ -78,8 +80,9 @@ impl Caller {
         retry_marked: bool,
     ) -> Caller {
         let identity = Arc::new(model.identity());
+        let lane = model.lane().unwrap_or_else(|| Lane::unlimited(model.patience()));
         let (port, in_flight) = ("".into(), Arc::default());
-        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, watcher: None }
+        Caller { model, replies, meter, budget, retry_marked, port, lane, identity, in_flight, watcher: None }
     }
 
     /// The same, behind this port of its node.

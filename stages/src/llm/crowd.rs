@@ -11,8 +11,6 @@ use std::time::Duration;
 
 /// How often a crowd looks whether it should stop; well below what a person notices.
 const LOOK_INTERVAL_MS: u64 = 50;
-/// As many rows in succession without an answer, beside those in flight, are an outage: no further row is tried.
-const OUTAGE_ROWS: usize = 8;
 
 /// One row on its way through [`for_each_row`].
 #[derive(Debug, Clone)]
@@ -84,7 +82,6 @@ struct Crowd<'a, T> {
     /// The gravest failure so far.
     failure: Option<Failure>,
     unanswered: usize,
-    unanswered_in_succession: usize,
 }
 
 impl<'a, T: Send + 'static> Crowd<'a, T> {
@@ -97,7 +94,6 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
             done: 0,
             failure: None,
             unanswered: 0,
-            unanswered_in_succession: 0,
         }
     }
 
@@ -133,7 +129,12 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
         self.finish()
     }
 
+    fn tell(&self) {
+        self.halter.notices().iter().for_each(|notice| self.context.warn(notice));
+    }
+
     fn listen(&mut self) {
+        self.tell();
         if self.context.cancelled() && !self.halter.said() {
             self.halter.say();
             self.failure.get_or_insert(Failure::Cancelled);
@@ -144,7 +145,6 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
         match result {
             Ok(value) => {
                 self.results[index] = Some(value);
-                self.unanswered_in_succession = 0;
                 self.done += 1;
                 let (done, total) = (self.done, self.results.len() as u64);
                 self.context.progress(Progress { done, total, unit: "rows", note: String::new() });
@@ -155,11 +155,8 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
 
     fn note(&mut self, failure: Failure) {
         if matches!(failure, Failure::Remote(_)) {
+            // Whether the others go on is for the endpoint to say: it knows an outage from a row that nobody answers.
             self.unanswered += 1;
-            self.unanswered_in_succession += 1;
-            if self.unanswered_in_succession >= self.concurrency + OUTAGE_ROWS {
-                self.halter.say();
-            }
         } else {
             self.halter.say();
         }
@@ -169,6 +166,7 @@ impl<'a, T: Send + 'static> Crowd<'a, T> {
     }
 
     fn finish(self) -> Result<Vec<T>> {
+        self.tell();
         match self.failure {
             Some(Failure::Remote(message)) => Err(Failure::Remote(format!(
                 "{} of {} rows got no answer; the first reason: {message}; replies received are kept, run again to go on",

@@ -2,6 +2,7 @@
 
 pub mod caller;
 pub mod crowd;
+pub mod endpoint;
 pub mod halt;
 pub mod local;
 pub mod meter;
@@ -17,6 +18,7 @@ pub mod tally;
 
 pub use caller::{Caller, Claimed, Outcome, Replies, Watcher};
 pub use crowd::for_each_row;
+pub use endpoint::Endpoints;
 pub use meter::{Budget, Meter, MeterReading};
 pub use patience::Patience;
 pub use reading::ReadingModel;
@@ -50,6 +52,10 @@ pub trait LanguageModel: Send + Sync {
     fn patience(&self) -> Patience {
         Patience::default()
     }
+    /// Its way to a server that others ask too; `None` where it needs none.
+    fn lane(&self) -> Option<endpoint::Lane> {
+        None
+    }
     /// US dollars for a usage, where prices are known.
     fn cost_usd(&self, usage: &Usage) -> Option<f64>;
     /// The most a request can cost before its answer is known.
@@ -62,6 +68,12 @@ pub enum Fault {
     /// Worth asking again, perhaps after the given pause.
     #[error("{message}")]
     Passing { message: String, retry_after_ms: Option<u64> },
+    /// As passing, but because the server has too much to do: 503, or no answer in time.
+    #[error("{message}")]
+    Crowded { message: String, retry_after_ms: Option<u64> },
+    /// 429: more was sent than is allowed. Says nothing against the request and costs nothing.
+    #[error("{message}")]
+    Refused { message: String, retry_after_ms: Option<u64> },
     /// Asking again cannot help (400, 401, 403, 404, 422): the node stops, with the server's words.
     #[error("{0}")]
     Lasting(String),

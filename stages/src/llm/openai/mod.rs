@@ -6,6 +6,7 @@ mod fault;
 mod line;
 mod settings;
 
+use super::endpoint::{Endpoints, Lane};
 use super::{Fault, LanguageModel, Patience, Reply, Request, Usage};
 use crate::failure::Result;
 use futures::FutureExt;
@@ -23,8 +24,8 @@ pub struct OpenAi {
 
 impl OpenAi {
     /// Ready to be asked.
-    pub fn open(settings: OpenAiSettings) -> Result<OpenAi> {
-        let line = Line::open(&settings)?;
+    pub fn open(settings: OpenAiSettings, endpoints: &Endpoints) -> Result<OpenAi> {
+        let line = Line::open(&settings, endpoints)?;
         Ok(OpenAi { settings, line: Some(line) })
     }
 
@@ -58,8 +59,11 @@ impl LanguageModel for OpenAi {
     }
 
     fn patience(&self) -> Patience {
-        let OpenAiSettings { tries, pause_ms, pause_max_ms, .. } = &self.settings;
-        Patience { tries: tries.0, pause_ms: pause_ms.0, pause_max_ms: pause_max_ms.0 }
+        self.settings.patience()
+    }
+
+    fn lane(&self) -> Option<Lane> {
+        self.line.as_ref().map(|line| line.lane().clone())
     }
 
     fn cost_usd(&self, usage: &Usage) -> Option<f64> {

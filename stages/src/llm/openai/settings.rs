@@ -1,5 +1,7 @@
 //! What a recipe may say of an endpoint, and which of it names the answers.
 
+use crate::llm::Patience;
+use crate::llm::endpoint::{Declared, Rules};
 use crate::llm::prices::Prices;
 use crate::stage::Unkeyed;
 use serde_json::{Map, Value, json};
@@ -34,22 +36,52 @@ crate::settings! {
         pub json_mode: bool = true,
         /// Sent as they are, beside the other fields.
         pub extra_body: Map<String, Value> = Map::new(),
-        /// Requests in flight at most, over all nodes.
+        /// Requests in flight at most, over all nodes; fewer while the server cannot keep up.
         pub concurrency: Unkeyed<usize> = Unkeyed(64),
+        /// Requests that the server allows a minute, over all nodes; where left out, what it tells or refuses.
+        pub requests_per_minute: Unkeyed<Option<f64>> = Unkeyed(None),
+        /// Tokens that the server allows a minute, prompts and answers together, over all nodes.
+        pub tokens_per_minute: Unkeyed<Option<f64>> = Unkeyed(None),
         pub connect_timeout_ms: Unkeyed<u64> = Unkeyed(10_000),
+        /// Without any byte of the answer; as `timeout_ms` where left out, because a server may think long before the first one.
+        pub read_timeout_ms: Unkeyed<Option<u64>> = Unkeyed(None),
         /// From sending to the last byte of the answer.
         pub timeout_ms: Unkeyed<u64> = Unkeyed(600_000),
         /// How often a question without an answer is sent before the row gives up.
         pub tries: Unkeyed<u32> = Unkeyed(6),
-        /// The first pause between tries; it doubles.
+        /// The longest first pause between tries, drawn from nothing to this; it doubles up to `pause_max_ms`.
         pub pause_ms: Unkeyed<u64> = Unkeyed(500),
         pub pause_max_ms: Unkeyed<u64> = Unkeyed(30_000),
+        /// Requests that may be sent again for each answered one, over all nodes and beside the first 200.
+        pub retries_per_answer: Unkeyed<f64> = Unkeyed(1.0),
+        /// How long a server that has answered before may be out until the run gives up.
+        pub outage_ms: Unkeyed<u64> = Unkeyed(300_000),
         /// For cost figures and `--budget-usd`.
         pub prices: Unkeyed<Option<Prices>> = Unkeyed(None),
     }
 }
 
 impl OpenAiSettings {
+    /// How its server is to be treated.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            declared: Declared {
+                concurrency: self.concurrency.0,
+                requests_per_minute: self.requests_per_minute.0,
+                tokens_per_minute: self.tokens_per_minute.0,
+            },
+            patience: self.patience(),
+            outage_ms: self.outage_ms.0,
+            retries_per_answer: self.retries_per_answer.0,
+            tokens_out_max: self.max_tokens.map(u64::from),
+            extra_bytes: self.system.as_ref().map_or(0, String::len),
+        }
+    }
+
+    pub fn patience(&self) -> Patience {
+        Patience { tries: self.tries.0, pause_ms: self.pause_ms.0, pause_max_ms: self.pause_max_ms.0 }
+    }
+
     /// The environment variable without which no call can be made.
     pub fn required_env(&self) -> Option<&str> {
         let official = self.base_url.0.trim_end_matches('/') == OPENAI_URL;
@@ -78,7 +110,8 @@ pub(super) mod tests {
         let base = json!({"model": "m", "temperature": 0.5});
         let moved = json!({
             "model": "m", "temperature": 0.5, "base_url": "http://elsewhere/v1", "api_key_env": "K", "concurrency": 3,
-            "timeout_ms": 5, "connect_timeout_ms": 5, "tries": 1, "pause_ms": 1, "pause_max_ms": 2,
+            "timeout_ms": 5, "connect_timeout_ms": 5, "read_timeout_ms": 5, "tries": 1, "pause_ms": 1, "pause_max_ms": 2,
+            "requests_per_minute": 600, "tokens_per_minute": 1e6, "retries_per_answer": 0.5, "outage_ms": 9,
             "prices": {"input_usd_per_million": 1, "output_usd_per_million": 2},
         });
         assert_eq!(identity(&settings(base.clone())), identity(&settings(moved)));

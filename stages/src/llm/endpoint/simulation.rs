@@ -1,0 +1,215 @@
+//! The gate against servers that count in windows or fill buckets, in simulated time: a minute takes a moment and nothing depends on
+//! the machine.
+
+use super::Bearing;
+use super::gate::{Ending, Entry, Gate, Ticket};
+use super::limits::{Declared, Size};
+use super::told::Said;
+use crate::llm::{Patience, Usage};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+const BEARING: Bearing =
+    Bearing { patience: Patience { tries: 6, pause_ms: 500, pause_max_ms: 30_000 }, outage: Duration::from_secs(300) };
+
+/// How a server counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Counting {
+    /// All of it at the beginning of each window.
+    Window,
+    /// A bucket of this size that fills evenly.
+    Bucket(f64),
+    /// Whatever the rate, this share at random.
+    Weather(f64),
+    /// No more than so many at once.
+    AtOnce(usize),
+}
+
+/// What a server tells beside refusing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Telling {
+    Nothing,
+    RetryAfter,
+    Headers,
+}
+
+struct Server {
+    counting: Counting,
+    telling: Telling,
+    limit: f64,
+    window_s: f64,
+    left: f64,
+    at_s: f64,
+    in_flight: usize,
+    drawn: u64,
+}
+
+impl Server {
+    fn new(counting: Counting, telling: Telling, limit: f64, window_s: f64) -> Server {
+        let left = if let Counting::Bucket(size) = counting { size } else { limit };
+        Server { counting, telling, limit, window_s, left, at_s: 0.0, in_flight: 0, drawn: 0 }
+    }
+
+    fn refill(&mut self, now_s: f64) {
+        match self.counting {
+            Counting::Window if (now_s / self.window_s).floor() > (self.at_s / self.window_s).floor() => {
+                self.left = self.limit
+            }
+            Counting::Bucket(size) => {
+                self.left = (self.left + (now_s - self.at_s) * self.limit / self.window_s).min(size)
+            }
+            _ => {}
+        }
+        self.at_s = now_s;
+    }
+
+    fn takes(&mut self, now_s: f64) -> bool {
+        self.refill(now_s);
+        self.drawn += 1;
+        match self.counting {
+            Counting::Weather(share) => crate::draw::Draw::new(self.drawn, "weather").unit() >= share,
+            Counting::AtOnce(most) => self.in_flight < most,
+            _ if self.left < 1.0 => false,
+            _ => {
+                self.left -= 1.0;
+                true
+            }
+        }
+    }
+
+    fn retry_after(&self, now_s: f64) -> Option<Duration> {
+        let seconds = match self.counting {
+            Counting::Window => self.window_s - now_s % self.window_s,
+            _ => (1.0 - self.left) * self.window_s / self.limit,
+        };
+        (self.telling == Telling::RetryAfter).then(|| Duration::from_secs_f64(seconds))
+    }
+
+    fn headers(&self, now_s: f64) -> Option<Said> {
+        let (size, reset_s) = match self.counting {
+            Counting::Bucket(size) => (size, (size - self.left) * self.window_s / self.limit),
+            _ => (self.limit, self.window_s - now_s % self.window_s),
+        };
+        let said = Said { limit: size, left: Some((self.left.floor(), Duration::from_secs_f64(reset_s))) };
+        (self.telling == Telling::Headers).then_some(said)
+    }
+}
+
+/// What a run came to.
+#[derive(Debug)]
+struct Outcome {
+    answered: usize,
+    refused: usize,
+    seconds: f64,
+    in_flight_max: usize,
+}
+
+impl Outcome {
+    fn per_second(&self) -> f64 {
+        self.answered as f64 / self.seconds
+    }
+
+    fn refused_share(&self) -> f64 {
+        self.refused as f64 / (self.answered + self.refused) as f64
+    }
+}
+
+/// Sends `requests` as fast as the gate allows; answers take `latency_s`, refusals half a millisecond.
+fn simulate(mut server: Server, declared: Declared, requests: usize, latency_s: f64) -> Outcome {
+    const REFUSAL_S: f64 = 0.0005;
+    let start = Instant::now();
+    let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+    let mut gate = Gate::new("it".to_string());
+    let lane = gate.lane("m", &declared, start);
+    let usage = Usage { tokens_in: 100, tokens_cached: 0, tokens_out: 100 };
+    let mut flying: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
+    let mut tickets: Vec<Option<(Ticket, bool, Option<Duration>, Option<Said>)>> = Vec::new();
+    let (mut now_s, mut waiting) = (0.0f64, requests);
+    let mut outcome = Outcome { answered: 0, refused: 0, seconds: 0.0, in_flight_max: 0 };
+    while outcome.answered < requests {
+        let mut next_s = f64::INFINITY;
+        while waiting > 0 {
+            match gate.enter(lane, Size { prompt_bytes: 400, tokens_out_max: Some(100) }, at(now_s)) {
+                Entry::Go(ticket) => {
+                    waiting -= 1;
+                    let taken = server.takes(now_s);
+                    server.in_flight += usize::from(taken);
+                    outcome.in_flight_max = outcome.in_flight_max.max(server.in_flight);
+                    let back_s = now_s + if taken { latency_s } else { REFUSAL_S };
+                    flying.push(Reverse(((back_s * 1e9) as u64, tickets.len())));
+                    let (retry_after, headers) = (server.retry_after(now_s), server.headers(now_s));
+                    tickets.push(Some((ticket, taken, retry_after, headers)));
+                }
+                Entry::Wait(until, _) => {
+                    next_s = until.map_or(f64::INFINITY, |until| (until - start).as_secs_f64() + 1e-9);
+                    break;
+                }
+                Entry::Never(why) => panic!("it gave up: {why}"),
+            }
+        }
+        let landing_s = flying.peek().map_or(f64::INFINITY, |Reverse((ns, _))| *ns as f64 / 1e9);
+        now_s = now_s.max(landing_s.min(next_s));
+        assert!(now_s < 1e5, "it never ends: {outcome:?}");
+        if landing_s <= now_s {
+            let Reverse((_, index)) = flying.pop().unwrap();
+            let (ticket, taken, retry_after, headers) = tickets[index].take().unwrap();
+            gate.hear(lane, headers, None, at(now_s));
+            if taken {
+                server.in_flight -= 1;
+                outcome.answered += 1;
+                gate.leave(ticket, &Ending::Answered(&usage), &BEARING, at(now_s));
+            } else {
+                outcome.refused += 1;
+                waiting += 1;
+                gate.leave(ticket, &Ending::Refused(retry_after), &BEARING, at(now_s));
+            }
+        }
+    }
+    outcome.seconds = now_s;
+    outcome
+}
+
+fn declared(requests_per_minute: Option<f64>) -> Declared {
+    Declared { concurrency: 64, requests_per_minute, tokens_per_minute: None }
+}
+
+/// 600 a minute for ten minutes, with answers at once and after two seconds.
+fn check(counting: Counting, telling: Telling, declared: Declared, used_min: f64, refused_max: f64) {
+    for latency_s in [0.0003, 2.0] {
+        let outcome = simulate(Server::new(counting, telling, 600.0, 60.0), declared, 6000, latency_s);
+        let used = outcome.per_second() / 10.0;
+        let story =
+            format!("{counting:?} {telling:?} {latency_s} s: used {used:.3}, refused {}, {outcome:?}", outcome.refused);
+        println!("{story}");
+        assert!(used >= used_min && outcome.refused_share() <= refused_max, "{story}");
+    }
+}
+
+const ALL: [Counting; 3] = [Counting::Window, Counting::Bucket(600.0), Counting::Bucket(10.0)];
+
+#[test]
+fn a_declared_limit_is_used_and_not_passed() {
+    for counting in ALL {
+        for telling in [Telling::Nothing, Telling::RetryAfter, Telling::Headers] {
+            check(counting, telling, declared(Some(600.0)), 0.95, 0.01);
+        }
+    }
+}
+
+#[test]
+fn a_limit_that_headers_tell_is_used_and_not_passed() {
+    for counting in ALL {
+        check(counting, Telling::Headers, declared(None), 0.95, 0.01);
+    }
+}
+
+#[test]
+fn a_limit_that_only_refusals_tell_is_learnt() {
+    for counting in ALL {
+        check(counting, Telling::RetryAfter, declared(None), 0.95, 0.025);
+    }
+    for counting in ALL {
+        check(counting, Telling::Nothing, declared(None), 0.75, 0.05);
+    }
+}
