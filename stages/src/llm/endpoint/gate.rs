@@ -166,8 +166,8 @@ impl Gate {
         self.back.clone()
     }
 
-    pub fn hear(&mut self, lane: usize, requests: Option<Said>, tokens: Option<Said>, now: Instant) {
-        self.lanes[lane].1.hear(requests, tokens, now);
+    pub fn hear(&mut self, lane: usize, requests: Option<Said>, tokens: Option<Said>, age: Duration, now: Instant) {
+        self.lanes[lane].1.hear(requests, tokens, age, now);
     }
 
     fn judge(&mut self, ending: &Ending, is_probe: bool, bearing: &Bearing, now: Instant) -> Option<Arc<str>> {

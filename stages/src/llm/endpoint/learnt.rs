@@ -1,7 +1,7 @@
 //! The rate that a server allows, learnt from what it refuses (429) where it tells no limit.
 //!
-//! Between two moments at which the server's allowance is used up, what it let through is its rate times the time between them,
-//! whether it counts in windows or fills a bucket. So that is measured, kept to with a little less, and probed upwards: hardly at
+//! From one moment at which the server lets something through again to the next, what it let through is its rate times the time between
+//! them, whether it counts in windows or fills a bucket. So that is measured, kept to with a little less, and probed upwards: hardly at
 //! first, then faster and faster, because a limit that is far away should be found soon and one that is near not be hit often.
 
 use super::bucket::Bucket;
@@ -49,7 +49,7 @@ struct Sample {
     since: Instant,
     sent: u64,
     refused: u64,
-    /// Begins where the allowance was used up: then it measures the rate itself, and else no less than the rate.
+    /// Begins where the server let something through again: then it measures the rate itself, and else no less than the rate.
     is_exact: bool,
     last_sent: Option<Instant>,
 }
@@ -123,12 +123,12 @@ impl Learnt {
             self.doublings = 0;
         }
         if self.closed.take().is_some() {
-            self.reopen(now);
+            self.reopen(sent_at, now);
         }
         self.grow(now);
     }
 
-    /// 429. Whether nothing at all is allowed at this moment.
+    /// 429. Whether nothing at all is allowed at this moment, and no pace known that will see to it.
     pub fn refused(&mut self, sent_at: Instant, retry_after: Option<Duration>, now: Instant) -> bool {
         self.sample.refused += 1;
         self.in_a_row += 1;
@@ -141,11 +141,11 @@ impl Learnt {
         let recovering = self.used_up_at.is_some() && self.passed_since < PASSED_TO_RECOVER;
         let told = self.pace.is_some() && retry_after.is_some();
         let used_up = self.closed.is_some() || recovering || told || self.in_a_row >= REFUSED_IN_A_ROW;
-        self.slow_down(now);
-        if used_up {
-            self.close(retry_after, now);
+        match used_up {
+            true => self.close(retry_after, now),
+            false => self.slow_down(now),
         }
-        used_up
+        used_up && self.pace.is_none()
     }
 
     fn close(&mut self, retry_after: Option<Duration>, now: Instant) {
@@ -160,24 +160,20 @@ impl Learnt {
         self.passed_since = 0;
     }
 
-    /// Something was let through again.
-    fn reopen(&mut self, now: Instant) {
-        if self.sample.is_exact || self.weather.ignore > 0 {
+    /// A request that was sent at `at` was let through again: now the time that was waited for counts as well.
+    fn reopen(&mut self, at: Instant, now: Instant) {
+        if self.pace.is_none() && self.weather.ignore == 0 && self.sample.passed() >= SAMPLE_MIN {
+            self.pace = Some(Bucket::new(MARGIN * self.sample.per_second(now), now));
+            self.grown = 0;
+        }
+        if self.sample.is_exact {
             return self.slow_down(now);
         }
-        if self.sample.passed() >= SAMPLE_MIN {
-            let per_second = MARGIN * self.sample.per_second(now);
-            let lower = self.pace.as_ref().is_none_or(|pace| per_second < pace.per_second());
-            if lower {
-                self.pace = Some(Bucket::new(per_second, now));
-                self.grown = 0;
-            }
-        }
-        self.sample.restart(self.used_up_at.unwrap_or(now), true);
+        self.sample.restart(at, true);
         self.sample.sent = 1;
     }
 
-    /// To what was measured since the allowance was last used up, but never to less than half at once.
+    /// To what was measured, but never to less than half at once.
     fn slow_down(&mut self, now: Instant) {
         let Some(pace) = &mut self.pace else { return };
         let before = pace.per_second();

@@ -120,9 +120,9 @@ impl Limits {
         }
     }
 
-    pub fn hear(&mut self, requests: Option<Said>, tokens: Option<Said>, now: Instant) {
-        requests.into_iter().for_each(|said| self.told_requests.hear(said, now));
-        tokens.into_iter().for_each(|said| self.told_tokens.hear(said, now));
+    pub fn hear(&mut self, requests: Option<Said>, tokens: Option<Said>, age: Duration, now: Instant) {
+        requests.into_iter().for_each(|said| self.told_requests.hear(said, age, now));
+        tokens.into_iter().for_each(|said| self.told_tokens.hear(said, age, now));
     }
 
     fn estimate(&self, size: &Size) -> f64 {

@@ -160,11 +160,12 @@ impl Lane {
         }
     }
 
-    /// What an answer's headers say of limits.
-    pub fn hear(&self, headers: &HeaderMap) {
+    /// What the headers of an answer to a request sent at `sent_at` say of limits.
+    pub fn hear(&self, headers: &HeaderMap, sent_at: Instant) {
         let (requests, tokens) = (told::Said::read(headers, told::REQUESTS), told::Said::read(headers, told::TOKENS));
         if requests.is_some() || tokens.is_some() {
-            self.endpoint.gate().hear(self.index, requests, tokens, Instant::now());
+            let now = Instant::now();
+            self.endpoint.gate().hear(self.index, requests, tokens, now.saturating_duration_since(sent_at), now);
         }
     }
 

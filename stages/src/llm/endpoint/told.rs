@@ -44,20 +44,46 @@ impl Said {
 #[derive(Debug, Default)]
 pub struct Told {
     pace: Option<(Bucket, Instant)>,
+    /// The longest time that was told until all is whole again. The limit spread over it is no less than the rate, and soon the rate
+    /// itself, whether the server counts in windows or fills a bucket.
+    longest: Duration,
+    limit: f64,
 }
 
 impl Told {
-    pub fn hear(&mut self, said: Said, now: Instant) {
+    /// `age`: how long ago the request was sent that this answers; what was to last no longer than that is over.
+    pub fn hear(&mut self, said: Said, age: Duration, now: Instant) {
         let (amount, time) = match said.left {
             Some((remaining, reset)) => (remaining.max(said.limit * LEAST_SHARE), reset),
             // A limit alone is one a minute, as everywhere in these interfaces.
             None => (said.limit, Duration::from_secs(60)),
         };
-        if time.is_zero() {
-            self.pace = None;
+        (self.longest, self.limit) = (self.longest.max(time), said.limit);
+        if self.longest.is_zero() {
             return;
         }
-        let (per_second, until) = (MARGIN * amount / time.as_secs_f64(), now + time);
+        match time > age {
+            true => self.keep_to(amount / time.as_secs_f64(), now + time, now),
+            false => self.keep_to(self.rate(), now + self.longest, now),
+        }
+    }
+
+    /// When the next may go; `None` for now.
+    pub fn free_at(&mut self, now: Instant) -> Option<Instant> {
+        let (_, until) = self.pace.as_ref()?;
+        if now >= *until {
+            self.keep_to(self.rate(), now + self.longest, now);
+        }
+        let (bucket, until) = self.pace.as_mut()?;
+        bucket.free_at(now).map(|at| at.min(*until))
+    }
+
+    fn rate(&self) -> f64 {
+        self.limit / self.longest.as_secs_f64()
+    }
+
+    fn keep_to(&mut self, per_second: f64, until: Instant, now: Instant) {
+        let per_second = MARGIN * per_second.min(self.rate());
         match &mut self.pace {
             Some((bucket, end)) => {
                 bucket.set_rate(per_second, now);
@@ -65,12 +91,6 @@ impl Told {
             }
             None => self.pace = Some((Bucket::new(per_second, now), until)),
         }
-    }
-
-    /// When the next may go; `None` for now.
-    pub fn free_at(&mut self, now: Instant) -> Option<Instant> {
-        let (bucket, until) = self.pace.as_mut().filter(|(_, until)| now < *until)?;
-        bucket.free_at(now).map(|at| at.min(*until))
     }
 
     pub fn take(&mut self, amount: f64) {
@@ -144,7 +164,7 @@ mod tests {
     fn what_remains_is_spread_over_the_time_that_it_must_last() {
         let start = Instant::now();
         let mut told = Told::default();
-        told.hear(Said { limit: 600.0, left: Some((100.0, Duration::from_secs(10))) }, start);
+        told.hear(Said { limit: 600.0, left: Some((100.0, Duration::from_secs(10))) }, Duration::ZERO, start);
         told.take(11.0);
         let wait = told.free_at(start).unwrap() - start;
         assert!((1.0..1.2).contains(&wait.as_secs_f64()), "{wait:?}");

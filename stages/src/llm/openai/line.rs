@@ -6,7 +6,7 @@ use crate::failure::{Failure, Result};
 use crate::llm::Fault;
 use crate::llm::endpoint::{Endpoints, Lane};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Line {
     client: reqwest::Client,
@@ -43,8 +43,9 @@ impl Line {
         if let Some(key) = &self.key {
             post = post.bearer_auth(key);
         }
+        let sent_at = Instant::now();
         let response = post.send().await.map_err(fault::of_transport)?;
-        self.lane.hear(response.headers());
+        self.lane.hear(response.headers(), sent_at);
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
         let body = response.bytes().await.map_err(fault::of_transport)?;
         match status.is_success() {
