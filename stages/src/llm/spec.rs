@@ -31,7 +31,9 @@ impl ModelSpec {
         rest.shift_remove("provider");
         match provider.as_str() {
             "rehearsal" => Settings::read_fields(&rest, reader).map(ModelSpec::Rehearsal),
-            "openai" => Settings::read_fields(&rest, reader).map(|settings| ModelSpec::OpenAi(Box::new(settings))),
+            "openai" => {
+                OpenAiSettings::read_checked(&rest, reader).map(|settings| ModelSpec::OpenAi(Box::new(settings)))
+            }
             _ => LocalSettings::read_checked(&rest, reader).map(ModelSpec::Local),
         }
     }

@@ -173,7 +173,7 @@ impl Learnt {
         self.sample.sent = 1;
     }
 
-    /// To what was measured, but never to less than half at once.
+    /// To what was measured, but never to less than an eighth at once.
     fn slow_down(&mut self, now: Instant) {
         let Some(pace) = &mut self.pace else { return };
         let before = pace.per_second();
@@ -182,7 +182,7 @@ impl Learnt {
             false => before * (1.0 - GROWTH_SHARE),
         };
         if measured < before {
-            pace.set_rate(measured.max(before / 2.0), now);
+            pace.set_rate(measured.max(before / 8.0), now);
             self.grown = 0;
         }
         if self.sample.passed() >= SAMPLE_MAX {

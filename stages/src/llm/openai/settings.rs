@@ -3,6 +3,7 @@
 use crate::llm::Patience;
 use crate::llm::endpoint::{Declared, Rules};
 use crate::llm::prices::Prices;
+use crate::settings::{Reader, Settings, Step};
 use crate::stage::Unkeyed;
 use serde_json::{Map, Value, json};
 
@@ -62,6 +63,24 @@ crate::settings! {
 }
 
 impl OpenAiSettings {
+    /// Reads and checks that what is declared of a server can be kept to.
+    pub fn read_checked(fields: &Map<String, Value>, reader: &mut Reader) -> Option<OpenAiSettings> {
+        let settings = OpenAiSettings::read_fields(fields, reader)?;
+        let least = [
+            ("requests_per_minute", settings.requests_per_minute.0, f64::MIN_POSITIVE),
+            ("tokens_per_minute", settings.tokens_per_minute.0, f64::MIN_POSITIVE),
+            ("retries_per_answer", Some(settings.retries_per_answer.0), 0.0),
+        ];
+        let before = reader.mistakes.len();
+        for (name, value, least) in least {
+            let Some(value) = value.filter(|value| !(*value >= least && value.is_finite())) else { continue };
+            let bound = if least > 0.0 { "more than 0" } else { "0 or more" };
+            let message = format!("`{name}` must be {bound}, not {value}");
+            reader.within(Step::Key(name.to_string()), |reader| reader.mistake("out-of-range", message, None));
+        }
+        (reader.mistakes.len() == before).then_some(settings)
+    }
+
     /// How its server is to be treated.
     pub fn rules(&self) -> Rules {
         Rules {
@@ -97,7 +116,7 @@ pub fn identity(settings: &OpenAiSettings) -> Value {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::settings::{Reader, Setting};
+    use crate::settings::Setting;
 
     pub fn settings(value: Value) -> OpenAiSettings {
         let mut reader = Reader::default();
