@@ -170,7 +170,11 @@ fn the_rate_that_a_server_allows_is_used_and_not_passed() {
         for (case, run) in runs {
             let (used, refused) = run.join().unwrap();
             println!("{case}: {:.1} % of the rate used, {:.2} % refused", used * 100.0, refused * 100.0);
-            assert!(used >= 0.95 && refused < 0.01, "{case}: {used} used, {refused} refused");
+            // A full bucket lets the first 600 through at once and then says no more than when the next one fits: to find its rate from
+            // that takes some refusals. Whoever is told the limit, or when all is whole again, needs none.
+            let must_be_found = case.starts_with("TokenBucket, RetryAfter, {\"concurrency\"");
+            let refused_max = if must_be_found { 0.04 } else { 0.01 };
+            assert!(used >= 0.95 && refused < refused_max, "{case}: {used} used, {refused} refused");
         }
     });
 }
@@ -211,22 +215,25 @@ fn an_outage_without_end_fails_the_node_and_keeps_what_came() {
     assert!(server.calls() < 1000 && reading.tokens_in > 0, "{} {reading:?}", server.calls());
 }
 
+/// Whether rows wait for their next try or for the server's limits.
 #[test]
 fn a_paused_node_can_be_stopped() {
-    let server = ModelServer::start(Behaviour { latency_ms: 3, ..Behaviour::default() });
-    let context = context(&server, json!({"pause_ms": 60_000, "pause_max_ms": 60_000, "tries": 100}));
-    let started = std::time::Instant::now();
-    let failure = std::thread::scope(|scope| {
-        let run = scope.spawn(|| ask_all(&context, 100_000));
-        wait_until(|| server.calls() >= 100);
-        server.set_out(true);
-        let before = server.calls();
-        wait_until(|| server.calls() >= before + 10);
-        context.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
-        run.join().unwrap().unwrap_err()
-    });
-    assert!(matches!(failure, Failure::Cancelled), "{failure:?}");
-    assert!(started.elapsed().as_secs() < 30, "it must not wait for a pause of a minute to end");
+    let backing_off = (json!({"pause_ms": 600_000, "pause_max_ms": 600_000}), true);
+    let limited = (json!({"requests_per_minute": 0.01}), false);
+    for (extra, is_out) in [backing_off, limited] {
+        let server = ModelServer::start(Behaviour::default());
+        server.set_out(is_out);
+        let context = context(&server, extra);
+        let started = std::time::Instant::now();
+        let outcome = std::thread::scope(|scope| {
+            let run = scope.spawn(|| ask_all(&context, 1000));
+            wait_until(|| server.calls() >= 1);
+            context.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+            run.join().unwrap()
+        });
+        assert!(matches!(outcome, Err(Failure::Cancelled)), "{outcome:?}");
+        assert!(started.elapsed().as_secs() < 60, "it must not wait for a pause of minutes to end");
+    }
 }
 
 /// Two entries of a recipe, two nodes, one server: they share its limits.
