@@ -191,7 +191,6 @@ fn check(counting: Counting, telling: Telling, declared: Declared, latency_s: f6
     let outcome = simulate(Server::new(counting, telling, 600.0, 60.0), declared, 6000, latency_s);
     let used = outcome.per_second() / 10.0;
     let story = format!("{counting:?}, {telling:?}, {latency_s} s: used {used:.3} of the rate; {outcome:?}");
-    println!("{story}");
     assert!(used >= bounds.used_min && outcome.refused_share() <= bounds.refused_max, "{story}");
 }
 
