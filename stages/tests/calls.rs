@@ -187,6 +187,7 @@ fn refusals_and_what_is_cut_off_are_told_apart_and_not_paid_for_in_vain() {
         let found = match outcome {
             Outcome::Parsed(value) => Ok(value),
             Outcome::Unparsable { why, asks, .. } => Err((why, asks)),
+            Outcome::Barred(_) => panic!("no rule bars anything here"),
         };
         assert_eq!(found, expected, "{script:?}");
         assert_eq!(said.len() as u32, expected.map_or_else(|(_, asks)| asks, |_| said.len() as u32), "{script:?}");

@@ -5,11 +5,12 @@ mod house;
 mod support;
 
 use house::model_faults::Faults;
+use house::model_limits::{Allowance, Counting, Telling};
 use house::model_server::{Behaviour, ModelServer};
 use serde_json::{Value, json};
 use stages::context::Context;
 use stages::failure::{Failure, Result};
-use stages::llm::{ModelSpec, for_each_row};
+use stages::llm::{Endpoints, ModelSpec, for_each_row};
 use stages::settings::Reader;
 use support::{FakeContext, numbered_rows, question};
 
@@ -179,4 +180,138 @@ fn a_format_that_the_server_refuses_stops_the_node_and_names_the_setting() {
     assert!(matches!(&failure, Failure::Recipe(words) if words.contains("unknown field `response_format`")));
     assert!(failure.to_string().contains("`structured: none`"), "{failure}");
     assert_eq!(server.calls(), 1);
+}
+
+/// Asks `requests` questions of a server that allows 600 in each `window_ms`; answers how much of the allowed rate was used, and which
+/// share of the requests was refused.
+fn against(counting: Counting, telling: Telling, window_ms: u64, requests: usize, extra: Value) -> (f64, f64) {
+    let allowance = Allowance { requests: 600, window_ms, counting, telling };
+    let server = ModelServer::start(Behaviour { allowance: Some(allowance), quiet: true, ..Behaviour::default() });
+    let context = context(&server, extra);
+    let started = std::time::Instant::now();
+    assert_eq!(ask_all(&context, requests).unwrap().len(), requests);
+    let allowed = 600.0 * started.elapsed().as_secs_f64() * 1000.0 / window_ms as f64;
+    assert_eq!(server.calls(), requests as u64 + server.refused());
+    (requests as f64 / allowed, server.refused() as f64 / server.calls() as f64)
+}
+
+/// 600 requests in four seconds, or with `tests/run --full` in a minute: for three such times.
+#[test]
+fn the_rate_that_a_server_allows_is_used_and_not_passed() {
+    let window_ms = if std::env::var_os("DECOCT_TESTS_FULL").is_some() { 60_000 } else { 4_000 };
+    let declared = json!({"requests_per_minute": 600.0 * 60_000.0 / window_ms as f64, "concurrency": 64});
+    let cases = [
+        (Telling::Nothing, declared.clone()),
+        (Telling::RetryAfter, declared),
+        (Telling::Headers, json!({"concurrency": 64})),
+        (Telling::RetryAfter, json!({"concurrency": 8})),
+    ];
+    let countings = [Counting::FixedWindow, Counting::TokenBucket];
+    let cases =
+        countings.iter().flat_map(|counting| cases.iter().map(move |(telling, extra)| (counting, telling, extra)));
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = cases
+            .map(|(counting, telling, extra)| {
+                let run = scope.spawn(move || against(*counting, *telling, window_ms, 1800, extra.clone()));
+                (format!("{counting:?}, {telling:?}, {extra}"), run)
+            })
+            .collect();
+        for (case, run) in runs {
+            let (used, refused) = run.join().unwrap();
+            println!("{case}: {:.1} % of the rate used, {:.2} % refused", used * 100.0, refused * 100.0);
+            // A full bucket lets the first 600 through at once and then says no more than when the next one fits: to find its rate from
+            // that takes some refusals. Whoever is told the limit, or when all is whole again, needs none.
+            let must_be_found = case.starts_with("TokenBucket, RetryAfter, {\"concurrency\"");
+            let refused_max = if must_be_found { 0.04 } else { 0.01 };
+            assert!(used >= 0.95 && refused < refused_max, "{case}: {used} used, {refused} refused");
+        }
+    });
+}
+
+#[test]
+fn an_outage_pauses_all_rows_is_told_once_and_costs_no_row_its_tries() {
+    let server = ModelServer::start(Behaviour { latency_ms: 3, ..Behaviour::default() });
+    let context = context(&server, json!({"tries": 4}));
+    let answers = std::thread::scope(|scope| {
+        let run = scope.spawn(|| ask_all(&context, 600));
+        wait_until(|| server.calls() >= 100);
+        server.set_out(true);
+        wait_until(|| !context.warnings.lock().unwrap().is_empty());
+        let before = server.calls();
+        wait_until(|| server.calls() >= before + 40);
+        server.set_out(false);
+        run.join().unwrap()
+    });
+    assert_eq!(answers.unwrap().len(), 600);
+    let warnings = context.warnings.lock().unwrap();
+    assert!(warnings.len() == 2, "{warnings:?}");
+    assert!(warnings[0].contains("calls to it pause") && warnings[0].contains("503"), "{warnings:?}");
+    assert!(warnings[1].contains("answers again"), "{warnings:?}");
+}
+
+#[test]
+fn an_outage_without_end_fails_the_node_and_keeps_what_came() {
+    let server = ModelServer::start(Behaviour { latency_ms: 3, ..Behaviour::default() });
+    let context = context(&server, json!({"outage_ms": 300}));
+    let failure = std::thread::scope(|scope| {
+        let run = scope.spawn(|| ask_all(&context, 100_000));
+        wait_until(|| server.calls() >= 100);
+        server.set_out(true);
+        run.join().unwrap().unwrap_err()
+    });
+    assert!(matches!(&failure, Failure::Remote(message) if message.contains("no answer")), "{failure:?}");
+    let reading = context.meter.read();
+    assert!(server.calls() < 1000 && reading.tokens_in > 0, "{} {reading:?}", server.calls());
+}
+
+/// Whether rows wait for their next try or for the server's limits.
+#[test]
+fn a_paused_node_can_be_stopped() {
+    let backing_off = (json!({"pause_ms": 600_000, "pause_max_ms": 600_000}), true);
+    let limited = (json!({"requests_per_minute": 0.01}), false);
+    for (extra, is_out) in [backing_off, limited] {
+        let server = ModelServer::start(Behaviour::default());
+        server.set_out(is_out);
+        let context = context(&server, extra);
+        let started = std::time::Instant::now();
+        let outcome = std::thread::scope(|scope| {
+            let run = scope.spawn(|| ask_all(&context, 1000));
+            wait_until(|| server.calls() >= 1);
+            context.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+            run.join().unwrap()
+        });
+        assert!(matches!(outcome, Err(Failure::Cancelled)), "{outcome:?}");
+        assert!(started.elapsed().as_secs() < 60, "it must not wait for a pause of minutes to end");
+    }
+}
+
+/// Two entries of a recipe, two nodes, one server: they share its limits.
+#[test]
+fn entries_that_ask_one_server_share_its_limits() {
+    let server = ModelServer::start(Behaviour { latency_ms: 5, ..Behaviour::default() });
+    let endpoints = Endpoints::default();
+    let context = |temperature: f64| {
+        let entry = json!({
+            "provider": "openai", "model": "m", "base_url": server.base_url(), "concurrency": 6, "temperature": temperature,
+        });
+        let spec = ModelSpec::read(entry.as_object().unwrap(), &mut Reader::default()).unwrap();
+        let mut context = FakeContext::new();
+        let model = spec.open_among(&endpoints, support::device(), None, context.runtime.handle()).unwrap();
+        context.models.insert("model".to_string(), model);
+        context
+    };
+    let (one, other) = (context(0.1), context(0.2));
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| ask_all(&one, 150).unwrap());
+        ask_all(&other, 150).unwrap();
+        run.join().unwrap();
+    });
+    assert_eq!(server.calls(), 300);
+    assert!((4..=6).contains(&server.in_flight_max()), "{}", server.in_flight_max());
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    while !condition() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }

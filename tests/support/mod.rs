@@ -3,4 +3,5 @@
 
 pub mod model_answers;
 pub mod model_faults;
+pub mod model_limits;
 pub mod model_server;

@@ -15,10 +15,21 @@ pub enum Fault {
     TruncatedJson,
     /// The connection ends in the middle of the body.
     Reset,
+    /// The whole answer, but in pieces over this time.
+    SlowBody {
+        ms: u64,
+    },
     /// Nothing comes, then the connection ends.
     Hang {
         ms: u64,
     },
+}
+
+impl Fault {
+    /// Whether it is an answer after all, however slow: sent again, it would be paid twice.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Fault::SlowBody { .. })
+    }
 }
 
 /// A plan: each fault hits its share of the distinct requests.
@@ -44,6 +55,7 @@ impl Faults {
             NotJson,
             TruncatedJson,
             Reset,
+            SlowBody { ms: 20 },
             Hang { ms: 20 },
         ];
         Faults { shares: all.into_iter().map(|fault| (share, fault)).collect(), times: 1 }

@@ -2,10 +2,11 @@
 
 use super::model_answers::{Habits, answer};
 use super::model_faults::{Fault, Faults};
+use super::model_limits::{Allowance, Counter};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +19,8 @@ pub struct Behaviour {
     pub faults: Faults,
     /// Before each answer.
     pub latency_ms: u64,
+    /// Requests beyond it get 429.
+    pub allowance: Option<Allowance>,
     /// Requests without `Authorization: Bearer <key>` get 401, with the key they sent in the words, as some servers do.
     pub key: Option<String>,
     /// Records nothing, for measurements.
@@ -46,6 +49,10 @@ struct State {
     requests: Mutex<Vec<Recorded>>,
     /// How often each body came and how often it was answered, by the body's hash.
     seen: Mutex<HashMap<u64, (u32, u32)>>,
+    counter: Counter,
+    refused: AtomicU64,
+    /// While this is said, every request gets 503.
+    is_out: AtomicBool,
 }
 
 impl State {
@@ -55,10 +62,14 @@ impl State {
         let counts = seen.entry(hash).or_default();
         let before = *counts;
         counts.0 += 1;
-        counts.1 += u32::from(self.behaviour.faults.planned(hash, before.0).is_none());
+        let is_answered = self.behaviour.faults.planned(hash, before.0).is_none_or(|fault| fault.is_answer());
+        counts.1 += u32::from(is_answered);
         before
     }
 }
+
+/// In so many pieces a slow body comes.
+const SLOW_PIECES: u64 = 10;
 
 /// Runs until it is dropped.
 pub struct ModelServer {
@@ -94,6 +105,16 @@ impl ModelServer {
     /// Requests received, answered or not.
     pub fn calls(&self) -> u64 {
         self.state.calls.load(Ordering::SeqCst)
+    }
+
+    /// Requests beyond the allowance.
+    pub fn refused(&self) -> u64 {
+        self.state.refused.load(Ordering::SeqCst)
+    }
+
+    /// From now on every request gets 503, or is answered again.
+    pub fn set_out(&self, is_out: bool) {
+        self.state.is_out.store(is_out, Ordering::SeqCst);
     }
 
     pub fn in_flight_max(&self) -> u64 {
@@ -172,13 +193,22 @@ async fn respond(stream: &mut TcpStream, request: &HttpRequest, state: &State) -
         let words = format!("unknown field `{field}`");
         return write(stream, "400 Bad Request", "", &json!({"error": {"message": words}}).to_string()).await;
     }
+    if state.is_out.load(Ordering::SeqCst) {
+        return write(stream, "503 Service Unavailable", "", "out of service").await;
+    }
+    let ruling = state.behaviour.allowance.as_ref().map(|allowance| state.counter.ask(allowance));
+    let told = ruling.as_ref().map_or("", |ruling| ruling.headers.as_str());
+    if ruling.as_ref().is_some_and(|ruling| !ruling.is_allowed) {
+        state.refused.fetch_add(1, Ordering::SeqCst);
+        return write(stream, "429 Too Many Requests", told, BUSY).await;
+    }
     let hash = hash_of(&body);
     let (came, answered) = state.note(hash);
     let reply = envelope(&body, fingerprint, &answer(&body, hash, answered, &state.behaviour.habits));
     match state.behaviour.faults.planned(hash, came) {
         Some(fault) => fail(stream, fault, &reply).await,
         None if body["stream"] == true => write_events(stream, &reply, &state.behaviour).await,
-        None => write(stream, "200 OK", "", &reply).await,
+        None => write(stream, "200 OK", told, &reply).await,
     }
 }
 
@@ -211,12 +241,13 @@ async fn write_events(stream: &mut TcpStream, reply: &str, behaviour: &Behaviour
     stream.write_all(&answer).await.map(|()| true)
 }
 
+const BUSY: &str = r#"{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}"#;
+
 async fn fail(stream: &mut TcpStream, fault: Fault, reply: &str) -> std::io::Result<bool> {
-    let busy = r#"{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}"#;
     match fault {
-        Fault::RateLimited => write(stream, "429 Too Many Requests", "", busy).await,
+        Fault::RateLimited => write(stream, "429 Too Many Requests", "", BUSY).await,
         Fault::RateLimitedFor { ms } => {
-            write(stream, "429 Too Many Requests", &format!("retry-after-ms: {ms}\r\n"), busy).await
+            write(stream, "429 Too Many Requests", &format!("retry-after-ms: {ms}\r\n"), BUSY).await
         }
         Fault::ServerError => write(stream, "500 Internal Server Error", "", "Internal Server Error").await,
         Fault::BadGateway => write(stream, "502 Bad Gateway", "", "<html><h1>Bad Gateway</h1></html>").await,
@@ -231,6 +262,15 @@ async fn fail(stream: &mut TcpStream, fault: Fault, reply: &str) -> std::io::Res
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", reply.len());
             stream.write_all(format!("{head}{}", &reply[..reply.len() / 2]).as_bytes()).await?;
             Ok(false)
+        }
+        Fault::SlowBody { ms } => {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", reply.len());
+            stream.write_all(head.as_bytes()).await?;
+            for piece in reply.as_bytes().chunks(reply.len().div_ceil(SLOW_PIECES as usize).max(1)) {
+                tokio::time::sleep(Duration::from_millis(ms / SLOW_PIECES)).await;
+                stream.write_all(piece).await?;
+            }
+            Ok(true)
         }
         Fault::Hang { ms } => {
             tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -4,7 +4,7 @@ use crate::spec::ModelEntry;
 use cache::{Claim, ContentHash, ReplyAddress, Store};
 use stages::context::Device;
 use stages::failure::{Failure, Result};
-use stages::llm::{Claimed, LanguageModel, Replies};
+use stages::llm::{Claimed, Endpoints, LanguageModel, Replies};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,12 +14,14 @@ pub struct Models {
     runtime: tokio::runtime::Handle,
     /// By name in the recipe and by the weights, where a node of the recipe makes them.
     opened: Mutex<HashMap<(String, Option<ContentHash>), Arc<dyn LanguageModel>>>,
+    /// Servers, with the limits that all models there share.
+    endpoints: Endpoints,
     replies: OnceLock<Arc<Kept>>,
 }
 
 impl Models {
     pub fn new(device: Device, runtime: tokio::runtime::Handle) -> Models {
-        Models { device, runtime, opened: Mutex::default(), replies: OnceLock::new() }
+        Models { device, runtime, opened: Mutex::default(), endpoints: Endpoints::default(), replies: OnceLock::new() }
     }
 
     /// `folder` places the weights of a model that a node made, and is called only where the model is not open yet.
@@ -35,7 +37,7 @@ impl Models {
             return Ok(model.clone());
         }
         let folder = folder()?;
-        let model = entry.spec.open(self.device.clone(), folder.as_deref(), &self.runtime)?;
+        let model = entry.spec.open_among(&self.endpoints, self.device.clone(), folder.as_deref(), &self.runtime)?;
         opened.insert(name, model.clone());
         Ok(model)
     }

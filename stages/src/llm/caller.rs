@@ -4,6 +4,7 @@
 //! they look again and again until its reply is there or its claim is given up. Who holds a claim waits for the model and the budget
 //! only, never for another claim: so no two of them can wait for each other.
 
+use super::endpoint::Lane;
 use super::gate::Gate;
 use super::halt;
 use super::meter::{Budget, Meter};
@@ -52,6 +53,7 @@ pub struct Caller {
     pub retry_marked: bool,
     /// Under which answers are counted.
     pub(super) port: Arc<str>,
+    pub(super) lane: Lane,
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
     /// What may not go to the model.
@@ -70,9 +72,10 @@ impl Caller {
         retry_marked: bool,
     ) -> Caller {
         let (identity, manner) = (Arc::new(model.identity()), model.manner());
+        let lane = model.lane().unwrap_or_else(|| Lane::unlimited(model.patience()));
         let (port, in_flight) = ("".into(), Arc::default());
         let (gate, watcher) = (None, None);
-        Caller { model, replies, meter, budget, retry_marked, port, identity, in_flight, gate, watcher, manner }
+        Caller { model, replies, meter, budget, retry_marked, port, lane, identity, in_flight, gate, watcher, manner }
     }
 
     /// The same, behind this port of its node.

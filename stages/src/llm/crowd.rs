@@ -18,8 +18,6 @@ use tokio::sync::mpsc;
 
 /// How often a crowd looks whether it should stop; well below what a person notices.
 const LOOK_INTERVAL_MS: u64 = 50;
-/// As many rows in succession without an answer, beside those in flight, are an outage: no further row is tried.
-const OUTAGE_ROWS: usize = 8;
 /// Finished rows that wait to be taken; whoever finishes more waits too.
 const FINISHED_ROWS: usize = 1024;
 /// Between two takings of finished rows while many come: to be woken for each would cost more than to take it.
@@ -188,7 +186,6 @@ struct Crowd<'a> {
     /// The gravest failure so far.
     failure: Option<Failure>,
     unanswered: usize,
-    unanswered_in_succession: usize,
 }
 
 impl<'a> Crowd<'a> {
@@ -201,7 +198,6 @@ impl<'a> Crowd<'a> {
             done: 0,
             failure: None,
             unanswered: 0,
-            unanswered_in_succession: 0,
         }
     }
 
@@ -250,7 +246,12 @@ impl<'a> Crowd<'a> {
         self.finish()
     }
 
+    fn tell(&self) {
+        self.halter.notices().iter().for_each(|notice| self.context.warn(notice));
+    }
+
     fn listen(&mut self) {
+        self.tell();
         if self.context.cancelled() && !self.halter.said() {
             self.halter.say();
             self.failure.get_or_insert(Failure::Cancelled);
@@ -260,7 +261,6 @@ impl<'a> Crowd<'a> {
     fn take<T>(&mut self, finished: Finished<T>, receive: &mut impl FnMut(usize, Row, T) -> Result<()>) {
         match (finished.result, finished.row) {
             (Ok(value), Some((index, row))) => {
-                self.unanswered_in_succession = 0;
                 self.done += 1;
                 let (done, total) = (self.done, self.total as u64);
                 self.context.progress(Progress { done, total, unit: "rows", note: String::new() });
@@ -278,11 +278,8 @@ impl<'a> Crowd<'a> {
 
     fn note(&mut self, failure: Failure) {
         if matches!(failure, Failure::Remote(_)) {
+            // Whether the others go on is for the endpoint to say: it knows an outage from a row that nobody answers.
             self.unanswered += 1;
-            self.unanswered_in_succession += 1;
-            if self.unanswered_in_succession >= self.concurrency + OUTAGE_ROWS {
-                self.halter.say();
-            }
         } else {
             self.halter.say();
         }
@@ -292,6 +289,7 @@ impl<'a> Crowd<'a> {
     }
 
     fn finish(self) -> Result<()> {
+        self.tell();
         match self.failure {
             Some(Failure::Remote(message)) => Err(Failure::Remote(format!(
                 "{} of {} rows got no answer; the first reason: {message}; replies received are kept, run again to go on",

@@ -4,6 +4,7 @@ pub mod asking;
 pub mod caller;
 mod correcting;
 pub mod crowd;
+pub mod endpoint;
 pub mod gate;
 pub mod halt;
 mod in_order;
@@ -24,6 +25,7 @@ pub mod tally;
 pub use asking::{Outcome, Unusable};
 pub use caller::{Caller, Claimed, Replies, Watcher};
 pub use crowd::{each_row, for_each_row};
+pub use endpoint::Endpoints;
 pub use gate::{Expression, Gate, Passage};
 pub use meter::{Budget, Meter, MeterReading};
 pub use patience::Patience;
@@ -62,6 +64,10 @@ pub trait LanguageModel: Send + Sync {
     fn patience(&self) -> Patience {
         Patience::default()
     }
+    /// Its way to a server that others ask too; `None` where it needs none.
+    fn lane(&self) -> Option<endpoint::Lane> {
+        None
+    }
     /// US dollars for a usage, where prices are known.
     fn cost_usd(&self, usage: &Usage) -> Option<f64>;
     /// The most a request can cost before its answer is known.
@@ -89,6 +95,12 @@ pub enum Fault {
     /// Worth asking again, perhaps after the given pause.
     #[error("{message}")]
     Passing { message: String, retry_after_ms: Option<u64> },
+    /// As passing, but because the server has too much to do: 503, or no answer in time.
+    #[error("{message}")]
+    Crowded { message: String, retry_after_ms: Option<u64> },
+    /// 429: more was sent than is allowed. Says nothing against the request and costs nothing.
+    #[error("{message}")]
+    Refused { message: String, retry_after_ms: Option<u64> },
     /// Asking again cannot help (400, 401, 403, 404, 422): the node stops, with the server's words.
     #[error("{0}")]
     Lasting(String),

@@ -4,6 +4,20 @@ use super::caller::{Caller, cannot_keep};
 use super::{Fault, Reply, Request, halt};
 use crate::failure::{Failure, Result};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A request that is refused (429) so often while others are let through is one that the server will never take: too many tokens
+/// at once, say.
+const REFUSALS_MAX: u32 = 24;
+
+/// How often one request was sent in vain.
+#[derive(Default)]
+struct Vain {
+    /// Without an answer, while the server was not out: those that count against `tries`.
+    tries: u32,
+    refusals: u32,
+    sent: u32,
+}
 
 impl Caller {
     /// Sends until an answer comes or patience ends.
@@ -11,25 +25,47 @@ impl Caller {
         if let Some(reason) = self.barred(request) {
             return Err(Failure::Ourselves(format!("a request was about to be sent that {reason}")));
         }
-        let patience = self.model.patience();
-        let mut tries = 0;
+        let mut vain = Vain::default();
         loop {
-            tries += 1;
-            let (message, retry_after_ms) = match self.try_once(request, address).await? {
+            let fault = match self.try_once(request, address).await? {
                 Ok(reply) => return Ok(reply),
-                Err(Fault::Lasting(message)) => return Err(Failure::Recipe(message)),
-                Err(Fault::Passing { message, retry_after_ms }) => (message, retry_after_ms),
+                Err(fault) => fault,
             };
-            if tries >= patience.tries {
-                return Err(Failure::Remote(format!("{message} (tried {tries} times)")));
-            }
+            let pause = self.pause(fault, &mut vain, address)?;
             self.meter.retries.fetch_add(1, Ordering::Relaxed);
-            halt::sleep(patience.pause(tries, retry_after_ms, address)).await;
+            halt::sleep(pause).await;
         }
     }
 
-    /// One request on the wire: reserve, send, read, keep, settle. The outer result ends the row, the inner one is the model's.
+    /// How long to wait before the next try, if there is to be one.
+    fn pause(&self, fault: Fault, vain: &mut Vain, address: &[u8; 32]) -> Result<Duration> {
+        let patience = self.model.patience();
+        vain.sent += 1;
+        let (message, retry_after_ms) = match fault {
+            Fault::Lasting(message) => return Err(Failure::Recipe(message)),
+            Fault::Refused { message, retry_after_ms } => {
+                vain.refusals += 1;
+                if vain.refusals < REFUSALS_MAX {
+                    return Ok(patience.pause_after_refusal(vain.refusals, retry_after_ms, address));
+                }
+                (message, retry_after_ms)
+            }
+            Fault::Passing { message, retry_after_ms } | Fault::Crowded { message, retry_after_ms } => {
+                vain.tries += u32::from(!self.lane.is_out());
+                (message, retry_after_ms)
+            }
+        };
+        if vain.tries >= patience.tries || vain.refusals >= REFUSALS_MAX {
+            return Err(Failure::Remote(format!("{message} (tried {} times)", vain.sent)));
+        }
+        self.lane.may_retry()?;
+        Ok(patience.pause(vain.tries.max(1), retry_after_ms, address))
+    }
+
+    /// One request on the wire: wait for its turn, reserve, send, read, keep, settle. The outer result ends the row, the inner one is
+    /// the model's.
     async fn try_once(&self, request: &Request, address: &[u8; 32]) -> Result<std::result::Result<Reply, Fault>> {
+        let permit = self.lane.admit(request).await?;
         let reservation = self.budget.reserve(self.model.worst_case_usd(request)).await?;
         if halt::halted() {
             return Err(Failure::Cancelled);
@@ -38,8 +74,12 @@ impl Caller {
         let answer = self.model.complete(request).await;
         let (raw, reply) = match answer.and_then(|raw| self.model.parse(&raw).map(|reply| (raw, reply))) {
             Ok(both) => both,
-            Err(fault) => return Ok(Err(fault)),
+            Err(fault) => {
+                permit.failed(&fault);
+                return Ok(Err(fault));
+            }
         };
+        permit.answered(&reply.usage);
         let cost_usd = self.model.cost_usd(&reply.usage).unwrap_or(0.0);
         reservation.settle(cost_usd);
         self.meter.count(&reply.usage, cost_usd);

@@ -1,6 +1,7 @@
 //! One entry of a recipe's `models:`, whatever its provider: read, named for keys, opened when a node needs it.
 
 use super::LanguageModel;
+use super::endpoint::Endpoints;
 use super::key::KeySource;
 use super::local::{Local, LocalSettings};
 use super::openai::{self, OpenAi, OpenAiSettings};
@@ -123,16 +124,28 @@ impl ModelSpec {
         matches!(self, ModelSpec::Local(_))
     }
 
-    /// Makes it ready to answer. `model_folder` is where a local model's node put it; `runtime` is where its work may wait.
+    /// As [`ModelSpec::open_among`], with a server that it shares with nobody.
     pub fn open(
         &self,
+        device: kernels::Device,
+        model_folder: Option<&Path>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Arc<dyn LanguageModel>> {
+        self.open_among(&Endpoints::default(), device, model_folder, runtime)
+    }
+
+    /// Makes it ready to answer. Whoever asks the same server in one run hands in the same `endpoints`; `model_folder` is where a local
+    /// model's node put it; `runtime` is where its work may wait.
+    pub fn open_among(
+        &self,
+        endpoints: &Endpoints,
         device: kernels::Device,
         model_folder: Option<&Path>,
         _runtime: &tokio::runtime::Handle,
     ) -> Result<Arc<dyn LanguageModel>> {
         Ok(match self {
             ModelSpec::Rehearsal(settings) => Arc::new(Rehearsal::new(settings.clone())),
-            ModelSpec::OpenAi(settings) => Arc::new(OpenAi::open(settings.as_ref().clone())?),
+            ModelSpec::OpenAi(settings) => Arc::new(OpenAi::open(settings.as_ref().clone(), endpoints)?),
             ModelSpec::Local(settings) => {
                 let named = self.folder();
                 let folder = model_folder.or(named.as_deref()).expect("the engine hands a node's model in as a folder");

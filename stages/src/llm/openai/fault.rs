@@ -17,7 +17,10 @@ pub fn of_transport(error: reqwest::Error) -> Fault {
         message = format!("{message}: {inner}");
         cause = inner.source();
     }
-    Fault::Passing { message, retry_after_ms: None }
+    match error.is_timeout() && !error.is_connect() {
+        true => Fault::Crowded { message, retry_after_ms: None },
+        false => Fault::Passing { message, retry_after_ms: None },
+    }
 }
 
 /// 408, 409, 425, 429 and 5xx pass; all else is lasting, and so is an exhausted quota, which comes as 429.
@@ -28,10 +31,12 @@ pub fn of_status(status: u16, body: &[u8], retry_after_ms: Option<u64>) -> Fault
         _ => "",
     };
     let message = format!("the server answered {status}: {words}{elsewhere}");
-    let passes = matches!(status, 408 | 409 | 425 | 429 | 500..=599) && !words.contains("insufficient_quota");
-    match passes {
-        true => Fault::Passing { message, retry_after_ms },
-        false => Fault::Lasting(message),
+    match status {
+        429 if words.contains("insufficient_quota") => Fault::Lasting(message),
+        429 => Fault::Refused { message, retry_after_ms },
+        503 | 529 => Fault::Crowded { message, retry_after_ms },
+        408 | 409 | 425 | 500..=599 => Fault::Passing { message, retry_after_ms },
+        _ => Fault::Lasting(message),
     }
 }
 
@@ -55,6 +60,8 @@ pub fn redact(fault: Fault, key: Option<&Key>) -> Fault {
     let clean = |message: String| key.hide(&message);
     match fault {
         Fault::Passing { message, retry_after_ms } => Fault::Passing { message: clean(message), retry_after_ms },
+        Fault::Crowded { message, retry_after_ms } => Fault::Crowded { message: clean(message), retry_after_ms },
+        Fault::Refused { message, retry_after_ms } => Fault::Refused { message: clean(message), retry_after_ms },
         Fault::Lasting(message) => Fault::Lasting(clean(message)),
     }
 }
@@ -107,12 +114,19 @@ mod tests {
 
     #[test]
     fn statuses_are_sorted_by_whether_asking_again_can_help() {
-        for status in [408, 409, 425, 429, 500, 502, 503, 529] {
+        for status in [408, 409, 425, 500, 502, 504] {
             assert!(
                 matches!(of_status(status, b"", Some(7)), Fault::Passing { retry_after_ms: Some(7), .. }),
                 "{status}"
             );
         }
+        for status in [503, 529] {
+            assert!(
+                matches!(of_status(status, b"", Some(7)), Fault::Crowded { retry_after_ms: Some(7), .. }),
+                "{status}"
+            );
+        }
+        assert!(matches!(of_status(429, b"", Some(7)), Fault::Refused { retry_after_ms: Some(7), .. }));
         for status in [400, 401, 403, 404, 413, 422] {
             assert!(matches!(of_status(status, b"", None), Fault::Lasting(_)), "{status}");
         }

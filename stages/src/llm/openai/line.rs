@@ -3,13 +3,13 @@
 use super::fault;
 use super::settings::OpenAiSettings;
 use super::stream::Assembly;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::llm::Fault;
+use crate::llm::endpoint::{Endpoints, Lane};
 use crate::llm::key::Key;
 use reqwest::header::AUTHORIZATION;
 use serde_json::Value;
-use std::time::Duration;
-use tokio::sync::Semaphore;
+use std::time::{Duration, Instant};
 
 /// Waited for at most once a stream has said that it is done.
 const LAST_BYTES: Duration = Duration::from_millis(100);
@@ -17,27 +17,21 @@ const LAST_BYTES: Duration = Duration::from_millis(100);
 pub struct Line {
     client: reqwest::Client,
     url: String,
+    timeout: Duration,
     key: Option<Key>,
-    in_flight: Semaphore,
+    lane: Lane,
 }
 
 impl Line {
     /// Reads the key where the recipe says that it lies; a missing one is named.
-    pub fn open(settings: &OpenAiSettings) -> Result<Line> {
+    pub fn open(settings: &OpenAiSettings, endpoints: &Endpoints) -> Result<Line> {
         let key = settings.key_source().map(|source| source.read()).transpose()?;
-        crate::llm::install_tls();
-        let concurrency = settings.concurrency.0.max(1);
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_millis(settings.connect_timeout_ms.0))
-            .timeout(Duration::from_millis(settings.timeout_ms.0))
-            .pool_max_idle_per_host(concurrency)
-            .tcp_nodelay(true)
-            // Rows and keys go where the recipe says, and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Failure::Machine(format!("cannot set up HTTP: {error}")))?;
+        let endpoint = endpoints.at(&settings.base_url.0, key.as_ref());
+        let read_timeout_ms = settings.read_timeout_ms.0.unwrap_or(settings.timeout_ms.0);
+        let client = endpoint.client(settings.connect_timeout_ms.0, read_timeout_ms)?;
         let url = format!("{}/chat/completions", settings.base_url.0.trim_end_matches('/'));
-        Ok(Line { client, url, key, in_flight: Semaphore::new(concurrency) })
+        let timeout = Duration::from_millis(settings.timeout_ms.0);
+        Ok(Line { client, url, timeout, key, lane: Lane::new(endpoint, &settings.model, settings.rules()) })
     }
 
     pub fn key(&self) -> Option<&Key> {
@@ -50,7 +44,6 @@ impl Line {
     }
 
     async fn receive_stream(&self, body: &Value) -> Result<Vec<u8>, Fault> {
-        let _turn = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let mut response = self.send(body).await?;
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
         if !status.is_success() {
@@ -77,16 +70,22 @@ impl Line {
     }
 
     async fn send(&self, body: &Value) -> Result<reqwest::Response, Fault> {
-        let mut post = self.client.post(&self.url).json(body);
+        let mut post = self.client.post(&self.url).timeout(self.timeout).json(body);
         if let Some(key) = &self.key {
             post = post.header(AUTHORIZATION, key.header());
         }
-        post.send().await.map_err(fault::of_transport)
+        let sent_at = Instant::now();
+        let response = post.send().await.map_err(fault::of_transport)?;
+        self.lane.hear(response.headers(), sent_at);
+        Ok(response)
+    }
+
+    pub fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Sends a body and waits for the whole answer.
     pub async fn post(&self, body: &Value) -> Result<Vec<u8>, Fault> {
-        let _turn = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let response = self.send(body).await?;
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
         let body = response.bytes().await.map_err(fault::of_transport)?;
@@ -106,7 +105,7 @@ mod tests {
     #[test]
     fn a_missing_key_is_named() {
         let unset = settings(json!({"model": "m", "api_key_env": "DECOCT_TEST_NO_SUCH_KEY"}));
-        let message = Line::open(&unset).err().unwrap().to_string();
+        let message = Line::open(&unset, &Endpoints::default()).err().unwrap().to_string();
         assert!(message.contains("`DECOCT_TEST_NO_SUCH_KEY`"), "{message}");
     }
 }

@@ -11,6 +11,7 @@ mod settings;
 mod stream;
 mod usage;
 
+use super::endpoint::{Endpoints, Lane};
 use super::key::Key;
 use super::{Fault, LanguageModel, Manner, Patience, Reply, Request, Usage};
 use crate::failure::Result;
@@ -38,8 +39,8 @@ pub struct OpenAi {
 
 impl OpenAi {
     /// Ready to be asked.
-    pub fn open(settings: OpenAiSettings) -> Result<OpenAi> {
-        let line = Line::open(&settings)?;
+    pub fn open(settings: OpenAiSettings, endpoints: &Endpoints) -> Result<OpenAi> {
+        let line = Line::open(&settings, endpoints)?;
         Ok(OpenAi { settings, line: Some(line), tells_no_usage: AtomicBool::new(false) })
     }
 
@@ -111,8 +112,11 @@ impl LanguageModel for OpenAi {
     }
 
     fn patience(&self) -> Patience {
-        let OpenAiSettings { tries, pause_ms, pause_max_ms, .. } = &self.settings;
-        Patience { tries: tries.0, pause_ms: pause_ms.0, pause_max_ms: pause_max_ms.0 }
+        self.settings.patience()
+    }
+
+    fn lane(&self) -> Option<Lane> {
+        self.line.as_ref().map(|line| line.lane().clone())
     }
 
     fn cost_usd(&self, usage: &Usage) -> Option<f64> {

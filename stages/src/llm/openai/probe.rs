@@ -75,7 +75,9 @@ pub async fn probe(settings: &OpenAiSettings) -> Result<Probed> {
 
 fn failure(prober: &Prober, fault: Fault) -> Failure {
     match fault::redact(fault, prober.key.as_ref()) {
-        Fault::Passing { message, .. } => Failure::Remote(message),
+        Fault::Passing { message, .. } | Fault::Crowded { message, .. } | Fault::Refused { message, .. } => {
+            Failure::Remote(message)
+        }
         Fault::Lasting(message) => Failure::Recipe(message),
     }
 }
@@ -338,7 +340,9 @@ fn found_in(what: &'static str, called: Result<Answer, Fault>, look: impl Fn(&An
 fn refused(what: &'static str, fault: Fault) -> Finding {
     match fault {
         Fault::Lasting(message) => Finding { what, verdict: Verdict::No, detail: format!("refused: {message}") },
-        Fault::Passing { message, .. } => Finding { what, verdict: Verdict::Unknown, detail: message },
+        Fault::Passing { message, .. } | Fault::Crowded { message, .. } | Fault::Refused { message, .. } => {
+            Finding { what, verdict: Verdict::Unknown, detail: message }
+        }
     }
 }
 

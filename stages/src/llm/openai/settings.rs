@@ -1,10 +1,11 @@
 //! What a recipe may say of an endpoint, and which of it names the answers.
 
 use super::dialect::{Dialect, Structured};
-use crate::llm::Manner;
+use crate::llm::endpoint::{Declared, Rules};
 use crate::llm::key::{self, KeySource};
 use crate::llm::prices::Prices;
-use crate::settings::{Reader, Settings};
+use crate::llm::{Manner, Patience};
+use crate::settings::{Reader, Settings, Step};
 use crate::stage::Unkeyed;
 use serde_json::{Map, Value, json};
 
@@ -21,6 +22,7 @@ crate::settings! {
         /// The environment variable that holds the key; `OPENAI_API_KEY` for api.openai.com, none for other servers.
         pub api_key_env: Unkeyed<Option<String>> = Unkeyed(None),
         /// A file with the key in place of a variable, readable by its owner alone (mode 0600); `~/` is the home folder.
+        #[serde(skip)]
         pub api_key_file: Unkeyed<Option<String>> = Unkeyed(None),
         /// Tells servers apart that give different weights one name (a local server, a fine-tune).
         pub identity: Option<String> = None,
@@ -53,16 +55,31 @@ crate::settings! {
         pub stream: Unkeyed<bool> = Unkeyed(false),
         /// Sent as they are, beside the other fields.
         pub extra_body: Map<String, Value> = Map::new(),
-        /// Requests in flight at most, over all nodes.
+        /// Requests in flight at most, over all nodes; fewer while the server cannot keep up.
         pub concurrency: Unkeyed<usize> = Unkeyed(64),
+        /// Requests that the server allows a minute, over all nodes; where left out, what it tells or refuses.
+        #[serde(skip)]
+        pub requests_per_minute: Unkeyed<Option<f64>> = Unkeyed(None),
+        /// Tokens that the server allows a minute, prompts and answers together, over all nodes.
+        #[serde(skip)]
+        pub tokens_per_minute: Unkeyed<Option<f64>> = Unkeyed(None),
         pub connect_timeout_ms: Unkeyed<u64> = Unkeyed(10_000),
+        /// Without any byte of the answer; as `timeout_ms` where left out, because a server may think long before the first one.
+        #[serde(skip)]
+        pub read_timeout_ms: Unkeyed<Option<u64>> = Unkeyed(None),
         /// From sending to the last byte of the answer.
         pub timeout_ms: Unkeyed<u64> = Unkeyed(600_000),
         /// How often a question without an answer is sent before the row gives up.
         pub tries: Unkeyed<u32> = Unkeyed(6),
-        /// The first pause between tries; it doubles.
+        /// The longest first pause between tries, drawn from nothing to this; it doubles up to `pause_max_ms`.
         pub pause_ms: Unkeyed<u64> = Unkeyed(500),
         pub pause_max_ms: Unkeyed<u64> = Unkeyed(30_000),
+        /// Requests that may be sent again for each answered one, over all nodes and beside the first 200.
+        #[serde(skip)]
+        pub retries_per_answer: Unkeyed<f64> = Unkeyed(1.0),
+        /// How long a server that has answered before may be out until the run gives up.
+        #[serde(skip)]
+        pub outage_ms: Unkeyed<u64> = Unkeyed(300_000),
         /// For cost figures and `--budget-usd`.
         pub prices: Unkeyed<Option<Prices>> = Unkeyed(None),
     }
@@ -73,6 +90,41 @@ impl OpenAiSettings {
     pub fn structured(&self) -> Structured {
         let by_mode = if self.json_mode { Structured::Json } else { Structured::None };
         self.structured.unwrap_or(by_mode)
+    }
+
+    /// How its server is to be treated.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            declared: Declared {
+                concurrency: self.concurrency.0,
+                requests_per_minute: self.requests_per_minute.0,
+                tokens_per_minute: self.tokens_per_minute.0,
+            },
+            patience: self.patience(),
+            outage_ms: self.outage_ms.0,
+            retries_per_answer: self.retries_per_answer.0,
+            tokens_out_max: self.max_tokens.map(u64::from),
+            extra_bytes: self.system.as_ref().map_or(0, String::len),
+        }
+    }
+
+    pub fn patience(&self) -> Patience {
+        Patience { tries: self.tries.0, pause_ms: self.pause_ms.0, pause_max_ms: self.pause_max_ms.0 }
+    }
+
+    /// Notes what is declared of a server and cannot be kept to.
+    fn check_limits(&self, reader: &mut Reader) {
+        let least = [
+            ("requests_per_minute", self.requests_per_minute.0, f64::MIN_POSITIVE),
+            ("tokens_per_minute", self.tokens_per_minute.0, f64::MIN_POSITIVE),
+            ("retries_per_answer", Some(self.retries_per_answer.0), 0.0),
+        ];
+        for (name, value, least) in least {
+            let Some(value) = value.filter(|value| !(*value >= least && value.is_finite())) else { continue };
+            let bound = if least > 0.0 { "more than 0" } else { "0 or more" };
+            let message = format!("`{name}` must be {bound}, not {value}");
+            reader.within(Step::Key(name.to_string()), |reader| reader.mistake("out-of-range", message, None));
+        }
     }
 
     /// Where the key lies without which no call can be made.
@@ -90,6 +142,7 @@ impl OpenAiSettings {
         let (mut fields, before) = (fields.clone(), reader.mistakes.len());
         key::refuse_literals(&mut fields, reader);
         let mut settings = OpenAiSettings::read_fields(&fields, reader)?;
+        settings.check_limits(reader);
         if let Some(named) = &settings.api_key_file.0 {
             if settings.api_key_env.0.is_some() {
                 let hint = Some("write one of them".to_string());
@@ -153,7 +206,8 @@ pub(super) mod tests {
         let base = json!({"model": "m", "temperature": 0.5});
         let moved = json!({
             "model": "m", "temperature": 0.5, "base_url": "http://elsewhere/v1", "api_key_env": "K", "concurrency": 3,
-            "api_key_file": "k", "timeout_ms": 5, "connect_timeout_ms": 5, "tries": 1, "pause_ms": 1, "pause_max_ms": 2,
+            "api_key_file": "k", "timeout_ms": 5, "connect_timeout_ms": 5, "read_timeout_ms": 5, "tries": 1, "pause_ms": 1,
+            "pause_max_ms": 2, "requests_per_minute": 600, "tokens_per_minute": 1e6, "retries_per_answer": 0.5, "outage_ms": 9,
             "prices": {"input_usd_per_million": 1, "output_usd_per_million": 2},
         });
         assert_eq!(identity(&settings(base.clone())), identity(&settings(moved)));
