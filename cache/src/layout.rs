@@ -10,6 +10,7 @@
 //! │   ├── <writer>.origins      what a log was merged from
 //! │   └── <writer>.idx          address → offset of a log that no one writes any more
 //! ├── claims/calls              locks on calls in flight, a byte each, by the first digits of their address
+//! ├── batches/<server>/<name>   batches of calls that a server works on: what is in them, and what they are called there
 //! ├── locks/<action key>        locks on actions in progress
 //! ├── scratch/<action key>/     checkpoints of an action in progress; gone once it is published
 //! ├── history/<hash>            which keys a node of a pipeline has had, oldest first
@@ -79,6 +80,11 @@ impl Layout {
     /// `name` is a writer's log, or a stretch of one that was fetched from a shared store.
     pub fn reply_log(&self, name: &str) -> PathBuf {
         self.replies().join(format!("{name}.log"))
+    }
+
+    /// What is noted of batches of calls that a server works on.
+    pub fn batches(&self) -> PathBuf {
+        self.root.join("batches")
     }
 
     pub fn claims(&self) -> PathBuf {

@@ -279,7 +279,7 @@ async fn fail(stream: &mut TcpStream, fault: Fault, reply: &str) -> std::io::Res
     }
 }
 
-async fn write(stream: &mut TcpStream, status: &str, headers: &str, body: &str) -> std::io::Result<bool> {
+pub(super) async fn write(stream: &mut TcpStream, status: &str, headers: &str, body: &str) -> std::io::Result<bool> {
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
         body.len()
@@ -287,7 +287,7 @@ async fn write(stream: &mut TcpStream, status: &str, headers: &str, body: &str) 
     stream.write_all((head + body).as_bytes()).await.map(|()| true)
 }
 
-fn envelope(body: &Value, fingerprint: &str, text: &str) -> String {
+pub(super) fn envelope(body: &Value, fingerprint: &str, text: &str) -> String {
     let prompt_bytes: usize = body["messages"].to_string().len();
     json!({
         "id": "chatcmpl-test", "object": "chat.completion", "model": body["model"], "system_fingerprint": fingerprint,
@@ -298,16 +298,16 @@ fn envelope(body: &Value, fingerprint: &str, text: &str) -> String {
 }
 
 /// Equal on every run: the standard hasher without random keys.
-fn hash_of(body: &Value) -> u64 {
+pub(super) fn hash_of(body: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     body.to_string().hash(&mut hasher);
     hasher.finish()
 }
 
-struct HttpRequest {
-    line: String,
+pub(super) struct HttpRequest {
+    pub(super) line: String,
     headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl HttpRequest {
@@ -317,7 +317,7 @@ impl HttpRequest {
 }
 
 /// The next request on a connection, or none when the client has gone. Bytes beyond it stay in `buffer`.
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<HttpRequest>> {
+pub(super) async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<HttpRequest>> {
     let head_end = loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break end + 4;

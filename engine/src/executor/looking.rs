@@ -50,7 +50,7 @@ impl Looking {
             Some(store) => {
                 let opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let opened = opening.and_then(|opening| opening.join().ok());
-                Arc::new(Kept(opened.unwrap_or_else(|| store.replies())?))
+                Arc::new(Kept { replies: opened.unwrap_or_else(|| store.replies())?, notes: None })
             }
             None => Arc::new(NoReplies),
         };

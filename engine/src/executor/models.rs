@@ -6,7 +6,7 @@ use stages::context::Device;
 use stages::failure::{Failure, Result};
 use stages::llm::{Claimed, Endpoints, LanguageModel, Replies};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub struct Models {
@@ -47,30 +47,38 @@ impl Models {
         if let Some(replies) = self.replies.get() {
             return Ok(replies.clone());
         }
-        let opened = Arc::new(Kept(store.replies()?));
+        let opened = Arc::new(Kept { replies: store.replies()?, notes: Some(store.layout().batches()) });
         Ok(self.replies.get_or_init(|| opened).clone())
     }
 
     /// Waits until all replies of this run would survive a power cut.
     pub fn flush(&self) -> Result<(), cache::Error> {
-        self.replies.get().map_or(Ok(()), |replies| replies.0.flush())
+        self.replies.get().map_or(Ok(()), |replies| replies.replies.flush())
     }
 }
 
 /// Kept replies as callers know them.
-pub struct Kept(pub cache::Replies);
+pub struct Kept {
+    pub replies: cache::Replies,
+    /// None for who only looks.
+    pub notes: Option<PathBuf>,
+}
 
 impl Replies for Kept {
     fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>> {
-        self.0.get(&ReplyAddress(cache::Digest::from_bytes(*address)))
+        self.replies.get(&ReplyAddress(cache::Digest::from_bytes(*address)))
     }
 
     fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()> {
-        self.0.put(&ReplyAddress(cache::Digest::from_bytes(*address)), raw).map_err(std::io::Error::other)
+        self.replies.put(&ReplyAddress(cache::Digest::from_bytes(*address)), raw).map_err(std::io::Error::other)
+    }
+
+    fn notes(&self) -> Option<PathBuf> {
+        self.notes.clone()
     }
 
     fn claim(&self, address: &[u8; 32]) -> std::io::Result<Option<Claimed>> {
-        let claim = self.0.claim(&ReplyAddress(cache::Digest::from_bytes(*address)));
+        let claim = self.replies.claim(&ReplyAddress(cache::Digest::from_bytes(*address)));
         Ok(match claim.map_err(std::io::Error::other)? {
             Claim::Ours(claimed) => Some(Box::new(claimed)),
             Claim::Answered(_) => Some(Box::new(())),

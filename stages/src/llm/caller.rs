@@ -11,6 +11,7 @@ use super::meter::{Budget, Meter};
 use super::{LanguageModel, Manner, Reply, Request};
 use crate::failure::{Failure, Result};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +25,10 @@ pub trait Replies: Send + Sync {
     fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>>;
     /// Returns once the reply can no longer be lost by killing this process.
     fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()>;
+    /// A folder for what must not be forgotten of calls that outlive this process.
+    fn notes(&self) -> Option<PathBuf> {
+        None
+    }
     /// The right to make this call, until it is dropped; `None` while someone else has it. Once it is granted, `get` finds whatever
     /// those who had it before have put. Replies that only one asks for need no claims.
     fn claim(&self, _: &[u8; 32]) -> std::io::Result<Option<Claimed>> {
@@ -71,6 +76,7 @@ impl Caller {
         budget: Arc<Budget>,
         retry_marked: bool,
     ) -> Caller {
+        model.keep_in(&replies);
         let (identity, manner) = (Arc::new(model.identity()), model.manner());
         let lane = model.lane().unwrap_or_else(|| Lane::unlimited(model.patience()));
         let (port, in_flight) = ("".into(), Arc::default());
@@ -108,6 +114,9 @@ impl Caller {
     pub async fn ask(&self, request: &Request) -> Result<Reply> {
         assert!(self.watcher.is_none(), "who only looks sends nothing");
         let address = self.address(request);
+        if let Some(reply) = self.kept(&address) {
+            return Ok(self.reuse(request, reply));
+        }
         let flight = self.in_flight.board(address);
         let _turn = flight.turn.lock().await;
         if let Some(reply) = self.kept(&address) {

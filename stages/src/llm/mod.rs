@@ -36,6 +36,7 @@ pub use tally::{Moments, Tallies, Tally};
 
 use futures::future::BoxFuture;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// A model that answers one request. Implementations: `openai` (HTTP), `rehearsal` (embedded), `local` (our own decoder).
 pub trait LanguageModel: Send + Sync {
@@ -44,6 +45,8 @@ pub trait LanguageModel: Send + Sync {
     fn identity(&self) -> Value;
     /// The raw answer as it is kept (for HTTP the body). A [`Fault`] is no answer and is never kept.
     fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Vec<u8>, Fault>>;
+    /// Where replies are kept, told before the first question: for answers that nobody waits for any more.
+    fn keep_in(&self, _: &Arc<dyn Replies>) {}
     /// Reads a raw answer, fresh or kept.
     fn parse(&self, raw: &[u8]) -> Result<Reply, Fault>;
     /// Whether [`Request::task`] is part of the address (a rehearsal answers from it; HTTP never sees it).

@@ -84,7 +84,10 @@ impl Caller {
         reservation.settle(cost_usd);
         self.meter.count(&reply.usage, cost_usd);
         self.meter.tallies.note(&self.port, request, &reply.usage);
-        self.replies.put(address, &raw).map_err(cannot_keep)?;
+        // An answer that came in a batch is kept already.
+        if self.replies.get(address).is_none_or(|kept| kept != raw) {
+            self.replies.put(address, &raw).map_err(cannot_keep)?;
+        }
         Ok(Ok(reply))
     }
 }

@@ -3,7 +3,7 @@
 use super::fault;
 use super::settings::OpenAiSettings;
 use super::stream::Assembly;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::llm::Fault;
 use crate::llm::endpoint::{Endpoints, Lane};
 use crate::llm::key::Key;
@@ -16,7 +16,10 @@ const LAST_BYTES: Duration = Duration::from_millis(100);
 
 pub struct Line {
     client: reqwest::Client,
-    url: String,
+    /// Without a slash at its end.
+    base_url: String,
+    /// Of chat completions, parsed once.
+    url: reqwest::Url,
     timeout: Duration,
     key: Option<Key>,
     lane: Lane,
@@ -29,9 +32,11 @@ impl Line {
         let endpoint = endpoints.at(&settings.base_url.0, key.as_ref());
         let read_timeout_ms = settings.read_timeout_ms.0.unwrap_or(settings.timeout_ms.0);
         let client = endpoint.client(settings.connect_timeout_ms.0, read_timeout_ms)?;
-        let url = format!("{}/chat/completions", settings.base_url.0.trim_end_matches('/'));
+        let base_url = settings.base_url.0.trim_end_matches('/').to_string();
+        let url = reqwest::Url::parse(&format!("{base_url}/chat/completions"))
+            .map_err(|error| Failure::Recipe(format!("`base_url: {base_url}` is no address: {error}")))?;
         let timeout = Duration::from_millis(settings.timeout_ms.0);
-        Ok(Line { client, url, timeout, key, lane: Lane::new(endpoint, &settings.model, settings.rules()) })
+        Ok(Line { client, base_url, url, timeout, key, lane: Lane::new(endpoint, &settings.model, settings.rules()) })
     }
 
     pub fn key(&self) -> Option<&Key> {
@@ -65,19 +70,41 @@ impl Line {
     }
 
     /// A key that the server repeats is not kept.
-    fn without_key(&self, raw: Vec<u8>) -> Vec<u8> {
+    pub fn without_key(&self, raw: Vec<u8>) -> Vec<u8> {
         self.key.iter().fold(raw, |raw, key| key.hide_in_answer(raw))
     }
 
     async fn send(&self, body: &Value) -> Result<reqwest::Response, Fault> {
-        let mut post = self.client.post(&self.url).timeout(self.timeout).json(body);
-        if let Some(key) = &self.key {
-            post = post.header(AUTHORIZATION, key.header());
-        }
+        let post = self.with_key(self.client.post(self.url.clone()).timeout(self.timeout).json(body));
         let sent_at = Instant::now();
         let response = post.send().await.map_err(fault::of_transport)?;
         self.lane.hear(response.headers(), sent_at);
         Ok(response)
+    }
+
+    /// Names this model at this server, for a folder.
+    pub fn name_of(&self, model: &str) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("decoct endpoint 1");
+        hasher.update(&(self.base_url.len() as u64).to_le_bytes()).update(self.base_url.as_bytes());
+        hasher.update(model.as_bytes()).finalize().to_hex()[..16].to_string()
+    }
+
+    /// A call to anything below the server's address.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, format!("{}/{path}", self.base_url));
+        self.with_key(request.timeout(self.timeout))
+    }
+
+    fn with_key(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.key {
+            Some(key) => request.header(AUTHORIZATION, key.header()),
+            None => request,
+        }
+    }
+
+    /// The fault without the key, which some servers repeat.
+    pub fn redacted(&self, fault: Fault) -> Fault {
+        fault::redact(fault, self.key())
     }
 
     pub fn lane(&self) -> &Lane {

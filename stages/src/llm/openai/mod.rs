@@ -1,5 +1,6 @@
 //! Any OpenAI-compatible endpoint.
 
+mod batch;
 mod body;
 mod dialect;
 pub(super) mod envelope;
@@ -13,8 +14,9 @@ mod usage;
 
 use super::endpoint::{Endpoints, Lane};
 use super::key::Key;
-use super::{Fault, LanguageModel, Manner, Patience, Reply, Request, Usage};
+use super::{Fault, LanguageModel, Manner, Patience, Replies, Reply, Request, Usage};
 use crate::failure::Result;
+use batch::Batches;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use line::Line;
@@ -22,17 +24,23 @@ pub use probe::{Finding, Probed, Verdict, probe};
 use serde_json::Value;
 pub use settings::{OpenAiSettings, address_identity, identity, manner};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The field of a streaming request that asks for its usage.
 const USAGE_WISH: &str = "stream_options";
 /// The code of a 400 that means one prompt, not the way it was sent (Azure).
 const FILTERED: &str = "(content_filter)";
 
+/// Rows whose questions wait for batches at a time: as a batch takes hours, many.
+const ROWS_IN_BATCHES: usize = 20_000;
+
 /// A model behind HTTP. Cheap requests share one pool of kept-alive connections.
 pub struct OpenAi {
     settings: OpenAiSettings,
     /// None for someone who only reads kept replies: that needs no key.
-    line: Option<Line>,
+    line: Option<Arc<Line>>,
+    /// Where requests go that are answered in batches; from the first caller on.
+    batches: OnceLock<Arc<Batches>>,
     /// The server has refused `stream_options`: it streams without telling the usage.
     tells_no_usage: AtomicBool,
 }
@@ -40,17 +48,35 @@ pub struct OpenAi {
 impl OpenAi {
     /// Ready to be asked.
     pub fn open(settings: OpenAiSettings, endpoints: &Endpoints) -> Result<OpenAi> {
-        let line = Line::open(&settings, endpoints)?;
-        Ok(OpenAi { settings, line: Some(line), tells_no_usage: AtomicBool::new(false) })
+        let line = Arc::new(Line::open(&settings, endpoints)?);
+        Ok(OpenAi { line: Some(line), ..OpenAi::unopened(settings) })
     }
 
     /// One that reads kept replies and cannot be asked: no key is read, no connection prepared.
     pub fn unopened(settings: OpenAiSettings) -> OpenAi {
-        OpenAi { settings, line: None, tells_no_usage: AtomicBool::new(false) }
+        OpenAi { settings, line: None, batches: OnceLock::new(), tells_no_usage: AtomicBool::new(false) }
     }
 
     fn key(&self) -> Option<&Key> {
         self.line.as_ref()?.key()
+    }
+
+    async fn ask(&self, request: &Request) -> std::result::Result<Vec<u8>, Fault> {
+        let line = self.line.as_ref().expect("who only reads replies asks nothing");
+        let body = body::body(&self.settings, request);
+        match self.batches.get() {
+            Some(batches) => {
+                let address = request.address(&self.identity(), self.reads_task());
+                batches.answer(address, &body.to_string()).await.map(|raw| line.without_key(raw))
+            }
+            None if self.settings.stream.0 => self.stream(line, body).await,
+            None => line.post(&body).await,
+        }
+    }
+
+    /// A batch costs less.
+    fn price_share(&self) -> f64 {
+        if self.settings.batch.0 { self.settings.batch_price.0 } else { 1.0 }
     }
 
     /// Streams, without the usage where the server does not take that wish.
@@ -91,16 +117,18 @@ impl LanguageModel for OpenAi {
     }
 
     fn complete<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, std::result::Result<Vec<u8>, Fault>> {
-        let line = self.line.as_ref().expect("who only reads replies asks nothing");
-        let body = body::body(&self.settings, request);
         async move {
-            let answer = match self.settings.stream.0 {
-                true => self.stream(line, body).await,
-                false => line.post(&body).await,
-            };
-            answer.or_else(|fault| self.of_refused(fault)).map_err(|fault| fault::redact(fault, line.key()))
+            let answer = self.ask(request).await.or_else(|fault| self.of_refused(fault));
+            answer.map_err(|fault| fault::redact(fault, self.key()))
         }
         .boxed()
+    }
+
+    fn keep_in(&self, replies: &Arc<dyn Replies>) {
+        if let (true, Some(line), Some(notes)) = (self.settings.batch.0, &self.line, replies.notes()) {
+            let folder = notes.join(line.name_of(&self.settings.model));
+            self.batches.get_or_init(|| Batches::new(line.clone(), replies.clone(), self.settings.pace(), folder));
+        }
     }
 
     fn parse(&self, raw: &[u8]) -> std::result::Result<Reply, Fault> {
@@ -108,23 +136,25 @@ impl LanguageModel for OpenAi {
     }
 
     fn concurrency(&self) -> usize {
-        self.settings.concurrency.0
+        if self.settings.batch.0 { ROWS_IN_BATCHES } else { self.settings.concurrency.0 }
     }
 
     fn patience(&self) -> Patience {
         self.settings.patience()
     }
 
+    /// Batches have limits of their own, which the server keeps.
     fn lane(&self) -> Option<Lane> {
-        self.line.as_ref().map(|line| line.lane().clone())
+        self.line.as_ref().filter(|_| !self.settings.batch.0).map(|line| line.lane().clone())
     }
 
     fn cost_usd(&self, usage: &Usage) -> Option<f64> {
-        Some(self.settings.prices.0.as_ref()?.cost_usd(usage))
+        Some(self.settings.prices.0.as_ref()?.cost_usd(usage) * self.price_share())
     }
 
     fn worst_case_usd(&self, request: &Request) -> Option<f64> {
         let system = self.settings.system.as_deref().unwrap_or_default();
-        Some(self.settings.prices.0.as_ref()?.worst_case_usd(system, request, self.settings.max_tokens?.into()))
+        let prices = self.settings.prices.0.as_ref()?;
+        Some(prices.worst_case_usd(system, request, self.settings.max_tokens?.into()) * self.price_share())
     }
 }

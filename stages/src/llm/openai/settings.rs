@@ -1,5 +1,6 @@
 //! What a recipe may say of an endpoint, and which of it names the answers.
 
+use super::batch::Pace;
 use super::dialect::{Dialect, Structured};
 use crate::llm::endpoint::{Declared, Rules};
 use crate::llm::key::{self, KeySource};
@@ -8,6 +9,7 @@ use crate::llm::{Manner, Patience};
 use crate::settings::{Reader, Settings, Step};
 use crate::stage::Unkeyed;
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const OPENAI_KEY_ENV: &str = "OPENAI_API_KEY";
@@ -53,6 +55,18 @@ crate::settings! {
         /// Whether answers come in pieces while they are written. They are the same answers.
         #[serde(skip)]
         pub stream: Unkeyed<bool> = Unkeyed(false),
+        /// Whether requests are gathered for the Batch API: answered within a day, at half the price.
+        #[serde(skip)]
+        pub batch: Unkeyed<bool> = Unkeyed(false),
+        /// Requests in one batch at most; the API takes 50,000.
+        #[serde(skip)]
+        pub batch_requests: Unkeyed<usize> = Unkeyed(10_000),
+        /// Between the first looks at a batch; later ones lie further apart.
+        #[serde(skip)]
+        pub batch_poll_ms: Unkeyed<u64> = Unkeyed(10_000),
+        /// What a batch costs, as a share of `prices`.
+        #[serde(skip)]
+        pub batch_price: Unkeyed<f64> = Unkeyed(0.5),
         /// Sent as they are, beside the other fields.
         pub extra_body: Map<String, Value> = Map::new(),
         /// Requests in flight at most, over all nodes; fewer while the server cannot keep up.
@@ -106,6 +120,11 @@ impl OpenAiSettings {
             tokens_out_max: self.max_tokens.map(u64::from),
             extra_bytes: self.system.as_ref().map_or(0, String::len),
         }
+    }
+
+    /// How batches are made.
+    pub fn pace(&self) -> Pace {
+        Pace { poll: Duration::from_millis(self.batch_poll_ms.0.max(1)), requests_max: self.batch_requests.0 }
     }
 
     pub fn patience(&self) -> Patience {
