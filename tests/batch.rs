@@ -49,9 +49,9 @@ fn one_by_one(rows: usize) -> Run {
     Run::of(&kitchen.command(&arguments).output().unwrap()).expect_done()
 }
 
-fn assert_billed_once(server: &BatchServer, requests: u64) {
+fn assert_billed_once(server: &BatchServer, requests: u64, when: &str) {
     let billed = server.billed();
-    assert_eq!(billed.values().filter(|&&times| times != 1).count(), 0, "billed more than once");
+    assert_eq!(billed.values().filter(|&&times| times != 1).count(), 0, "billed more than once: {when}");
     assert_eq!(billed.len() as u64, requests);
     assert_eq!(server.chats(), 0, "nothing was asked but through batches");
 }
@@ -61,7 +61,7 @@ fn a_batch_gives_the_rows_of_single_calls_at_half_the_price() {
     let (kitchen, server) = (kitchen(ROWS), BatchServer::start());
     let (batched, single) = (run(&kitchen, &server), one_by_one(ROWS));
     assert_eq!(batched.node("chains")["output"], single.node("chains")["output"]);
-    assert_billed_once(&server, single.total("calls"));
+    assert_billed_once(&server, single.total("calls"), "undisturbed");
     assert!(server.batches() >= 3, "no batch is larger than `batch_requests`: {}", server.batches());
     let cost = |run: &Run| run.node("chains")["cost_usd"].as_f64().unwrap();
     assert!((cost(&batched) / cost(&single) - 0.5).abs() < 1e-9, "{} {}", cost(&batched), cost(&single));
@@ -84,6 +84,7 @@ fn whoever_is_killed_in_any_phase_pays_once() {
     ] {
         let (kitchen, server) = (kitchen(ROWS), BatchServer::start());
         server.fall_silent(phase);
+        let started = std::time::Instant::now();
         let arguments = arguments(&server.base_url());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = kitchen.command(&arguments);
@@ -91,9 +92,11 @@ fn whoever_is_killed_in_any_phase_pays_once() {
         server.await_silence();
         killed.kill().unwrap();
         killed.wait().unwrap();
+        eprintln!("{phase:?} killed after {:?}", started.elapsed());
         let run = run(&kitchen, &server);
         assert_eq!(run.node("chains")["output"], single.node("chains")["output"], "killed at {phase:?}");
-        assert_billed_once(&server, single.total("calls"));
+        assert_billed_once(&server, single.total("calls"), &format!("killed at {phase:?}"));
+        eprintln!("{phase:?} done after {:?}", started.elapsed());
     }
 }
 

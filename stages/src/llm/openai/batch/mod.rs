@@ -11,6 +11,7 @@ mod wire;
 use super::envelope;
 use super::line::Line;
 use crate::llm::{Fault, Replies, halt};
+use indexmap::IndexMap;
 use journal::{Journal, Record};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ const GATHER: Duration = Duration::from_millis(500);
 /// The API's own bounds, with some room.
 const REQUESTS_MAX: usize = 50_000;
 const BYTES_MAX: usize = 190 << 20;
+
+/// A request that so many batches leave unanswered never will be.
+const BATCHES_MAX: usize = 5;
 
 /// How batches are made and waited for.
 #[derive(Debug, Clone, Copy)]
@@ -48,17 +52,12 @@ pub struct Batches {
 /// What lies between those who ask and the batches.
 #[derive(Default)]
 struct Desk {
-    gathered: Vec<Gathered>,
+    /// Lines of the next batches' files.
+    gathered: IndexMap<[u8; 32], String>,
     gathered_bytes: usize,
     waiting: HashMap<[u8; 32], oneshot::Sender<Answer>>,
     /// Requests in batches under way.
     under_way: HashSet<[u8; 32]>,
-}
-
-/// One line of a batch's file.
-struct Gathered {
-    address: [u8; 32],
-    line: String,
 }
 
 type Answer = Result<Vec<u8>, Fault>;
@@ -77,8 +76,17 @@ impl Batches {
     /// The answer to the request at this address of the replies.
     pub async fn answer(&self, address: [u8; 32], body: &str) -> Answer {
         self.start();
-        let answered = self.enter(address, body);
-        match halt::unless_said(answered).await {
+        for _ in 1..BATCHES_MAX {
+            match self.answer_of_one(address, body).await {
+                Err(Fault::Refused { .. }) => {}
+                answer => return answer,
+            }
+        }
+        self.answer_of_one(address, body).await
+    }
+
+    async fn answer_of_one(&self, address: [u8; 32], body: &str) -> Answer {
+        match halt::unless_said(self.enter(address, body)).await {
             Some(Ok(answer)) => answer,
             Some(Err(_)) => Err(passing("the batch was given up")),
             None => {
@@ -96,10 +104,10 @@ impl Batches {
         let (sender, receiver) = oneshot::channel();
         let mut desk = self.desk();
         desk.waiting.insert(address, sender);
-        if !desk.under_way.contains(&address) {
+        if !desk.under_way.contains(&address) && !desk.gathered.contains_key(&address) {
             let line = wire::line(&journal::name_of_request(&address), body);
             desk.gathered_bytes += line.len();
-            desk.gathered.push(Gathered { address, line });
+            desk.gathered.insert(address, line);
             self.came.notify_one();
         }
         receiver
@@ -121,18 +129,24 @@ impl Batches {
         self.desk().under_way.extend(&record.requests);
         let us = self.ourselves.upgrade().expect("it is called on one that lives");
         tokio::spawn(async move {
-            let ended = us.go_through(&record, lines).await;
-            us.desk().under_way.retain(|address| !record.requests.contains(address));
-            let unanswered = ended.err().unwrap_or_else(|| unanswered("it ended"));
-            record.requests.iter().for_each(|address| us.hand_out(address, Err(unanswered.clone())));
+            let mut left: HashSet<[u8; 32]> = record.requests.iter().copied().collect();
+            let ended = us.go_through(&record, lines, &mut left).await;
+            let fault = ended.err().unwrap_or_else(|| unanswered("it ended"));
+            left.iter().for_each(|address| us.settle(address, Err(fault.clone())));
         });
     }
 
-    /// Every step of a batch. Where the server does not answer, those who wait hear of it and the step is taken again.
+    /// Every step of a batch; what is answered is no longer `left`. Where the server does not answer, those who wait hear of it and
+    /// the step is taken again.
     ///
     /// # Errors
     /// If the server does not take it, or it cannot be noted.
-    async fn go_through(&self, record: &Record, lines: Option<String>) -> Result<(), Fault> {
+    async fn go_through(
+        &self,
+        record: &Record,
+        lines: Option<String>,
+        left: &mut HashSet<[u8; 32]>,
+    ) -> Result<(), Fault> {
         let file = match (record.file(), lines) {
             (Some(file), _) => file,
             (None, Some(lines)) => {
@@ -142,26 +156,33 @@ impl Batches {
             // Killed before anything was submitted: its requests are asked anew.
             (None, None) => return Ok(record.forget()),
         };
-        let mut is_new = record.batch().is_none() && !record.is_left_behind;
+        let mut is_new = !record.is_left_behind;
+        let mut was_missing = false;
         let batch = loop {
             if let Some(batch) = record.batch() {
                 break batch;
             }
-            // A call without an answer may have arrived, and each that arrives is billed: so it is looked for first.
+            // A call without an answer may have arrived, and each that arrives is billed: so it is looked for first, twice, as it may
+            // still be on its way.
             let step = match std::mem::take(&mut is_new) {
                 true => wire::create(&self.line, &file, &record.name).await.map(Some),
-                false => wire::find(&self.line, &record.name).await.inspect(|found| is_new = found.is_none()),
+                false => wire::find(&self.line, &record.name).await,
             };
             match step {
                 Ok(Some(batch)) => record.submitted(&batch).map_err(unnoted)?,
-                Ok(None) => {}
+                Ok(None) if was_missing => is_new = true,
+                Ok(None) => {
+                    was_missing = true;
+                    tokio::time::sleep(wire::LONG_PAUSE).await;
+                }
                 Err(Fault::Lasting(words)) => return Err(Fault::Lasting(words)).inspect_err(|_| record.forget()),
                 Err(fault) => self.pause(record, fault).await,
             }
         };
         let results = self.results(record, &batch).await?;
         for (address, answer) in results {
-            self.keep_and_hand_out(&address, answer)?;
+            left.remove(&address);
+            self.keep(&address, answer)?;
         }
         Ok(record.forget())
     }
@@ -199,14 +220,20 @@ impl Batches {
     }
 
     /// Kept at once: the batch is forgotten soon, and perhaps nobody waits.
-    fn keep_and_hand_out(&self, address: &[u8; 32], answer: Answer) -> Result<(), Fault> {
+    fn keep(&self, address: &[u8; 32], answer: Answer) -> Result<(), Fault> {
         if let Ok(raw) = &answer
             && envelope::parse(raw).is_ok()
         {
             self.replies.put(address, raw).map_err(|error| Fault::Lasting(format!("cannot keep replies: {error}")))?;
         }
-        self.hand_out(address, answer);
+        self.settle(address, answer);
         Ok(())
+    }
+
+    /// It is in no batch any more: whoever asks again, because the answer is of no use, asks anew.
+    fn settle(&self, address: &[u8; 32], answer: Answer) {
+        self.desk().under_way.remove(address);
+        self.hand_out(address, answer);
     }
 
     fn hand_out(&self, address: &[u8; 32], answer: Answer) {
@@ -220,9 +247,9 @@ impl Batches {
         let mut desk = self.desk();
         let (mut requests, mut lines) = (Vec::new(), String::new());
         let mut left = std::mem::take(&mut desk.gathered).into_iter();
-        for gathered in left.by_ref() {
-            requests.push(gathered.address);
-            lines.push_str(&gathered.line);
+        for (address, line) in left.by_ref() {
+            requests.push(address);
+            lines.push_str(&line);
             if requests.len() >= self.pace.requests_max || lines.len() >= BYTES_MAX {
                 break;
             }
@@ -263,7 +290,7 @@ async fn gather(batches: Weak<Batches>) {
     }
 }
 
-/// Asked again in another batch: it costs a row no try, and says nothing against the server.
+/// A batch may expire before its turn comes: then the request goes into another.
 fn unanswered(why: &str) -> Fault {
     Fault::Refused { message: format!("a batch without an answer to this request: {why}"), retry_after_ms: None }
 }
