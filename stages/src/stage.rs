@@ -7,7 +7,7 @@ use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting};
-use crate::table::{StoredRows, Table};
+use crate::table::{StoredRows, Table, TableView};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -270,6 +270,15 @@ impl Inputs {
     /// If they cannot be read.
     pub fn take_rows(&mut self, port: &str) -> Result<Rows> {
         self.take_table(port).load()
+    }
+
+    /// All tables, whatever their ports.
+    pub fn tables(&self) -> impl Iterator<Item = TableView<'_>> {
+        self.0.values().filter_map(|artifact| match artifact {
+            Artifact::Rows(rows) => Some(TableView::Rows(rows)),
+            Artifact::Stored(stored) => Some(TableView::Stored(stored)),
+            Artifact::Model(_) => None,
+        })
     }
 
     /// Of all tables, by port.

@@ -91,6 +91,27 @@ impl Table {
     }
 }
 
+/// A table that is looked through and not taken.
+#[derive(Debug, Clone, Copy)]
+pub enum TableView<'a> {
+    Rows(&'a Rows),
+    Stored(&'a Arc<dyn StoredRows>),
+}
+
+impl TableView<'_> {
+    /// All rows in order, some at a time.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn for_each_batch(&self, mut look: impl FnMut(&Rows)) -> Result<()> {
+        match self {
+            TableView::Rows(rows) => look(rows),
+            TableView::Stored(stored) => stored.read(0)?.try_for_each(|batch| batch.map(|batch| look(&batch)))?,
+        }
+        Ok(())
+    }
+}
+
 type Batches = Box<dyn Iterator<Item = Result<Rows>> + Send>;
 
 fn rows_of_batches(batches: Result<Batches>) -> Box<dyn Iterator<Item = Result<Row>> + Send> {

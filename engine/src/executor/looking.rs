@@ -99,7 +99,7 @@ impl Looking {
         inputs: Inputs,
         mut callers: HashMap<String, Caller>,
     ) -> Result<Outputs, Trouble> {
-        super::behind_gates(node, &inputs, &mut callers);
+        super::behind_egress(node, &inputs, &mut callers)?;
         let draw = Draw::new(node.seed, &node.stream);
         let context = LookingContext { node: &node.name, draw, callers, runtime: self.runtime.handle().clone() };
         caught(|| Ok(node.stage.run(inputs, &context)?))

@@ -28,7 +28,7 @@ use models::Models;
 use stages::context::{Context as _, Device};
 use stages::draw::Draw;
 use stages::failure::Failure;
-use stages::llm::{Budget, Caller, Gate, Meter};
+use stages::llm::{Budget, Caller, Egress, Meter};
 use stages::stage::{Artifact, Inputs, Outputs};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -107,13 +107,18 @@ struct Executed {
     rows_in: IndexMap<String, u64>,
 }
 
-/// Puts the gates of the recipe's `egress:` before a node's models.
-pub fn behind_gates(node: &Node, inputs: &Inputs, callers: &mut HashMap<String, Caller>) {
+/// Puts what the recipe's `egress:` lets through before a node's models.
+pub fn behind_egress(
+    node: &Node,
+    inputs: &Inputs,
+    callers: &mut HashMap<String, Caller>,
+) -> stages::failure::Result<()> {
     for (port, passages) in &node.passages {
         if let Some(caller) = callers.remove(port) {
-            callers.insert(port.clone(), caller.behind(Gate::of(passages, inputs).map(Arc::new)));
+            callers.insert(port.clone(), caller.behind(Egress::of(passages, inputs)?.map(Arc::new)));
         }
     }
+    Ok(())
 }
 
 impl<'a> Executor<'a> {
@@ -215,7 +220,7 @@ impl<'a> Executor<'a> {
         let inputs = self.inputs(node, scratch)?;
         let rows_in = inputs.row_counts();
         let (mut callers, mut labels) = self.callers(node, meter, retry_marked, scratch)?;
-        behind_gates(node, &inputs, &mut callers);
+        behind_egress(node, &inputs, &mut callers)?;
         labels.extend(self.input_labels(node));
         let outputs = self.run_stage(node, inputs, callers, meter, scratch, started)?;
         Ok(Executed { outputs, labels, rows_in })

@@ -22,7 +22,7 @@ use measured::{Experience, Measured};
 use play::{Played, Unanswered};
 use range::{Each, Range};
 use serde::Deserialize;
-use stages::llm::{Gate, ModelSpec, Tally};
+use stages::llm::{Egress, ModelSpec, Tally};
 use stages::stage::{Artifact, Form, Inputs, NodeRef, Outlook, Outputs};
 use std::collections::{HashMap, HashSet};
 
@@ -207,8 +207,9 @@ impl<'a> Walk<'a> {
             node.passages.values().filter(|passages| passages.iter().any(|one| one.rows.is_some())).peekable();
         watched.peek()?;
         let inputs = self.inputs(node)?;
-        let gates: Vec<Gate> = watched.filter_map(|passages| Gate::of(passages, &inputs)).collect();
-        let rows: HashSet<&str> = gates.iter().flat_map(Gate::kept_back).collect();
+        let egresses: Vec<Egress> =
+            watched.filter_map(|passages| Egress::of(passages, &inputs).ok().flatten()).collect();
+        let rows: HashSet<&str> = egresses.iter().flat_map(Egress::kept_back).collect();
         Some(rows.len() as u64)
     }
 

@@ -4,8 +4,8 @@
 //! they look again and again until its reply is there or its claim is given up. Who holds a claim waits for the model and the budget
 //! only, never for another claim: so no two of them can wait for each other.
 
+use super::egress::Egress;
 use super::endpoint::Lane;
-use super::gate::Gate;
 use super::halt;
 use super::meter::{Budget, Meter};
 use super::{LanguageModel, Manner, Reply, Request};
@@ -62,7 +62,7 @@ pub struct Caller {
     identity: Arc<serde_json::Value>,
     in_flight: Arc<InFlight>,
     /// What may not go to the model.
-    gate: Option<Arc<Gate>>,
+    egress: Option<Arc<Egress>>,
     /// Set where nothing may be sent.
     pub(super) watcher: Option<Arc<dyn Watcher>>,
     pub(super) manner: Manner,
@@ -80,8 +80,8 @@ impl Caller {
         let (identity, manner) = (Arc::new(model.identity()), model.manner());
         let lane = model.lane().unwrap_or_else(|| Lane::unlimited(model.patience()));
         let (port, in_flight) = ("".into(), Arc::default());
-        let (gate, watcher) = (None, None);
-        Caller { model, replies, meter, budget, retry_marked, port, lane, identity, in_flight, gate, watcher, manner }
+        let (egress, watcher) = (None, None);
+        Caller { model, replies, meter, budget, retry_marked, port, lane, identity, in_flight, egress, watcher, manner }
     }
 
     /// The same, behind this port of its node.
@@ -89,14 +89,14 @@ impl Caller {
         Caller { port: port.into(), ..self }
     }
 
-    /// The same, with a gate before it.
-    pub fn behind(self, gate: Option<Arc<Gate>>) -> Caller {
-        Caller { gate, ..self }
+    /// The same, with a egress before it.
+    pub fn behind(self, egress: Option<Arc<Egress>>) -> Caller {
+        Caller { egress, ..self }
     }
 
     /// Why this may not go to the model, where it may not. The one place at which that is asked.
     pub(super) fn barred(&self, request: &Request) -> Option<String> {
-        self.gate.as_ref()?.barred(request)
+        self.egress.as_ref()?.barred(request)
     }
 
     /// One that sends nothing: it answers with the kept replies and tells the watcher of every question.

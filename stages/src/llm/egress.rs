@@ -1,9 +1,10 @@
 //! What may not leave for a model: rows that a rule keeps back, and values of columns that it hides. Every request passes here.
 
 use super::Request;
+use crate::failure::Result;
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting};
-use crate::stage::{Artifact, Inputs};
+use crate::stage::Inputs;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -104,7 +105,7 @@ impl Passage {
 
 /// The passages to one model for the rows of one node.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct Egress {
     /// By id: every row that the node was given.
     rows: HashMap<String, Known>,
 }
@@ -124,21 +125,24 @@ struct Hidden {
     value: String,
 }
 
-impl Gate {
+impl Egress {
     /// `None` where nothing is to be watched.
-    pub fn of(passages: &[Passage], inputs: &Inputs) -> Option<Gate> {
+    ///
+    /// # Errors
+    /// If the rows cannot be read.
+    pub fn of(passages: &[Passage], inputs: &Inputs) -> Result<Option<Egress>> {
         let watched: Vec<&Passage> = passages.iter().filter(|passage| !passage.is_open()).collect();
         if watched.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let mut gate = Gate::default();
-        for artifact in inputs.0.values() {
-            if let Artifact::Rows(rows) = artifact {
-                rows.rows.iter().for_each(|row| _ = gate.rows.entry(row.id.clone()).or_default());
-                watched.iter().for_each(|passage| gate.learn(passage, rows));
-            }
+        let mut egress = Egress::default();
+        for table in inputs.tables() {
+            table.for_each_batch(|rows| {
+                rows.rows.iter().for_each(|row| _ = egress.rows.entry(row.id.clone()).or_default());
+                watched.iter().for_each(|passage| egress.learn(passage, rows));
+            })?;
         }
-        Some(gate)
+        Ok(Some(egress))
     }
 
     fn learn(&mut self, passage: &Passage, rows: &Rows) {
@@ -221,6 +225,7 @@ mod tests {
     use super::*;
     use crate::llm::{ReplyFormat, Task};
     use crate::rows::{Column, ColumnType, Row};
+    use crate::stage::Artifact;
     use serde_json::json;
 
     fn inputs() -> Inputs {
@@ -240,7 +245,11 @@ mod tests {
 
     fn barred(passages: &[Passage], row: &str, prompt: &str) -> Option<String> {
         let task = Task { name: "solve", row_id: row.to_string(), row: Map::new() };
-        Gate::of(passages, &inputs()).unwrap().barred(&Request::new(prompt.to_string(), ReplyFormat::Text, task))
+        Egress::of(passages, &inputs()).unwrap().unwrap().barred(&Request::new(
+            prompt.to_string(),
+            ReplyFormat::Text,
+            task,
+        ))
     }
 
     #[test]
@@ -256,7 +265,7 @@ mod tests {
         ] {
             assert_eq!(barred(&passages, row, "why?").as_deref(), expected, "{row}");
         }
-        assert!(Gate::of(&[passage(1, None, &[])], &inputs()).is_none());
+        assert!(Egress::of(&[passage(1, None, &[])], &inputs()).unwrap().is_none());
     }
 
     #[test]
