@@ -103,7 +103,7 @@ fn the_key_reaches_its_server_and_nothing_that_is_written() {
     for (what, wanted, faults, exit) in [
         ("answers", KEY, Faults::default(), 0),
         ("storm", KEY, storm(1), 0),
-        ("outage", KEY, storm(1000), 5),
+        ("outage", KEY, Faults::outage(), 5),
         ("refusal", "another", Faults::default(), 1),
     ] {
         for variable in [true, false] {
