@@ -8,6 +8,7 @@ use super::egress::Egress;
 use super::endpoint::Lane;
 use super::halt;
 use super::meter::{Budget, Meter};
+use super::request::canonical;
 use super::{LanguageModel, Manner, Reply, Request};
 use crate::failure::{Failure, Result};
 use std::collections::HashMap;
@@ -59,7 +60,8 @@ pub struct Caller {
     /// Under which answers are counted.
     pub(super) port: Arc<str>,
     pub(super) lane: Lane,
-    identity: Arc<serde_json::Value>,
+    /// Of the model, as it stands in addresses.
+    identity: Arc<[u8]>,
     in_flight: Arc<InFlight>,
     /// What may not go to the model.
     egress: Option<Arc<Egress>>,
@@ -77,7 +79,7 @@ impl Caller {
         retry_marked: bool,
     ) -> Caller {
         model.keep_in(&replies);
-        let (identity, manner) = (Arc::new(model.identity()), model.manner());
+        let (identity, manner) = (canonical(&model.identity()).into(), model.manner());
         let lane = model.lane().unwrap_or_else(|| Lane::unlimited(model.patience()));
         let (port, in_flight) = ("".into(), Arc::default());
         let (egress, watcher) = (None, None);
@@ -144,7 +146,7 @@ impl Caller {
     }
 
     fn address(&self, request: &Request) -> [u8; 32] {
-        request.address(&self.identity, self.model.reads_task())
+        request.address_for(&self.identity, self.model.reads_task())
     }
 
     /// A kept reply that can still be read; a broken one counts as none and is replaced.

@@ -94,8 +94,13 @@ impl Request {
     /// `reads_task`: the messages of a rehearsal are not read, only its task is, so that a cosmetic edit of a prompt gives the same answers;
     /// the messages stay in the address all the same, as they do for every model.
     pub fn address(&self, model_identity: &Value, reads_task: bool) -> [u8; 32] {
-        let mut preimage = Vec::with_capacity(4096);
-        write_canonical(model_identity, &mut preimage);
+        self.address_for(&canonical(model_identity), reads_task)
+    }
+
+    /// The same for an identity that was written [`canonical`]ly before: it is that of thousands of requests.
+    pub(super) fn address_for(&self, identity: &[u8], reads_task: bool) -> [u8; 32] {
+        let mut preimage = Vec::with_capacity(identity.len() + self.bytes() + 256);
+        preimage.extend_from_slice(identity);
         write_tagged(b'[', &(self.messages.len() as u64).to_le_bytes(), &mut preimage);
         for message in &self.messages {
             write_text(&message.role, &mut preimage);
@@ -131,6 +136,13 @@ impl Task {
         write_text(&self.row_id, out);
         write_fields(&self.row, out);
     }
+}
+
+/// A value as it stands in addresses.
+pub(super) fn canonical(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_canonical(value, &mut out);
+    out
 }
 
 /// Length-prefixed, keys sorted: two values are written alike exactly when they are equal as JSON.

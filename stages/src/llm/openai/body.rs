@@ -3,22 +3,64 @@
 use super::dialect;
 use super::settings::OpenAiSettings;
 use crate::llm::Request;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// Questions repeated after an unparsable reply lie this far apart in seeds, so that they never meet another sample's.
 const SEEDS_PER_ASK: u64 = 1 << 20;
 
-/// The JSON body of a request.
+/// The JSON body of a request, written in one go: its messages are long, and there are many requests.
+pub fn bytes(settings: &OpenAiSettings, request: &Request) -> Vec<u8> {
+    let mut fields = fields(settings, request);
+    let [model, messages] = ["model", "messages"].map(|name| fields.shift_remove(name));
+    let mut out = Vec::with_capacity(request.bytes() + request.bytes() / 8 + 256);
+    out.extend(b"{\"model\":");
+    match &model {
+        Some(model) => write(model, &mut out),
+        None => write(&settings.model, &mut out),
+    }
+    out.extend(b",\"messages\":");
+    match &messages {
+        Some(messages) => write(messages, &mut out),
+        None => write_messages(settings, request, &mut out),
+    }
+    for (name, value) in &fields {
+        out.push(b',');
+        write(name, &mut out);
+        out.push(b':');
+        write(value, &mut out);
+    }
+    out.push(b'}');
+    out
+}
+
+/// The same, to be changed.
 pub fn body(settings: &OpenAiSettings, request: &Request) -> Value {
-    let mut messages: Vec<Value> = Vec::with_capacity(request.messages.len() + 1);
+    serde_json::from_slice(&bytes(settings, request)).expect("we wrote it")
+}
+
+fn write_messages(settings: &OpenAiSettings, request: &Request, out: &mut Vec<u8>) {
     // A prompt's own system message takes the place of the model's: some chat templates know one only.
     let own_system = request.messages.first().is_some_and(|message| message.role == "system");
-    let system = settings.system.iter().filter(|_| !own_system);
-    messages.extend(system.map(|system| json!({"role": "system", "content": system})));
-    messages.extend(request.messages.iter().map(|message| json!(message)));
-    let mut body = Map::new();
-    body.insert("model".to_string(), json!(settings.model));
-    body.insert("messages".to_string(), Value::Array(messages));
+    let system = settings.system.iter().filter(|_| !own_system).map(|system| ("system", system.as_str()));
+    let asked = request.messages.iter().map(|message| (message.role.as_str(), message.content.as_str()));
+    for (index, (role, content)) in system.chain(asked).enumerate() {
+        out.extend_from_slice(if index == 0 { b"[{\"role\":" } else { b",{\"role\":" });
+        write(role, out);
+        out.extend(b",\"content\":");
+        write(content, out);
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+fn write(value: &(impl Serialize + ?Sized), out: &mut Vec<u8>) {
+    serde_json::to_writer(out, value).expect("plain data can be written into memory");
+}
+
+/// Everything beside the model and the messages, unless `extra_body` replaces these.
+fn fields(settings: &OpenAiSettings, request: &Request) -> Map<String, Value> {
+    let mut fields = Map::new();
     let seed = settings
         .seed
         .map(|seed| seed.wrapping_add(request.sample.into()).wrapping_add(u64::from(request.ask) * SEEDS_PER_ASK));
@@ -33,10 +75,10 @@ pub fn body(settings: &OpenAiSettings, request: &Request) -> Value {
         ("stream_options", stream.is_some().then(|| json!({"include_usage": true}))),
         ("stream", stream),
     ];
-    body.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))));
-    body.extend(format.map(|(name, value)| (name.to_string(), value)));
-    body.extend(settings.extra_body.clone());
-    Value::Object(body)
+    fields.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))));
+    fields.extend(format.map(|(name, value)| (name.to_string(), value)));
+    fields.extend(settings.extra_body.clone());
+    fields
 }
 
 #[cfg(test)]

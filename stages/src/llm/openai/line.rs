@@ -7,12 +7,13 @@ use crate::failure::{Failure, Result};
 use crate::llm::Fault;
 use crate::llm::endpoint::{Endpoints, Lane};
 use crate::llm::key::Key;
-use reqwest::header::AUTHORIZATION;
-use serde_json::Value;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use std::time::{Duration, Instant};
 
 /// Waited for at most once a stream has said that it is done.
 const LAST_BYTES: Duration = Duration::from_millis(100);
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub struct Line {
     client: reqwest::Client,
@@ -44,11 +45,11 @@ impl Line {
     }
 
     /// Sends a body and takes the answer in pieces as it is written; what comes back is one body all the same.
-    pub async fn post_streaming(&self, body: &Value) -> Result<Vec<u8>, Fault> {
+    pub async fn post_streaming(&self, body: String) -> Result<Vec<u8>, Fault> {
         self.receive_stream(body).await.map(|raw| self.without_key(raw))
     }
 
-    async fn receive_stream(&self, body: &Value) -> Result<Vec<u8>, Fault> {
+    async fn receive_stream(&self, body: String) -> Result<Vec<u8>, Fault> {
         let mut response = self.send(body).await?;
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
         if !status.is_success() {
@@ -74,8 +75,9 @@ impl Line {
         self.key.iter().fold(raw, |raw, key| key.hide_in_answer(raw))
     }
 
-    async fn send(&self, body: &Value) -> Result<reqwest::Response, Fault> {
-        let post = self.with_key(self.client.post(self.url.clone()).timeout(self.timeout).json(body));
+    async fn send(&self, body: impl Into<reqwest::Body>) -> Result<reqwest::Response, Fault> {
+        let post = self
+            .with_key(self.client.post(self.url.clone()).timeout(self.timeout).header(CONTENT_TYPE, JSON).body(body));
         let sent_at = Instant::now();
         let response = post.send().await.map_err(fault::of_transport)?;
         self.lane.hear(response.headers(), sent_at);
@@ -112,7 +114,7 @@ impl Line {
     }
 
     /// Sends a body and waits for the whole answer.
-    pub async fn post(&self, body: &Value) -> Result<Vec<u8>, Fault> {
+    pub async fn post(&self, body: Vec<u8>) -> Result<Vec<u8>, Fault> {
         let response = self.send(body).await?;
         let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
         let body = response.bytes().await.map_err(fault::of_transport)?;

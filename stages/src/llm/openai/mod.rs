@@ -63,14 +63,13 @@ impl OpenAi {
 
     async fn ask(&self, request: &Request) -> std::result::Result<Vec<u8>, Fault> {
         let line = self.line.as_ref().expect("who only reads replies asks nothing");
-        let body = body::body(&self.settings, request);
         match self.batches.get() {
             Some(batches) => {
                 let address = request.address(&self.identity(), self.reads_task());
-                batches.answer(address, &body.to_string()).await.map(|raw| line.without_key(raw))
+                batches.answer(address, &body::bytes(&self.settings, request)).await.map(|raw| line.without_key(raw))
             }
-            None if self.settings.stream.0 => self.stream(line, body).await,
-            None => line.post(&body).await,
+            None if self.settings.stream.0 => self.stream(line, body::body(&self.settings, request)).await,
+            None => line.post(body::bytes(&self.settings, request)).await,
         }
     }
 
@@ -85,11 +84,11 @@ impl OpenAi {
         if self.tells_no_usage.load(Ordering::Relaxed) {
             wish.shift_remove(USAGE_WISH);
         }
-        match line.post_streaming(&body).await {
+        match line.post_streaming(body.to_string()).await {
             Err(Fault::Lasting(words)) if words.contains(USAGE_WISH) && body.get(USAGE_WISH).is_some() => {
                 self.tells_no_usage.store(true, Ordering::Relaxed);
                 body.as_object_mut().expect("a body is an object").shift_remove(USAGE_WISH);
-                line.post_streaming(&body).await
+                line.post_streaming(body.to_string()).await
             }
             answer => answer,
         }

@@ -74,7 +74,7 @@ impl Batches {
     }
 
     /// The answer to the request at this address of the replies.
-    pub async fn answer(&self, address: [u8; 32], body: &str) -> Answer {
+    pub async fn answer(&self, address: [u8; 32], body: &[u8]) -> Answer {
         self.start();
         for _ in 1..BATCHES_MAX {
             match self.answer_of_one(address, body).await {
@@ -85,7 +85,7 @@ impl Batches {
         self.answer_of_one(address, body).await
     }
 
-    async fn answer_of_one(&self, address: [u8; 32], body: &str) -> Answer {
+    async fn answer_of_one(&self, address: [u8; 32], body: &[u8]) -> Answer {
         match halt::unless_said(self.enter(address, body)).await {
             Some(Ok(answer)) => answer,
             Some(Err(_)) => Err(passing("the batch was given up")),
@@ -100,7 +100,7 @@ impl Batches {
     }
 
     /// A place in the queue; a request that is in a batch already is not put into another.
-    fn enter(&self, address: [u8; 32], body: &str) -> oneshot::Receiver<Answer> {
+    fn enter(&self, address: [u8; 32], body: &[u8]) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         let mut desk = self.desk();
         desk.waiting.insert(address, sender);

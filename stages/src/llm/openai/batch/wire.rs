@@ -62,7 +62,8 @@ impl Batch {
 }
 
 /// One request of a batch's file.
-pub fn line(id: &str, body: &str) -> String {
+pub fn line(id: &str, body: &[u8]) -> String {
+    let body = std::str::from_utf8(body).expect("JSON is text");
     format!("{{\"custom_id\":\"{id}\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{body}}}\n")
 }
 
