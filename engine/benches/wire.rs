@@ -9,7 +9,7 @@ mod server;
 mod support;
 
 use server::Server;
-use std::fmt::Write;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use support::{Measured, measured};
@@ -96,14 +96,17 @@ impl Kitchen {
 
     /// The first rows are others than at first.
     fn write_source(&self, rows: usize, changed: usize) {
-        let mut lines = String::new();
+        // Line by line: what this process holds would count as its children's peak.
+        let file = std::fs::File::create(self.0.path().join("exam.jsonl")).expect("room for a file");
+        let mut lines = std::io::BufWriter::new(file);
         for row in 0..rows {
             let version = if row < changed { "new" } else { "old" };
             let text = format!("{version} conclusion {row} ");
             let conclusion = text.repeat(PROMPT_BYTES / text.len());
-            _ = writeln!(lines, r#"{{"conclusion": "{conclusion}", "truth": "truth {row}"}}"#);
+            let line = format!("{{\"conclusion\": \"{conclusion}\", \"truth\": \"truth {row}\"}}\n");
+            lines.write_all(line.as_bytes()).expect("room for a file");
         }
-        self.write("exam.jsonl", &lines);
+        lines.flush().expect("room for a file");
     }
 
     fn decoct(&self, more: &[&str]) -> Command {
