@@ -122,6 +122,11 @@ fn rows(kitchen: &Kitchen) -> String {
         + &kitchen.says(&["show", "recipe.yaml", "verdicts.dropped", "--format", "json"])
 }
 
+/// All that a run told: with `--format json` warnings and failures are events.
+fn said(run: &Run) -> String {
+    run.events.iter().map(Value::to_string).chain([run.told.clone()]).collect::<Vec<_>>().join("\n")
+}
+
 fn usage(run: &Run) -> [u64; 3] {
     ["calls", "tokens_in", "tokens_out"].map(|figure| run.total(figure))
 }
@@ -149,13 +154,14 @@ fn streamed_or_not_rows_and_usage_are_the_same(server: &Serving, model: &str) ->
     let first = plain.run(&[]).expect_done();
     assert_eq!(server.answered(200) - before, first.total("calls"));
     assert!((ROWS..=2 * ROWS).contains(&first.total("calls")) && first.total("tokens_in") > 0, "{:?}", usage(&first));
-    assert!(!first.told.contains(CHANGED), "`path@main` is one name for all rows: {}", first.told);
+    assert!(!said(&first).contains(CHANGED), "`path@main` is one name for all rows: {}", said(&first));
     assert_eq!(plain.run(&["--force", "verdicts"]).expect_done().total("calls"), 0, "everything is paid");
 
     let streamed = server.kitchen(model, ROWS, ", stream: true");
     let run = streamed.run(&[]).expect_done();
     assert_eq!((rows(&streamed), usage(&run)), (rows(&plain), usage(&first)), "a streamed answer is the same answer");
-    assert_eq!(rows(&plain).contains("\"True\""), model == "taught", "{}", rows(&plain));
+    let found_true = rows(&plain).matches("\"verdict\":true").count() as u64;
+    assert_eq!(found_true, if model == "taught" { ROWS } else { 0 }, "{}", rows(&plain));
     usage(&first)
 }
 
@@ -171,24 +177,28 @@ fn what_it_ignores_changes_no_row(server: &Serving) {
 fn a_refusal_stops_at_once_with_its_words(server: &Serving) {
     let before = server.answered(422);
     let refused = server.kitchen("taught", ROWS, ", extra_body: { top_k: 5 }").run(&[]);
-    assert_eq!(refused.exit, 2, "{}", refused.told);
+    let told = said(&refused);
+    assert_eq!(refused.exit, 1, "{told}");
     for words in ["422", "Unexpected fields in the request: {'top_k'}", "`extra_body:`"] {
-        assert!(refused.told.contains(words), "`{words}` is not in\n{}", refused.told);
+        assert!(told.contains(words), "`{words}` is not in\n{told}");
     }
     assert!(server.answered(422) - before <= CONCURRENCY, "it goes on asking");
 }
 
-/// It answers 500 where it cannot load a model, too.
+/// It answers 500 where it cannot load a model, too, and then closes the connection without a word: what the second try meets may
+/// be either.
 fn what_it_stumbles_over_is_tried_again_and_is_its_fault(server: &Serving) {
-    let before = server.answered(500);
-    let unknown = server.kitchen("nowhere", ROWS, "").run(&[]);
-    assert_eq!(unknown.exit, 5, "{}", unknown.told);
-    assert!(unknown.told.contains("500: Internal Server Error (tried 2 times)"), "{}", unknown.told);
-    assert!((2..=2 * ROWS).contains(&(server.answered(500) - before)), "{} times", server.answered(500) - before);
+    let unknown = server.kitchen("nowhere", 1, "");
+    let once = unknown.run(&["--set=models.tiny.tries=1"]);
+    assert_eq!(once.exit, 5, "{}", said(&once));
+    assert!(said(&once).contains("the server answered 500: Internal Server Error"), "{}", said(&once));
+    let twice = unknown.run(&[]);
+    assert_eq!((twice.exit, twice.total("calls")), (5, 2), "{}", said(&twice));
+    assert!(said(&twice).contains("(tried 2 times)"), "{}", said(&twice));
 
     let broken = server.kitchen("taught", ROWS, ", stream: true, extra_body: { stop: 7 }").run(&[]);
-    assert_eq!(broken.exit, 5, "{}", broken.told);
-    assert!(broken.told.contains("'int' object is not iterable (tried 2 times)"), "{}", broken.told);
+    assert_eq!(broken.exit, 5, "{}", said(&broken));
+    assert!(said(&broken).contains("'int' object is not iterable (tried 2 times)"), "{}", said(&broken));
 }
 
 fn what_was_answered_before_an_interruption_is_kept(server: &Serving, signal: &str) {
@@ -211,7 +221,7 @@ fn what_was_answered_before_an_interruption_is_kept(server: &Serving, signal: &s
     if signal == "-INT" {
         assert_eq!(server.answered(200) - before, MANY_ROWS, "each row is answered once");
     }
-    assert!(!rest.told.contains(CHANGED), "{}", rest.told);
+    assert!(!said(&rest).contains(CHANGED), "{}", said(&rest));
     let undisturbed = server.kitchen("taught", MANY_ROWS, "");
     undisturbed.run(&[]).expect_done();
     assert_eq!(rows(&kitchen), rows(&undisturbed));
