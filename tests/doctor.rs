@@ -24,6 +24,8 @@ enum Manner {
     Strict,
     /// Knows no such key, and repeats it.
     Refusing,
+    /// Breaks every stream off with an error, as `transformers serve` does where generating fails; its fingerprint is empty.
+    Breaking,
     /// Is overloaded for good.
     Down,
 }
@@ -84,8 +86,14 @@ fn respond(manner: Manner, head: &str, body: &Value) -> String {
     match manner {
         Manner::Able => able(body),
         Manner::Plain if asks("stream") => {
-            let piece = |text: &str| format!("data: {}\n\n", json!({"choices": [{"delta": {"content": text}}]}));
-            http("200 OK", "content-type: text/event-stream\r\n", &(piece("1 2") + &piece("3")))
+            let piece = |text: &str, end: Value| {
+                format!("data: {}\n\n", json!({"choices": [{"delta": {"content": text}, "finish_reason": end}]}))
+            };
+            http(
+                "200 OK",
+                "content-type: text/event-stream\r\n",
+                &(piece("1 2", Value::Null) + &piece("3", json!("stop"))),
+            )
         }
         Manner::Plain => http("200 OK", "", &json!({"model": "path@main", "choices": [choice("ready")]}).to_string()),
         Manner::Strict if asks("n") => http("500 Internal Server Error", "", "Internal Server Error"),
@@ -93,6 +101,15 @@ fn respond(manner: Manner, head: &str, body: &Value) -> String {
             http("422 Unprocessable Entity", "", r#"{"detail": "Unexpected keys in the request"}"#)
         }
         Manner::Strict => http("200 OK", "", &json!({"choices": [choice("ready")]}).to_string()),
+        Manner::Breaking if asks("stream") => {
+            let begun = json!({"choices": [{"index": 0, "delta": {"role": "assistant"}}]});
+            let broken = format!("data: {begun}\n\ndata: {{\"error\": \"out of memory\"}}\n\n");
+            http("200 OK", "content-type: text/event-stream\r\n", &broken)
+        }
+        Manner::Breaking => {
+            let answer = json!({"model": "large@main", "system_fingerprint": "", "choices": [choice("ready")]});
+            http("200 OK", "", &answer.to_string())
+        }
         Manner::Refusing => {
             let sent = head.lines().find(|line| line.starts_with("authorization")).unwrap_or_default();
             http("401 Unauthorized", "", &json!({"error": {"message": format!("no such key: {sent}")}}).to_string())
@@ -107,7 +124,7 @@ fn choice(text: &str) -> Value {
 
 fn able(body: &Value) -> String {
     if body["stream"] == true {
-        let piece = format!("data: {}\n\n", json!({"choices": [{"delta": {"content": "1"}}]}));
+        let piece = format!("data: {}\n\n", json!({"choices": [{"delta": {"content": "1"}, "finish_reason": "stop"}]}));
         return http("200 OK", "content-type: text/event-stream\r\n", &(piece + "data: [DONE]\n\n"));
     }
     let mut choice = choice("ready");
@@ -162,6 +179,7 @@ fn what_a_server_does_is_told_and_not_what_it_says() {
         (Manner::Able, ["yes", "yes", "yes", "yes", "yes", "yes", "yes", "yes"]),
         (Manner::Plain, ["yes", "no", "yes", "no", "unknown", "no", "no", "no"]),
         (Manner::Strict, ["yes", "unknown", "no", "no", "no", "no", "unknown", "no"]),
+        (Manner::Breaking, ["yes", "unknown", "unknown", "no", "unknown", "no", "no", "no"]),
     ];
     for (manner, verdicts) in expected {
         let (url, bodies) = server(manner);
@@ -196,6 +214,10 @@ fn the_details_are_there_for_people() {
     let (url, _) = server(Manner::Plain);
     let told = String::from_utf8(doctor(&kitchen(&url), &["recipe.yaml", "--model", "teacher"]).stdout).unwrap();
     assert!(told.contains("as `path@main`, asked for `large`") && told.contains("ends without [DONE]"), "{told}");
+    let (url, _) = server(Manner::Breaking);
+    let told = String::from_utf8(doctor(&kitchen(&url), &["recipe.yaml", "--model", "teacher"]).stdout).unwrap();
+    assert!(told.contains("the server answered with an error: out of memory"), "{told}");
+    assert!(!told.contains("fingerprint"), "{told}");
 }
 
 #[test]

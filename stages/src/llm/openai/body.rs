@@ -81,6 +81,14 @@ fn fields(settings: &OpenAiSettings, request: &Request) -> Map<String, Value> {
     fields
 }
 
+/// What to do where a server refuses a request with these words because of a field that only the recipe brings in.
+pub fn hint(extra: &Map<String, Value>, words: &str) -> Option<String> {
+    let is_named =
+        |name: &&String| ["'", "\"", "`"].iter().any(|quote| words.contains(&format!("{quote}{name}{quote}")));
+    let name = extra.keys().find(is_named)?;
+    Some(format!("`{name}` stands under `extra_body:` of this model; its server does not take it so"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::settings::tests::settings;
@@ -132,5 +140,14 @@ mod tests {
         let sent = body(&settings(json!({"model": "m", "system": "Be brief."})), &asked);
         let said: Vec<&Value> = sent["messages"].as_array().unwrap().iter().map(|one| &one["content"]).collect();
         assert_eq!(said, ["Be exact.", "Why?"]);
+    }
+
+    #[test]
+    fn a_refused_extra_field_is_found_in_the_recipe() {
+        let extra = json!({"top_k": 5, "x": 1});
+        let hint = |words: &str| hint(extra.as_object().unwrap(), words);
+        let told = hint("the server answered 422: Unexpected fields in the request: {'top_k'}").unwrap();
+        assert!(told.contains("`top_k`") && told.contains("`extra_body:`"), "{told}");
+        assert_eq!(hint("the server answered 400: exceeded 'max_tokens'"), None);
     }
 }

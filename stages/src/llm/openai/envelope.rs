@@ -55,12 +55,18 @@ pub fn parse(raw: &[u8]) -> Result<Reply, Fault> {
     let reasoning = reasoning.into_iter().flatten().find_map(words_of);
     let (text, finish_reason) = answer_of(&answer, end_of(said), reasoning.is_some())?;
     let (thought, text) = split_thought(text);
-    let served_by = [envelope.model, envelope.system_fingerprint].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    let served_by = named(envelope.model, envelope.system_fingerprint);
     let usage = match envelope.usage.filter(Value::is_object) {
         Some(usage) => usage::of_usage(&usage),
         None => usage::of_body(&serde_json::from_slice(raw).map_err(unexpected)?),
     };
     Ok(Reply { text, reasoning: reasoning.or(thought), finish_reason, usage, served_by })
+}
+
+/// The name and the fingerprint; some servers send an empty one in their chunks and none in a body, which are the same model.
+fn named(model: Option<String>, fingerprint: Option<String>) -> String {
+    let said = [model, fingerprint].into_iter().flatten().filter(|word| !word.is_empty());
+    said.collect::<Vec<_>>().join(" ")
 }
 
 /// The text, and how it ended. Whoever has thought and says nothing has answered too.
@@ -127,7 +133,7 @@ fn split_thought(text: String) -> (Option<String>, String) {
 
 /// The fault that an error inside an answer tells of: by its code, where that is a status.
 pub fn told(error: &Value) -> Fault {
-    let words = error["message"].as_str().map_or_else(|| error.to_string(), str::to_string);
+    let words = error["message"].as_str().or(error.as_str()).map_or_else(|| error.to_string(), str::to_string);
     match error["code"].as_u64() {
         Some(status @ 400..=499) => fault::of_status(status as u16, words.as_bytes(), None),
         _ => passing(format!("the server answered with an error: {words}")),

@@ -77,10 +77,18 @@ fn words_of(body: &[u8]) -> String {
         let message = message.as_str().map_or_else(|| message.to_string(), str::to_string);
         Some(code.as_str().map_or(message.clone(), |code| format!("{message} ({code})")))
     });
-    let words = words.unwrap_or_else(|| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    words.map_or_else(|| shown(&text), |words| cut(&words))
+}
+
+/// A server's text on one line, and not too much of it.
+pub fn shown(text: &str) -> String {
+    cut(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn cut(words: &str) -> String {
     match words.char_indices().nth(WORDS_SHOWN) {
         Some((end, _)) => format!("{}…", &words[..end]),
-        None => words,
+        None => words.to_string(),
     }
 }
 

@@ -101,7 +101,8 @@ impl OpenAi {
             let words = self.key().map_or_else(|| words.clone(), |key| key.hide(&words));
             return Ok(envelope::withheld(&words));
         }
-        let hint = dialect::hint(self.settings.structured(), &words);
+        let hint = dialect::hint(self.settings.structured(), &words).map(str::to_string);
+        let hint = hint.or_else(|| body::hint(&self.settings.extra_body, &words));
         Err(Fault::Lasting(hint.map_or(words.clone(), |hint| format!("{words}\n  hint: {hint}"))))
     }
 }

@@ -2,10 +2,11 @@
 
 use super::body::body;
 use super::settings::OpenAiSettings;
+use super::stream::Assembly;
 use super::{envelope, fault};
 use crate::failure::{Failure, Result};
 use crate::llm::key::Key;
-use crate::llm::{Fault, ReplyFormat, Request, Task, Usage};
+use crate::llm::{Fault, Reply, ReplyFormat, Request, Task, Usage};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -97,6 +98,13 @@ struct Answer {
     headers: HeaderMap,
     first_byte: Duration,
     whole: Duration,
+}
+
+/// An answer in pieces.
+struct Streamed {
+    text: String,
+    first_piece: Duration,
+    read: Result<Reply, Fault>,
 }
 
 impl Answer {
@@ -205,9 +213,7 @@ impl<'a> Prober<'a> {
             return Err(fault::of_status(status.as_u16(), &raw, fault::retry_after_ms(&headers)));
         }
         let reply = envelope::parse(&raw)?;
-        self.usage.tokens_in += reply.usage.tokens_in;
-        self.usage.tokens_cached += reply.usage.tokens_cached;
-        self.usage.tokens_out += reply.usage.tokens_out;
+        self.count(&reply.usage);
         let body = serde_json::from_slice(&raw).expect("it was just read");
         Ok(Answer { body, headers, first_byte, whole })
     }
@@ -225,42 +231,59 @@ impl<'a> Prober<'a> {
             Some(name) => (Verdict::Yes, format!("as `{name}`, asked for `{}`", self.settings.model)),
             None => (Verdict::Yes, "without saying which model it is".to_string()),
         };
-        let fingerprint = plain.body["system_fingerprint"].as_str().map(|print| format!(", fingerprint `{print}`"));
+        let fingerprint = plain.body["system_fingerprint"].as_str().filter(|print| !print.is_empty());
+        let fingerprint = fingerprint.map(|print| format!(", fingerprint `{print}`"));
         Finding { what: "answers", verdict, detail: format!("{says}{}", fingerprint.unwrap_or_default()) }
     }
 
     async fn streaming(&mut self) -> Finding {
-        let found = |verdict, detail: String| Finding { what: "streaming", verdict, detail };
         let body = self.body("Count from 1 to 5.", &json!({"stream": true}));
-        let started = Instant::now();
-        let mut response = match self.post(&body).await {
-            Ok(response) if response.status().is_success() => response,
-            Ok(response) => {
-                let status = response.status().as_u16();
-                let words = response.bytes().await.unwrap_or_default();
-                return found(Verdict::No, format!("refused: {}", fault::of_status(status, &words, None)));
-            }
-            Err(fault) => return found(Verdict::Unknown, fault.to_string()),
+        let streamed = match self.stream_once(&body).await {
+            Ok(streamed) => streamed,
+            Err(fault) => return refused("streaming", fault),
         };
-        let (mut text, mut first_piece) = (String::new(), None);
-        while let Ok(Some(chunk)) = response.chunk().await {
-            text += &String::from_utf8_lossy(&chunk);
-            if text.contains("data:") {
-                first_piece.get_or_insert_with(|| started.elapsed());
-            }
-        }
+        let Streamed { text, first_piece, read } = streamed;
         let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).collect();
         let is_piece = |line: &&&str| {
             serde_json::from_str::<Value>(line).is_ok_and(|piece| piece["choices"][0]["delta"].is_object())
         };
-        let (pieces, first_piece) = (data.iter().filter(is_piece).count(), first_piece.unwrap_or_default());
-        match pieces {
-            0 => found(Verdict::No, "the answer came whole".to_string()),
-            _ => {
-                let end = if data.last() == Some(&"[DONE]") { "ends with [DONE]" } else { "ends without [DONE]" };
-                found(Verdict::Yes, format!("{pieces} pieces, the first after {}, {end}", ms(first_piece)))
+        let pieces = data.iter().filter(is_piece).count();
+        let end = if data.last() == Some(&"[DONE]") { "ends with [DONE]" } else { "ends without [DONE]" };
+        let (verdict, detail) = match (pieces, read) {
+            (_, Err(fault)) => (Verdict::Unknown, fault.to_string()),
+            (0, Ok(_)) => (Verdict::No, "the answer came whole".to_string()),
+            (_, Ok(reply)) => {
+                self.count(&reply.usage);
+                (Verdict::Yes, format!("{pieces} pieces, the first after {}, {end}", ms(first_piece)))
             }
+        };
+        Finding { what: "streaming", verdict, detail }
+    }
+
+    /// What comes in answer to a body that asks for a stream, read as a run would read it.
+    async fn stream_once(&mut self, body: &Value) -> Result<Streamed, Fault> {
+        let started = Instant::now();
+        let mut response = self.post(body).await?;
+        if !response.status().is_success() {
+            let status = response.status().as_u16();
+            return Err(fault::of_status(status, &response.bytes().await.unwrap_or_default(), None));
         }
+        let (mut raw, mut first_piece, mut assembly) = (Vec::new(), None, Assembly::default());
+        let mut ended = Ok(());
+        while let (Ok(()), Some(chunk)) = (&ended, response.chunk().await.map_err(fault::of_transport)?) {
+            first_piece.get_or_insert_with(|| started.elapsed());
+            raw.extend_from_slice(&chunk);
+            ended = assembly.push(&chunk);
+        }
+        let read = ended.and_then(|()| assembly.finish()).and_then(|body| envelope::parse(&body));
+        let text = String::from_utf8_lossy(&raw).into_owned();
+        Ok(Streamed { text, first_piece: first_piece.unwrap_or_default(), read })
+    }
+
+    fn count(&mut self, usage: &Usage) {
+        self.usage.tokens_in += usage.tokens_in;
+        self.usage.tokens_cached += usage.tokens_cached;
+        self.usage.tokens_out += usage.tokens_out;
     }
 
     async fn json_schema(&mut self) -> Finding {

@@ -1,8 +1,8 @@
 //! A streamed answer put together again: server-sent events in any chunking become the one body that the same server would have
 //! sent without streaming, so that kept replies of either way read alike.
 
-use super::envelope;
 use super::events::{Event, Events};
+use super::{envelope, fault};
 use crate::llm::Fault;
 use serde_json::{Map, Value, json};
 
@@ -97,7 +97,10 @@ impl Assembly {
         let chunk: Value = match serde_json::from_str(&event.data) {
             Ok(chunk) => chunk,
             Err(_) if event.name == "error" => json!({"error": event.data}),
-            Err(error) => return Err(envelope::passing(format!("a chunk of the stream is not JSON: {error}"))),
+            Err(error) => {
+                let words = fault::shown(&event.data);
+                return Err(envelope::passing(format!("a chunk of the stream is not JSON ({error}): {words}")));
+            }
         };
         let told = if event.name == "error" && chunk["error"].is_null() { &chunk } else { &chunk["error"] };
         match told.is_null() {
@@ -271,6 +274,9 @@ mod tests {
             (format!("{begun}event: error\ndata: {{\"message\": \"overloaded\"}}\n\n"), "overloaded"),
             (format!("{begun}event: error\ndata: overloaded\n\n"), "overloaded"),
             (format!("{begun}data: {{\"cho\n\n"), "not JSON"),
+            // `transformers serve` writes its words between quotes as they are.
+            (format!("{begun}data: {{\"error\": \"out of memory\"}}\n\n"), "an error: out of memory"),
+            (format!("{begun}data: {{\"error\": \"no \"x\" here\"}}\n\n"), "no \"x\" here"),
             (format!("{begun}data: 7\n\n"), "no JSON object"),
             (chunk(json!({"content": "The"}), Some("error")), "error"),
             ("data: {\"choices\": [{\"index\": 99999999}]}\n\n".to_string(), "99999999"),
@@ -280,6 +286,15 @@ mod tests {
         }
         let lasting = r#"data: {"error": {"code": 400, "message": "too long"}}"#;
         assert!(matches!(read(&[lasting.as_bytes()]), Err(Fault::Lasting(words)) if words.contains("too long")));
+    }
+
+    #[test]
+    fn an_empty_fingerprint_in_chunks_is_none() {
+        let piece = |choice: Value| json!({"model": "path@main", "system_fingerprint": "", "choices": [choice]});
+        let begun = piece(json!({"index": 0, "delta": {"content": "yes"}}));
+        let ended = piece(json!({"index": 0, "delta": {}, "finish_reason": "stop"}));
+        let reply = read(&[format!("data: {begun}\n\ndata: {ended}\n\n").as_bytes()]).unwrap();
+        assert_eq!((reply.text.as_str(), reply.served_by.as_str()), ("yes", "path@main"));
     }
 
     #[test]
