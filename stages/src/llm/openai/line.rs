@@ -27,8 +27,7 @@ impl Line {
     pub fn open(settings: &OpenAiSettings, endpoints: &Endpoints) -> Result<Line> {
         let key = settings.key_source().map(|source| source.read()).transpose()?;
         let endpoint = endpoints.at(&settings.base_url.0, key.as_ref());
-        let read_timeout_ms = settings.read_timeout_ms.0.unwrap_or(settings.timeout_ms.0);
-        let client = endpoint.client(settings.connect_timeout_ms.0, read_timeout_ms)?;
+        let client = endpoint.client(settings.connect_timeout_ms.0, settings.read_timeout_ms())?;
         let url = format!("{}/chat/completions", settings.base_url.0.trim_end_matches('/'));
         let timeout = Duration::from_millis(settings.timeout_ms.0);
         Ok(Line { client, url, timeout, key, lane: Lane::new(endpoint, &settings.model, settings.rules()) })
