@@ -87,7 +87,8 @@ impl Hedging {
         let mut count = self.count();
         let is_left = (count.copies + 1) as f64 <= self.hedge.at_most * count.requests as f64;
         count.copies += u64::from(is_left);
-        is_left.then_some(Right { hedging: self, is_used: false })
+        // Not `then_some`: a right that is made and dropped would be given back under this lock.
+        is_left.then(|| Right { hedging: self, is_used: false })
     }
 
     fn count(&self) -> MutexGuard<'_, Count> {

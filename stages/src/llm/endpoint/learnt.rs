@@ -198,14 +198,15 @@ impl Learnt {
     }
 
     /// A server that says when the next one fits is asked no sooner: then both ends of the sample are exact, and so is its rate, however
-    /// few requests it holds.
+    /// few requests it holds. What the request at `at` took was all that there was.
     fn keep_to_told(&mut self, at: Instant, now: Instant) {
         let Some(pace) = &mut self.pace else { return };
         let measured = MARGIN * self.sample.per_second_until(at);
         if measured < pace.per_second() {
-            pace.set_rate(measured, now);
             self.grown = 0;
         }
+        *pace = Bucket::new(measured.min(pace.per_second()), now);
+        pace.take(1.0);
         if self.sample.passed() >= SAMPLE_MAX {
             self.sample.begin_with(at);
         }
