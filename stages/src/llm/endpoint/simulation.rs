@@ -229,6 +229,18 @@ fn a_limit_that_only_refusals_tell_is_learnt() {
     }
 }
 
+/// A bucket that is full lets all of it through at once, and then says no more than when the next one fits: what is in flight at that
+/// moment is refused, and little after it.
+#[test]
+fn who_is_told_when_the_next_one_fits_is_refused_little() {
+    let declared = Declared { concurrency: 8, ..Declared::default() };
+    for latency_s in [0.0003, 0.05] {
+        let server = Server::new(Counting::Bucket(600.0), Telling::RetryAfter, 600.0, 60.0);
+        let outcome = simulate(server, declared, 1800, latency_s);
+        assert!(outcome.per_second() >= 0.95 * 10.0 && outcome.refused_share() < 0.01, "{latency_s}: {outcome:?}");
+    }
+}
+
 #[test]
 fn refusals_that_are_not_for_the_rate_leave_most_of_the_speed() {
     for (counting, per_second_min) in
