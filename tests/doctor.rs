@@ -147,7 +147,7 @@ fn able(body: &Value) -> String {
 fn kitchen(url: &str) -> Kitchen {
     let kitchen = Kitchen::new(&format!(
         "version: 1\nmodels:\n  teacher: {{ provider: openai, model: large, base_url: \"{url}\", api_key_env: DECOCT_TEST_DOCTOR, \
-         pause_ms: 1, concurrency: 7, seed: 5, prices: {{ input_usd_per_million: 1000, output_usd_per_million: 1000 }} }}\n  \
+         pause_ms: 1, concurrency: 7, requests_per_minute: 90, tokens_per_minute: 1e5, seed: 5, prices: {{ input_usd_per_million: 1000, output_usd_per_million: 1000 }} }}\n  \
          stand_in: {{ provider: rehearsal }}\nnodes:\n  exam: {{ kind: source, path: exam.jsonl }}\n"
     ));
     kitchen.write("exam.jsonl", "{\"problem\": \"a secret of the patient\"}\n");
@@ -190,7 +190,8 @@ fn what_a_server_does_is_told_and_not_what_it_says() {
             assert_eq!(found(check).0, verdict, "{check}: {}", found(check).1);
         }
         assert!(found("latency").1.contains("first byte"), "{}", found("latency").1);
-        assert!(found("limits").1.starts_with("7 requests at a time by the recipe"), "{}", found("limits").1);
+        let declared = "7 requests at a time, 90 requests a minute, 100000 tokens a minute by the recipe";
+        assert!(found("limits").1.starts_with(declared), "{}", found("limits").1);
         let bodies = bodies.lock().unwrap();
         assert!(bodies.iter().all(|body| !body.to_string().contains("patient")), "no row is sent");
         assert!(found("this cost").1.starts_with(&format!("{} calls, ", bodies.len())), "{}", found("this cost").1);

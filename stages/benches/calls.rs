@@ -11,10 +11,12 @@ use futures::StreamExt;
 use house::model_server::{Behaviour, ModelServer};
 use serde_json::{Value, json};
 use stages::draw::Draw;
-use stages::llm::ModelSpec;
+use stages::llm::endpoint::Lane;
+use stages::llm::openai::OpenAiSettings;
+use stages::llm::{Endpoints, ModelSpec, Usage};
 use stages::registry;
 use stages::rows::{Column, ColumnType, Row, Rows};
-use stages::settings::{Reader, Settings};
+use stages::settings::{Reader, Setting, Settings};
 use stages::stage::{Artifact, Inputs};
 use stages::tablets::exam::{ExamSettings, exam_rows};
 use std::sync::Arc;
@@ -27,6 +29,7 @@ const PROMPT_BYTES: usize = 1_300;
 
 fn main() {
     let rows = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20_000);
+    limiter();
     rehearsal(rows);
     http(rows, 0);
     http(rows.min(5_000), 50);
@@ -67,6 +70,29 @@ fn http(count: usize, latency_ms: u64) {
     tell("paid rerun", count, 0, seconds, cpu_seconds);
     let (seconds, cpu_seconds, ()) = timed(|| context.runtime.block_on(bare_loop(server.base_url(), count)));
     tell("bare reqwest", count, count as u64, seconds, cpu_seconds);
+}
+
+/// What admitting one request and taking its answer back costs, where nothing need be waited for.
+fn limiter() {
+    const REQUESTS: u32 = 1_000_000;
+    println!("limiter, {REQUESTS} requests one after another");
+    let declared = json!({"requests_per_minute": 1e12, "tokens_per_minute": 1e15});
+    for (what, extra) in [("unlimited", json!({})), ("declared", declared)] {
+        let mut fields = json!({"model": "m", "base_url": "http://127.0.0.1:9/v1"});
+        fields.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let settings = OpenAiSettings::read(&fields, &mut Reader::default()).unwrap();
+        let lane = Lane::new(Endpoints::default().at(&settings.base_url.0, None), &settings.model, settings.rules());
+        let request = support::question(&"x".repeat(PROMPT_BYTES));
+        let usage = Usage { tokens_in: 300, tokens_cached: 0, tokens_out: 300 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let pass = || async {
+            for _ in 0..REQUESTS {
+                lane.pass(&request, &usage).await.unwrap();
+            }
+        };
+        let (seconds, _, ()) = timed(|| runtime.block_on(pass()));
+        println!("  {what:<13} {:>7.0} ns/request", seconds * 1e9 / f64::from(REQUESTS));
+    }
 }
 
 async fn bare_loop(base_url: String, count: usize) {

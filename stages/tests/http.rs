@@ -219,10 +219,11 @@ fn the_rate_that_a_server_allows_is_used_and_not_passed() {
         for (case, run) in runs {
             let (used, refused) = run.join().unwrap();
             println!("{case}: {:.1} % of the rate used, {:.2} % refused", used * 100.0, refused * 100.0);
-            // A full bucket lets the first 600 through at once and then says no more than when the next one fits: to find its rate from
-            // that takes some refusals. Whoever is told the limit, or when all is whole again, needs none.
-            let must_be_found = case.starts_with("TokenBucket, RetryAfter, {\"concurrency\"");
-            let refused_max = if must_be_found { 0.04 } else { 0.01 };
+            // A full bucket lets the first 600 through at once and then says no more than when the next one fits: what is in flight at
+            // that moment is refused, and one or two more to find the rate. In the short time a request fits each 7 ms, which is what a
+            // busy machine is late by. Whoever is told the limit, or when all is whole again, needs no such room.
+            let must_be_found = case.starts_with("TokenBucket, RetryAfter, {\"concurrency\"") && window_ms < 60_000;
+            let refused_max = if must_be_found { 0.02 } else { 0.01 };
             assert!(used >= 0.95 && refused < refused_max, "{case}: {used} used, {refused} refused");
         }
     });

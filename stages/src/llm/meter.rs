@@ -91,6 +91,14 @@ impl Budget {
         }
     }
 
+    /// Sets it aside only where nothing need be waited for.
+    pub(super) fn reserve_at_once(&self, worst_usd: Option<f64>) -> Option<Reservation<'_>> {
+        match self.limit_usd {
+            None => Some(Reservation::new(self, 0.0)),
+            Some(limit_usd) => self.try_reserve(worst_usd?, limit_usd).ok().flatten(),
+        }
+    }
+
     /// None when it would fit if the calls in flight cost nothing.
     fn try_reserve(&self, usd: f64, limit_usd: f64) -> Result<Option<Reservation<'_>>> {
         let mut ledger = self.ledger.lock().unwrap();
@@ -119,6 +127,11 @@ pub(super) struct Reservation<'a> {
 impl<'a> Reservation<'a> {
     fn new(budget: &'a Budget, usd: f64) -> Reservation<'a> {
         Reservation { budget, usd, cost_usd: 0.0 }
+    }
+
+    /// From here on it costs all of it, unless it is settled: it is on the wire, and may be billed whoever listens.
+    pub(super) fn stake(&mut self) {
+        self.cost_usd = self.usd;
     }
 
     /// The call really cost this.
@@ -168,6 +181,20 @@ mod tests {
         for _ in 0..100 {
             drop(budget.reserve(Some(0.9)).now_or_never().unwrap().unwrap());
         }
+    }
+
+    #[test]
+    fn a_call_left_in_flight_costs_its_worst_case_and_one_that_failed_nothing() {
+        let budget = Budget::new(Some(1.0));
+        let mut failed = budget.reserve_at_once(Some(0.6)).unwrap();
+        assert!(budget.reserve_at_once(Some(0.6)).is_none(), "it does not wait");
+        failed.stake();
+        failed.settle(0.0);
+        let mut left = budget.reserve_at_once(Some(0.6)).unwrap();
+        left.stake();
+        drop(left);
+        let refused = budget.reserve(Some(0.6)).now_or_never().unwrap();
+        assert!(matches!(refused, Err(Failure::Budget(message)) if message.contains("$0.6000 of $1.00")));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod crowd;
 pub mod egress;
 pub mod endpoint;
 pub mod halt;
+mod hedging;
 mod in_order;
 pub mod key;
 pub mod local;

@@ -1,6 +1,8 @@
 //! One request on its way to the model, as often as it takes: reserve, send, read, keep, settle.
 
 use super::caller::{Caller, cannot_keep};
+use super::endpoint::Permit;
+use super::meter::Reservation;
 use super::{Fault, Reply, Request, halt};
 use crate::failure::{Failure, Result};
 use std::sync::atomic::Ordering;
@@ -70,19 +72,15 @@ impl Caller {
         if halt::halted() {
             return Err(Failure::Cancelled);
         }
-        self.meter.calls.fetch_add(1, Ordering::Relaxed);
-        let answer = self.model.complete(request).await;
-        let (raw, reply) = match answer.and_then(|raw| self.model.parse(&raw).map(|reply| (raw, reply))) {
-            Ok(both) => both,
-            Err(fault) => {
-                permit.failed(&fault);
-                return Ok(Err(fault));
-            }
+        let sent = Sent { permit, reservation };
+        let answer = match self.lane.hedging() {
+            None => self.exchange(request, sent).await,
+            Some(hedging) => self.hedged(request, sent, hedging).await,
         };
-        permit.answered(&reply.usage);
-        let cost_usd = self.model.cost_usd(&reply.usage).unwrap_or(0.0);
-        reservation.settle(cost_usd);
-        self.meter.count(&reply.usage, cost_usd);
+        let Answer { raw, reply } = match answer {
+            Ok(answer) => answer,
+            Err(fault) => return Ok(Err(fault)),
+        };
         self.meter.tallies.note(&self.port, request, &reply.usage);
         // An answer that came in a batch is kept already.
         if self.replies.get(address).is_none_or(|kept| kept != raw) {
@@ -90,4 +88,38 @@ impl Caller {
         }
         Ok(Ok(reply))
     }
+
+    /// One request and its answer. Who leaves it in flight leaves the whole of what was set aside for it: it may be billed.
+    pub(super) async fn exchange(&self, request: &Request, sent: Sent<'_>) -> std::result::Result<Answer, Fault> {
+        let Sent { permit, mut reservation } = sent;
+        reservation.stake();
+        self.meter.calls.fetch_add(1, Ordering::Relaxed);
+        let answer = self.model.complete(request).await;
+        let answer = answer.and_then(|raw| self.model.parse(&raw).map(|reply| Answer { raw, reply }));
+        match &answer {
+            Err(fault) => {
+                permit.failed(fault);
+                reservation.settle(0.0);
+            }
+            Ok(Answer { reply, .. }) => {
+                permit.answered(&reply.usage);
+                let cost_usd = self.model.cost_usd(&reply.usage).unwrap_or(0.0);
+                reservation.settle(cost_usd);
+                self.meter.count(&reply.usage, cost_usd);
+            }
+        }
+        answer
+    }
+}
+
+/// The right to send one request, and the money for it.
+pub(super) struct Sent<'a> {
+    pub permit: Permit<'a>,
+    pub reservation: Reservation<'a>,
+}
+
+/// What is kept, and what it says.
+pub(super) struct Answer {
+    pub raw: Vec<u8>,
+    pub reply: Reply,
 }

@@ -94,9 +94,9 @@ impl Gate {
         if let Way::Shut(until) = way {
             return Entry::Wait(until, self.outage.as_ref().map(|(_, notice)| notice.clone()));
         }
-        let in_flight_max = self.lanes.iter().map(|(_, limits)| limits.window.max()).max().unwrap_or(1);
+        let is_full = self.is_full();
         let limits = &mut self.lanes[lane].1;
-        if self.in_flight >= in_flight_max || !limits.window.has_room(limits.in_flight) {
+        if is_full || !limits.has_room() {
             return Entry::Wait(None, None);
         }
         if let Some(until) = limits.free_at(now) {
@@ -106,9 +106,25 @@ impl Gate {
         if is_probe {
             self.breaker.probe_began();
         }
+        Entry::Go(self.ticket(lane, size, is_probe, now))
+    }
+
+    /// A second copy of a request that is in flight, which goes now or not at all and probes nothing.
+    pub fn enter_copy(&mut self, lane: usize, size: Size, now: Instant) -> Option<Ticket> {
+        let is_well = self.given_up.is_none() && self.breaker.way(now) == Way::Open;
+        let may_go = is_well && !self.is_full() && self.lanes[lane].1.has_room_for_copy(now);
+        may_go.then(|| self.ticket(lane, size, false, now))
+    }
+
+    fn is_full(&self) -> bool {
+        let in_flight_max = self.lanes.iter().map(|(_, limits)| limits.window.max()).max().unwrap_or(1);
+        self.in_flight >= in_flight_max
+    }
+
+    fn ticket(&mut self, lane: usize, size: Size, is_probe: bool, now: Instant) -> Ticket {
         self.in_flight += 1;
-        let tokens = limits.enter(&size, now);
-        Entry::Go(Ticket { lane, size, sent_at: now, tokens, is_probe })
+        let tokens = self.lanes[lane].1.enter(&size, now);
+        Ticket { lane, size, sent_at: now, tokens, is_probe }
     }
 
     /// Gives a ticket back; returns what the user should know now.

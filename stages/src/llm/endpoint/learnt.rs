@@ -59,6 +59,8 @@ struct Closed {
     until: Instant,
     /// Between probes.
     pause: Duration,
+    /// The server said until when.
+    is_told: bool,
 }
 
 /// Tells refusals that come whatever the rate from those that a lower rate ends.
@@ -94,6 +96,11 @@ impl Learnt {
         }
     }
 
+    /// Whether nothing is allowed at this moment but single probes.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
     pub fn sent(&mut self, now: Instant) {
         let idle_since = self.sample.last_sent.max(self.closed.as_ref().map(|closed| closed.until));
         if self.sample.sent == 0 || idle_since.is_some_and(|since| now.saturating_duration_since(since) > IDLE) {
@@ -122,8 +129,8 @@ impl Learnt {
         if self.passed_since >= PASSED_TO_RECOVER {
             self.doublings = 0;
         }
-        if self.closed.take().is_some() {
-            self.reopen(sent_at, now);
+        if let Some(closed) = self.closed.take() {
+            self.reopen(sent_at, closed.is_told, now);
         }
         self.grow(now);
     }
@@ -155,22 +162,22 @@ impl Learnt {
             self.doublings = (self.doublings + 1).min(DOUBLINGS_MAX);
         }
         let between = if retry_after.is_some() { PAUSE } else { doubled };
-        self.closed = Some(Closed { until: now + pause, pause: between });
+        self.closed = Some(Closed { until: now + pause, pause: between, is_told: retry_after.is_some() });
         self.used_up_at = Some(now);
         self.passed_since = 0;
     }
 
     /// A request that was sent at `at` was let through again: now the time that was waited for counts as well.
-    fn reopen(&mut self, at: Instant, now: Instant) {
+    fn reopen(&mut self, at: Instant, is_told: bool, now: Instant) {
         if self.pace.is_none() && self.weather.ignore == 0 && self.sample.passed() >= SAMPLE_MIN {
             self.pace = Some(Bucket::new(MARGIN * self.sample.per_second(now), now));
             self.grown = 0;
         }
-        if self.sample.is_exact {
-            return self.slow_down(now);
+        match (self.sample.is_exact, is_told) {
+            (false, _) => self.sample.begin_with(at),
+            (true, false) => self.slow_down(now),
+            (true, true) => self.keep_to_told(at, now),
         }
-        self.sample.restart(at, true);
-        self.sample.sent = 1;
     }
 
     /// To what was measured, but never to less than an eighth at once.
@@ -187,6 +194,21 @@ impl Learnt {
         }
         if self.sample.passed() >= SAMPLE_MAX {
             self.sample.restart(now, true);
+        }
+    }
+
+    /// A server that says when the next one fits is asked no sooner: then both ends of the sample are exact, and so is its rate, however
+    /// few requests it holds. What the request at `at` took was all that there was.
+    fn keep_to_told(&mut self, at: Instant, now: Instant) {
+        let Some(pace) = &mut self.pace else { return };
+        let measured = MARGIN * self.sample.per_second_until(at);
+        if measured < pace.per_second() {
+            self.grown = 0;
+        }
+        *pace = Bucket::new(measured.min(pace.per_second()), now);
+        pace.take(1.0);
+        if self.sample.passed() >= SAMPLE_MAX {
+            self.sample.begin_with(at);
         }
     }
 
@@ -207,6 +229,18 @@ impl Learnt {
 impl Sample {
     fn restart(&mut self, now: Instant, is_exact: bool) {
         (self.since, self.sent, self.refused, self.is_exact) = (now, 0, 0, is_exact);
+    }
+
+    /// With the request that was let through again first.
+    fn begin_with(&mut self, at: Instant) {
+        self.restart(at, true);
+        self.sent = 1;
+    }
+
+    /// From the first request to the one sent at `at`, which is let through as soon as the allowance has grown by it.
+    fn per_second_until(&self, at: Instant) -> f64 {
+        let seconds = at.saturating_duration_since(self.since).as_secs_f64().max(1e-3);
+        self.passed().saturating_sub(1).max(1) as f64 / seconds
     }
 
     /// Refusals come at once, answers may take long: what is not refused yet was let through.

@@ -9,9 +9,11 @@ use crate::llm::Usage;
 use std::time::{Duration, Instant};
 
 /// What the recipe declares.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Declared {
     pub concurrency: usize,
+    /// Of these, kept free for second copies.
+    pub places_for_copies: usize,
     pub requests_per_minute: Option<f64>,
     pub tokens_per_minute: Option<f64>,
 }
@@ -35,6 +37,7 @@ pub struct Size {
 pub struct Limits {
     pub window: Window,
     pub in_flight: usize,
+    places_for_copies: usize,
     requests: Option<Bucket>,
     tokens: Option<Bucket>,
     told_requests: Told,
@@ -49,6 +52,7 @@ impl Limits {
         let mut limits = Limits {
             window: Window::new(declared.concurrency),
             in_flight: 0,
+            places_for_copies: 0,
             requests: None,
             tokens: None,
             told_requests: Told::default(),
@@ -64,8 +68,19 @@ impl Limits {
     /// Another entry of the recipe declares limits for the same model: the stricter one of each counts.
     pub fn tighten(&mut self, declared: &Declared, now: Instant) {
         self.window.limit_to(declared.concurrency);
+        self.places_for_copies = self.places_for_copies.max(declared.places_for_copies).min(self.window.max() - 1);
         lower(&mut self.requests, declared.requests_per_minute, now);
         lower(&mut self.tokens, declared.tokens_per_minute, now);
+    }
+
+    /// Whether one more may be in flight. However narrow the window is, one request always may be.
+    pub fn has_room(&self) -> bool {
+        self.in_flight == 0 || self.window.has_room(self.in_flight + self.places_for_copies)
+    }
+
+    /// Whether a second copy may go at this moment.
+    pub fn has_room_for_copy(&mut self, now: Instant) -> bool {
+        self.window.has_room(self.in_flight) && !self.learnt.is_closed() && self.free_at(now).is_none()
     }
 
     /// When the next request may go; `None` for now. Says nothing of the window.

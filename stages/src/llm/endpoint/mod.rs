@@ -6,6 +6,7 @@
 mod breaker;
 mod bucket;
 mod gate;
+mod hedge;
 mod learnt;
 mod limits;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use super::{Fault, Patience, Request, Usage, halt};
 use crate::failure::{Failure, Result};
 use breaker::Bearing;
 use gate::{Ending, Entry, Gate, Ticket};
+pub use hedge::{After, Hedge, Hedging};
 pub use limits::Declared;
 use limits::Size;
 use reqwest::header::HeaderMap;
@@ -91,13 +93,22 @@ pub struct Rules {
     pub tokens_out_max: Option<u64>,
     /// Sent with every request beside its messages.
     pub extra_bytes: usize,
+    /// Whether a request whose answer takes long is sent a second time.
+    pub hedge: Option<Hedge>,
 }
 
 impl Rules {
     /// For a model without a server: nothing is limited.
     pub fn unlimited(patience: Patience) -> Rules {
-        let declared = Declared { concurrency: usize::MAX, requests_per_minute: None, tokens_per_minute: None };
-        Rules { declared, patience, outage_ms: 0, retries_per_answer: 1.0, tokens_out_max: None, extra_bytes: 0 }
+        Rules {
+            declared: Declared { concurrency: usize::MAX, ..Declared::default() },
+            patience,
+            outage_ms: 0,
+            retries_per_answer: 1.0,
+            tokens_out_max: None,
+            extra_bytes: 0,
+            hedge: None,
+        }
     }
 }
 
@@ -107,6 +118,7 @@ pub struct Lane {
     endpoint: Arc<Endpoint>,
     index: usize,
     rules: Arc<Rules>,
+    hedging: Option<Arc<Hedging>>,
     /// Who holds it is the next; all others stand behind, in order.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -114,7 +126,8 @@ pub struct Lane {
 impl Lane {
     pub fn new(endpoint: Arc<Endpoint>, model: &str, rules: Rules) -> Lane {
         let index = endpoint.gate().lane(model, &rules.declared, Instant::now());
-        Lane { endpoint, index, rules: Arc::new(rules), turn: Arc::default() }
+        let hedging = rules.hedge.map(|hedge| Arc::new(Hedging::new(hedge)));
+        Lane { endpoint, index, rules: Arc::new(rules), hedging, turn: Arc::default() }
     }
 
     /// One that leads to no server.
@@ -124,14 +137,36 @@ impl Lane {
 
     /// Waits until a request may be sent.
     pub(super) async fn admit(&self, request: &Request) -> Result<Permit<'_>> {
-        let prompt_bytes = request.bytes() + self.rules.extra_bytes;
-        let size = Size { prompt_bytes, tokens_out_max: self.rules.tokens_out_max };
+        let size = self.size(request);
         if let Ok(_turn) = self.turn.try_lock()
             && let Entry::Go(ticket) = self.endpoint.gate().enter(self.index, size, Instant::now())
         {
             return Ok(Permit { lane: self, ticket: Some(ticket) });
         }
         halt::unless_said(self.queue(size)).await.unwrap_or(Err(Failure::Cancelled))
+    }
+
+    /// The right to send a second copy of a request, where that need not wait: the places that are kept for copies are no one else's
+    /// turn.
+    pub(super) fn admit_copy(&self, request: &Request) -> Option<Permit<'_>> {
+        let ticket = self.endpoint.gate().enter_copy(self.index, self.size(request), Instant::now())?;
+        Some(Permit { lane: self, ticket: Some(ticket) })
+    }
+
+    /// Admits a request and takes it for answered at once; for measurements.
+    pub async fn pass(&self, request: &Request, usage: &Usage) -> Result<()> {
+        self.admit(request).await?.answered(usage);
+        Ok(())
+    }
+
+    /// Where second copies are allowed.
+    pub(super) fn hedging(&self) -> Option<&Hedging> {
+        self.hedging.as_deref()
+    }
+
+    fn size(&self, request: &Request) -> Size {
+        let prompt_bytes = request.bytes() + self.rules.extra_bytes;
+        Size { prompt_bytes, tokens_out_max: self.rules.tokens_out_max }
     }
 
     async fn queue(&self, size: Size) -> Result<Permit<'_>> {

@@ -177,7 +177,7 @@ fn simulate(mut server: Server, declared: Declared, requests: usize, latency_s: 
 }
 
 fn declared(requests_per_minute: Option<f64>) -> Declared {
-    Declared { concurrency: 64, requests_per_minute, tokens_per_minute: None }
+    Declared { concurrency: 64, requests_per_minute, ..Declared::default() }
 }
 
 /// The least share of the allowed rate that is used, and the largest share of requests that are refused.
@@ -229,6 +229,18 @@ fn a_limit_that_only_refusals_tell_is_learnt() {
     }
 }
 
+/// A bucket that is full lets all of it through at once, and then says no more than when the next one fits: what is in flight at that
+/// moment is refused, and little after it.
+#[test]
+fn who_is_told_when_the_next_one_fits_is_refused_little() {
+    let declared = Declared { concurrency: 8, ..Declared::default() };
+    for latency_s in [0.0003, 0.05] {
+        let server = Server::new(Counting::Bucket(600.0), Telling::RetryAfter, 600.0, 60.0);
+        let outcome = simulate(server, declared, 1800, latency_s);
+        assert!(outcome.per_second() >= 0.95 * 10.0 && outcome.refused_share() < 0.01, "{latency_s}: {outcome:?}");
+    }
+}
+
 #[test]
 fn refusals_that_are_not_for_the_rate_leave_most_of_the_speed() {
     for (counting, per_second_min) in
@@ -250,9 +262,9 @@ fn pairs() -> impl Iterator<Item = (Counting, f64)> {
 fn the_stricter_of_two_declarations_counts_and_another_model_has_its_own() {
     let start = Instant::now();
     let mut gate = Gate::new("it".to_string());
-    let all = Declared { concurrency: 4, requests_per_minute: Some(6.0), tokens_per_minute: None };
+    let all = Declared { concurrency: 4, requests_per_minute: Some(6.0), ..Declared::default() };
     let lane = gate.lane("m", &all, start);
-    let fewer = Declared { concurrency: 3, requests_per_minute: None, tokens_per_minute: Some(60.0) };
+    let fewer = Declared { concurrency: 3, tokens_per_minute: Some(60.0), ..Declared::default() };
     assert_eq!(gate.lane("m", &fewer, start), lane);
     let other = gate.lane("n", &Declared { requests_per_minute: None, ..all }, start);
     assert_ne!(other, lane);
@@ -267,10 +279,54 @@ fn the_stricter_of_two_declarations_counts_and_another_model_has_its_own() {
 }
 
 #[test]
+fn a_copy_goes_at_once_or_not_at_all() {
+    let start = Instant::now();
+    let size = Size { prompt_bytes: 400, tokens_out_max: Some(20) };
+    let mut gate = Gate::new("it".to_string());
+    let room = Declared { concurrency: 4, places_for_copies: 1, ..Declared::default() };
+    let lane = gate.lane("m", &room, start);
+    assert!((0..3).all(|_| matches!(gate.enter(lane, size, start), Entry::Go(_))));
+    assert!(matches!(gate.enter(lane, size, start), Entry::Wait(None, _)), "the fourth place is kept for a copy");
+    let copy = gate.enter_copy(lane, size, start).expect("there is a place");
+    assert!(gate.enter_copy(lane, size, start).is_none(), "four are in flight");
+    gate.leave(copy, &Ending::Abandoned, &BEARING, start);
+    let words = "status 502";
+    for _ in 0..20 {
+        let copy = gate.enter_copy(lane, size, start);
+        let Some(copy) = copy else { break };
+        gate.leave(copy, &Ending::Failed { words, is_crowded: false }, &BEARING, start);
+    }
+    assert!(gate.is_out() && gate.enter_copy(lane, size, start).is_none());
+    let later = start + Duration::from_secs(3600);
+    assert!(gate.enter_copy(lane, size, later).is_none(), "it is no probe");
+}
+
+#[test]
+fn a_copy_takes_from_declared_limits_and_waits_for_none() {
+    let (start, later) = (Instant::now(), Instant::now() + Duration::from_secs(2));
+    let size = Size { prompt_bytes: 400, tokens_out_max: Some(20) };
+    let all = Declared { concurrency: 8, places_for_copies: 1, ..Declared::default() };
+    let by_requests = Declared { requests_per_minute: Some(60.0), ..all };
+    let by_tokens = Declared { tokens_per_minute: Some(120.0 * 60.0), ..all };
+    for declared in [by_requests, by_tokens] {
+        let mut gate = Gate::new("it".to_string());
+        let lane = gate.lane("m", &declared, start);
+        assert!(matches!(gate.enter(lane, size, start), Entry::Go(_)));
+        assert!(gate.enter_copy(lane, size, start).is_none(), "the next may go after a second");
+        let copy = gate.enter_copy(lane, size, later).expect("now it may");
+        gate.leave(copy, &Ending::Abandoned, &BEARING, later);
+        assert!(
+            matches!(gate.enter(lane, size, later), Entry::Wait(Some(_), _)),
+            "a copy that was left has taken its share"
+        );
+    }
+}
+
+#[test]
 fn tokens_are_reserved_by_an_estimate_and_corrected_by_what_was_used() {
     let start = Instant::now();
     let mut gate = Gate::new("it".to_string());
-    let declared = Declared { concurrency: 64, requests_per_minute: None, tokens_per_minute: Some(60_000.0) };
+    let declared = Declared { concurrency: 64, tokens_per_minute: Some(60_000.0), ..Declared::default() };
     let lane = gate.lane("m", &declared, start);
     let usage = Usage { tokens_in: 100, tokens_cached: 0, tokens_out: 100 };
     let (mut now, mut count) = (start, 0);

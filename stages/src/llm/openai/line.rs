@@ -31,8 +31,7 @@ impl Line {
     pub fn open(settings: &OpenAiSettings, endpoints: &Endpoints) -> Result<Line> {
         let key = settings.key_source().map(|source| source.read()).transpose()?;
         let endpoint = endpoints.at(&settings.base_url.0, key.as_ref());
-        let read_timeout_ms = settings.read_timeout_ms.0.unwrap_or(settings.timeout_ms.0);
-        let client = endpoint.client(settings.connect_timeout_ms.0, read_timeout_ms)?;
+        let client = endpoint.client(settings.connect_timeout_ms.0, settings.read_timeout_ms())?;
         let base_url = settings.base_url.0.trim_end_matches('/').to_string();
         let url = reqwest::Url::parse(&format!("{base_url}/chat/completions"))
             .map_err(|error| Failure::Recipe(format!("`base_url: {base_url}` is no address: {error}")))?;

@@ -6,6 +6,7 @@ mod dialect;
 pub(super) mod envelope;
 mod events;
 mod fault;
+mod hedge;
 mod line;
 mod probe;
 mod settings;

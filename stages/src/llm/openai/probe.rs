@@ -5,6 +5,7 @@ use super::settings::OpenAiSettings;
 use super::stream::Assembly;
 use super::{envelope, fault};
 use crate::failure::{Failure, Result};
+use crate::llm::endpoint::Endpoints;
 use crate::llm::key::Key;
 use crate::llm::{Fault, Reply, ReplyFormat, Request, Task, Usage};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
@@ -120,14 +121,9 @@ impl Answer {
 
 impl<'a> Prober<'a> {
     fn open(settings: &'a OpenAiSettings) -> Result<Prober<'a>> {
-        crate::llm::install_tls();
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_millis(settings.connect_timeout_ms.0))
-            .timeout(Duration::from_millis(settings.timeout_ms.0))
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Failure::Machine(format!("cannot set up HTTP: {error}")))?;
         let key = settings.key_source().map(|source| source.read()).transpose()?;
+        let endpoint = Endpoints::default().at(&settings.base_url.0, key.as_ref());
+        let client = endpoint.client(settings.connect_timeout_ms.0, settings.read_timeout_ms())?;
         let base_url = settings.base_url.0.trim_end_matches('/').to_string();
         Ok(Prober { settings, client, base_url, key, calls: 0, usage: Usage::default() })
     }
@@ -136,7 +132,9 @@ impl<'a> Prober<'a> {
         self.key.as_ref().map_or_else(|| words.to_string(), |key| key.hide(words))
     }
 
-    fn with_key(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    /// With the key, and as much time as a run gives.
+    fn prepared(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let request = request.timeout(Duration::from_millis(self.settings.timeout_ms.0));
         self.key.iter().fold(request, |request, key| request.header(AUTHORIZATION, key.header()))
     }
 
@@ -153,7 +151,7 @@ impl<'a> Prober<'a> {
     async fn models(&self) -> Finding {
         let what = "listed";
         let found = |verdict, detail: String| Finding { what, verdict, detail };
-        let response = match self.with_key(self.client.get(format!("{}/models", self.base_url))).send().await {
+        let response = match self.prepared(self.client.get(format!("{}/models", self.base_url))).send().await {
             Ok(response) => response,
             Err(_) => return found(Verdict::Unknown, "the server gives no list of models".to_string()),
         };
@@ -221,7 +219,7 @@ impl<'a> Prober<'a> {
     async fn post(&mut self, body: &Value) -> Result<reqwest::Response, Fault> {
         self.calls += 1;
         let url = format!("{}/chat/completions", self.base_url);
-        self.with_key(self.client.post(url).json(body)).send().await.map_err(fault::of_transport)
+        self.prepared(self.client.post(url).json(body)).send().await.map_err(fault::of_transport)
     }
 
     fn answers(&self, plain: &Answer) -> Finding {
@@ -333,6 +331,13 @@ impl<'a> Prober<'a> {
         })
     }
 
+    fn declared(&self) -> String {
+        let a_minute =
+            [("requests", self.settings.requests_per_minute.0), ("tokens", self.settings.tokens_per_minute.0)];
+        let a_minute = a_minute.into_iter().filter_map(|(what, most)| Some(format!(", {} {what} a minute", most?)));
+        format!("{} requests at a time{}", self.settings.concurrency.0, a_minute.collect::<String>())
+    }
+
     fn limits(&self, plain: &Answer) -> Finding {
         let is_limit = |name: &str| LIMIT_HEADERS.iter().any(|start| name.starts_with(start));
         let told = plain.headers.iter().filter(|(name, _)| is_limit(name.as_str()));
@@ -344,7 +349,7 @@ impl<'a> Prober<'a> {
         } else {
             format!("the server tells {}", told.join(", "))
         };
-        let detail = format!("{} requests at a time by the recipe; {told}", self.settings.concurrency.0);
+        let detail = format!("{} by the recipe; {told}", self.declared());
         Finding { what: "limits", verdict: Verdict::Told, detail }
     }
 }

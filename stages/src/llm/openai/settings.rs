@@ -2,7 +2,8 @@
 
 use super::batch::Pace;
 use super::dialect::{Dialect, Structured};
-use crate::llm::endpoint::{Declared, Rules};
+use super::hedge::HedgeSettings;
+use crate::llm::endpoint::{Declared, Hedge, Rules};
 use crate::llm::key::{self, KeySource};
 use crate::llm::prices::Prices;
 use crate::llm::{Manner, Patience};
@@ -94,6 +95,9 @@ crate::settings! {
         /// How long a server that has answered before may be out until the run gives up.
         #[serde(skip)]
         pub outage_ms: Unkeyed<u64> = Unkeyed(300_000),
+        /// Sends a request whose answer takes long a second time, where the limits have room for it.
+        #[serde(skip)]
+        pub hedge: Unkeyed<Option<HedgeSettings>> = Unkeyed(None),
         /// For cost figures and `--budget-usd`.
         pub prices: Unkeyed<Option<Prices>> = Unkeyed(None),
     }
@@ -108,9 +112,11 @@ impl OpenAiSettings {
 
     /// How its server is to be treated.
     pub fn rules(&self) -> Rules {
+        let hedge = self.hedge.0.as_ref().map(HedgeSettings::hedge);
         Rules {
             declared: Declared {
                 concurrency: self.concurrency.0,
+                places_for_copies: hedge.map_or(0, |hedge: Hedge| hedge.places(self.concurrency.0)),
                 requests_per_minute: self.requests_per_minute.0,
                 tokens_per_minute: self.tokens_per_minute.0,
             },
@@ -119,12 +125,17 @@ impl OpenAiSettings {
             retries_per_answer: self.retries_per_answer.0,
             tokens_out_max: self.max_tokens.map(u64::from),
             extra_bytes: self.system.as_ref().map_or(0, String::len),
+            hedge,
         }
     }
 
     /// How batches are made.
     pub fn pace(&self) -> Pace {
         Pace { poll: Duration::from_millis(self.batch_poll_ms.0.max(1)), requests_max: self.batch_requests.0 }
+    }
+
+    pub fn read_timeout_ms(&self) -> u64 {
+        self.read_timeout_ms.0.unwrap_or(self.timeout_ms.0)
     }
 
     pub fn patience(&self) -> Patience {
@@ -146,6 +157,11 @@ impl OpenAiSettings {
         }
     }
 
+    fn check_hedge(&self, reader: &mut Reader) {
+        let Some(hedge) = &self.hedge.0 else { return };
+        reader.within(Step::Key("hedge".to_string()), |reader| hedge.check(reader));
+    }
+
     /// Where the key lies without which no call can be made.
     pub fn key_source(&self) -> Option<KeySource> {
         if let Some(path) = &self.api_key_file.0 {
@@ -162,6 +178,7 @@ impl OpenAiSettings {
         key::refuse_literals(&mut fields, reader);
         let mut settings = OpenAiSettings::read_fields(&fields, reader)?;
         settings.check_limits(reader);
+        settings.check_hedge(reader);
         if let Some(named) = &settings.api_key_file.0 {
             if settings.api_key_env.0.is_some() {
                 let hint = Some("write one of them".to_string());
@@ -227,6 +244,7 @@ pub(super) mod tests {
             "model": "m", "temperature": 0.5, "base_url": "http://elsewhere/v1", "api_key_env": "K", "concurrency": 3,
             "api_key_file": "k", "timeout_ms": 5, "connect_timeout_ms": 5, "read_timeout_ms": 5, "tries": 1, "pause_ms": 1,
             "pause_max_ms": 2, "requests_per_minute": 600, "tokens_per_minute": 1e6, "retries_per_answer": 0.5, "outage_ms": 9,
+            "hedge": {"after_ms": 5, "at_most": 0.1},
             "prices": {"input_usd_per_million": 1, "output_usd_per_million": 2},
         });
         assert_eq!(identity(&settings(base.clone())), identity(&settings(moved)));
