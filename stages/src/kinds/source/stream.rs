@@ -100,5 +100,5 @@ fn objects(file: &Path) -> std::io::Result<impl Iterator<Item = Result<Map<Strin
             Err(reason) => return Some(Err(reason)),
         }
     };
-    Ok(std::iter::from_fn(move || next()))
+    Ok(std::iter::from_fn(next))
 }
