@@ -59,6 +59,7 @@ pub struct Measured {
 }
 
 /// Runs a command to its good end.
+#[allow(clippy::zombie_processes)] // `wait4` waits for it, and tells what it took
 pub fn measured(command: &mut Command) -> Measured {
     let started = Instant::now();
     let child = command.stdout(Stdio::null()).spawn().expect("the program starts");

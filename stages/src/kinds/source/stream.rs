@@ -85,7 +85,7 @@ fn objects(file: &Path) -> std::io::Result<impl Iterator<Item = Result<Map<Strin
     let mut input = BufReader::with_capacity(1 << 20, File::open(file)?);
     let mut line = Vec::new();
     let mut is_first = true;
-    let mut next = move || loop {
+    let next = move || loop {
         line.clear();
         match input.read_until(b'\n', &mut line) {
             Ok(0) => return None,
@@ -100,5 +100,5 @@ fn objects(file: &Path) -> std::io::Result<impl Iterator<Item = Result<Map<Strin
             Err(reason) => return Some(Err(reason)),
         }
     };
-    Ok(std::iter::from_fn(move || next()))
+    Ok(std::iter::from_fn(next))
 }
