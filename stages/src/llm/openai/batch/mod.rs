@@ -154,7 +154,10 @@ impl Batches {
                 record.uploaded(&file).map(|()| file).map_err(unnoted)?
             }
             // Killed before anything was submitted: its requests are asked anew.
-            (None, None) => return Ok(record.forget()),
+            (None, None) => {
+                record.forget();
+                return Ok(());
+            }
         };
         let mut is_new = !record.is_left_behind;
         let mut was_missing = false;
@@ -184,7 +187,8 @@ impl Batches {
             left.remove(&address);
             self.keep(&address, answer)?;
         }
-        Ok(record.forget())
+        record.forget();
+        Ok(())
     }
 
     /// All that a batch's files hold, once it is over.
