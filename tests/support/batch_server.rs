@@ -242,7 +242,7 @@ impl Desk {
         };
         let (late, answered) = input.split_at(expiring.min(input.len()));
         // In another order than asked, as the API warns.
-        let output: String = answered.iter().rev().map(|line| answered_line(line)).collect();
+        let output: String = answered.iter().rev().map(answered_line).collect();
         let errors: String = late.iter().map(expired_line).collect();
         let output = self.add_file(output.into_bytes());
         let errors = (!errors.is_empty()).then(|| self.add_file(errors.into_bytes()));
