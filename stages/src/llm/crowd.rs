@@ -63,15 +63,20 @@ where
         let results = at_once(&rows, &work)?;
         return rows.rows.into_iter().zip(results).try_for_each(|(row, result)| take(row, result));
     }
-    let mut in_order = InOrder::new(context.scratch());
+    let (mut in_order, mut taken) = (InOrder::new(context.scratch()), 0);
     let receive = |index: usize, row: Row, result: T| {
         in_order.put(index, (row, result))?;
         while let Some((row, result)) = in_order.next()? {
             take(row, result)?;
+            taken += 1;
         }
         Ok(())
     };
-    Crowd::new(context, concurrency, table.len()).run(table, work, receive)
+    Crowd::new(context, concurrency, table.len()).run(table, work, receive)?;
+    match taken == table.len() {
+        true => Ok(()),
+        false => Err(Failure::Ourselves(format!("{taken} of {} rows came through", table.len()))),
+    }
 }
 
 /// The same for rows in memory, with results that fit there: all of them, in row order.
@@ -152,7 +157,7 @@ impl<F> Feed<F> {
                 Err(failure) => Finished { row: None, result: Err(failure) },
                 Ok((index, row)) => {
                     let item = Item::new(index, &row, &self.columns);
-                    // A row that need not wait is finished before others get their turn: else results come far out of order.
+                    // A row that need not wait is not left in its middle: else results come far out of order.
                     let work = AssertUnwindSafe(tokio::task::unconstrained(async { (self.work)(item).await }));
                     let result = work.catch_unwind().await;
                     let result = result.unwrap_or_else(|panic| Err(Failure::Ourselves(words_of(&*panic))));
@@ -166,7 +171,7 @@ impl<F> Feed<F> {
             if finished.send(one).await.is_err() {
                 return;
             }
-            // Here they get it, also where no row ever waits.
+            // Others get their turn here, also where no row ever waits.
             tokio::task::consume_budget().await;
         }
     }

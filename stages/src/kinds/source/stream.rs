@@ -64,12 +64,15 @@ pub fn run(file: &Path, survey: &Survey, columns: &IndexMap<String, String>, con
     for object in objects(file).map_err(|error| Failure::io("read", file, error))? {
         let object = object.map_err(|_| changed())?;
         let id = ids.next(&object);
-        let mut one = Rows::new(survey.columns.clone());
-        one.rows.push(row_of(object, id, &survey.columns));
-        if !columns.is_empty() {
-            one = renamed(one, columns, &mut Reader::default()).ok_or_else(changed)?;
+        let row = row_of(object, id, &survey.columns);
+        match columns.is_empty() {
+            true => sink.push(row)?,
+            false => {
+                let one = Rows { columns: survey.columns.clone(), rows: vec![row] };
+                let one = renamed(one, columns, &mut Reader::default()).ok_or_else(changed)?;
+                one.rows.into_iter().try_for_each(|row| sink.push(row))?;
+            }
         }
-        one.rows.into_iter().try_for_each(|row| sink.push(row))?;
         rows += 1;
         context.checkpoint()?;
     }
