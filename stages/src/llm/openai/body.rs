@@ -65,7 +65,8 @@ fn fields(settings: &OpenAiSettings, request: &Request) -> Map<String, Value> {
         .seed
         .map(|seed| seed.wrapping_add(request.sample.into()).wrapping_add(u64::from(request.ask) * SEEDS_PER_ASK));
     let format = dialect::field(settings.structured(), settings.dialect, request.format);
-    let stream = settings.stream.0.then(|| json!(true));
+    // A batch has no one who could take pieces.
+    let stream = (settings.stream.0 && !settings.batch.0).then(|| json!(true));
     let optional = [
         ("temperature", settings.temperature.map(Value::from)),
         ("top_p", settings.top_p.map(Value::from)),

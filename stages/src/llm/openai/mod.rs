@@ -67,7 +67,7 @@ impl OpenAi {
         match self.batches.get() {
             Some(batches) => {
                 let address = request.address(&self.identity(), self.reads_task());
-                batches.answer(address, &body::bytes(&self.settings, request)).await.map(|raw| line.without_key(raw))
+                batches.answer(address, &body::bytes(&self.settings, request)).await
             }
             None if self.settings.stream.0 => self.stream(line, body::body(&self.settings, request)).await,
             None => line.post(body::bytes(&self.settings, request)).await,

@@ -225,6 +225,7 @@ impl Batches {
 
     /// Kept at once: the batch is forgotten soon, and perhaps nobody waits.
     fn keep(&self, address: &[u8; 32], answer: Answer) -> Result<(), Fault> {
+        let answer = answer.map(|raw| self.line.without_key(raw));
         if let Ok(raw) = &answer
             && envelope::parse(raw).is_ok()
         {
