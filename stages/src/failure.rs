@@ -31,6 +31,13 @@ impl Failure {
         Failure::Recipe(message.into())
     }
 
+    /// Work of ours that panicked, with what it said.
+    pub fn of_panic(panic: &(dyn std::any::Any + Send)) -> Failure {
+        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Failure::Ourselves(text.unwrap_or_else(|| "a panic without a message".to_string()))
+    }
+
     /// An input/output error with the path it happened at, and what to do where that is known.
     pub fn io(action: &str, path: &std::path::Path, error: std::io::Error) -> Failure {
         use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};

@@ -1,7 +1,7 @@
 //! What a template or an expression that someone else wrote may take: so many steps, so many bytes. Without bounds a loop in a loop
 //! hangs a run, and a chat template comes with any downloaded model.
 
-use minijinja::{Environment, Template, value::Serde};
+use minijinja::{Environment, Template, UndefinedBehavior, value::Serde};
 use serde::Serialize;
 use std::io::{Error, ErrorKind, Write};
 
@@ -15,6 +15,13 @@ pub const LONGEST_BYTES: usize = 8 << 20;
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL));
+    environment
+}
+
+/// For conditions on a row's columns, in which a column that is not there is an error.
+pub fn expressions() -> Environment<'static> {
+    let mut environment = environment();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment
 }
 

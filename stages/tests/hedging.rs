@@ -7,14 +7,12 @@ mod support;
 use house::model_faults::{Fault, Faults};
 use house::model_server::{Behaviour, ModelServer};
 use serde_json::{Value, json};
-use stages::context::Context;
-use stages::failure::{Failure, Result};
-use stages::llm::{Budget, ModelSpec, for_each_row};
-use stages::settings::Reader;
+use stages::failure::Failure;
+use stages::llm::Budget;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use support::{FakeContext, numbered_rows, question};
+use support::{FakeContext, ask_all};
 
 const ROWS: usize = 200;
 
@@ -28,22 +26,7 @@ fn context(server: &ModelServer, extra: Value) -> FakeContext {
     let mut entry =
         json!({"provider": "openai", "model": "m", "base_url": server.base_url(), "concurrency": 16, "seed": 7});
     entry.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    let mut reader = Reader::default();
-    let spec = ModelSpec::read(entry.as_object().unwrap(), &mut reader);
-    let spec = spec.unwrap_or_else(|| panic!("{:?}", reader.mistakes));
-    let mut context = FakeContext::new();
-    let model = spec.open(support::device(), None, context.runtime.handle()).unwrap();
-    context.models.insert("model".to_string(), model);
-    context
-}
-
-fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>> {
-    let caller = context.caller("model")?;
-    for_each_row(context, caller.model.concurrency(), numbered_rows(count), move |item| {
-        let caller = caller.clone();
-        let text = format!("{} {} True or False?", item.id, item.row["question"]);
-        async move { Ok(caller.ask(&question(&text)).await?.text) }
-    })
+    support::context_of(&entry)
 }
 
 #[test]

@@ -9,10 +9,10 @@ use house::model_limits::{Allowance, Counting, Telling};
 use house::model_server::{Behaviour, ModelServer};
 use serde_json::{Value, json};
 use stages::context::Context;
-use stages::failure::{Failure, Result};
-use stages::llm::{Endpoints, ModelSpec, for_each_row};
+use stages::failure::Failure;
+use stages::llm::{Endpoints, ModelSpec};
 use stages::settings::Reader;
-use support::{FakeContext, numbered_rows, question};
+use support::{FakeContext, ask_all, question};
 
 /// A context whose `model` is the server, with pauses short enough for tests.
 fn context(server: &ModelServer, extra: Value) -> FakeContext {
@@ -21,23 +21,7 @@ fn context(server: &ModelServer, extra: Value) -> FakeContext {
         "pause_ms": 5, "pause_max_ms": 20, "timeout_ms": 5000,
     });
     entry.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    let mut reader = Reader::default();
-    let spec =
-        ModelSpec::read(entry.as_object().unwrap(), &mut reader).unwrap_or_else(|| panic!("{:?}", reader.mistakes));
-    let mut context = FakeContext::new();
-    // No test of HTTP computes, so any device will do.
-    let model = spec.open(support::device(), None, context.runtime.handle()).unwrap();
-    context.models.insert("model".to_string(), model);
-    context
-}
-
-fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>> {
-    let caller = context.caller("model")?;
-    for_each_row(context, caller.model.concurrency(), numbered_rows(count), move |item| {
-        let caller = caller.clone();
-        let text = format!("{} {} True or False?", item.id, item.row["question"]);
-        async move { Ok(caller.ask(&question(&text)).await?.text) }
-    })
+    support::context_of(&entry)
 }
 
 #[test]

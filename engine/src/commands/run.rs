@@ -118,8 +118,8 @@ fn record(arguments: &RunArgs, workplace: &Workplace, store: &Store, reporter: &
     store.begin_run(&head).inspect_err(warn).ok()
 }
 
-/// Threads for what waits; what computes has its own. Calls over the wire cost a third less where one thread makes them all; a
-/// rehearsal thinks on these threads, so it is given every core.
+/// Threads for what waits; what computes has its own. Calls over the wire cost less where one thread makes them all: no one
+/// need be woken for what another thread has. A rehearsal thinks on these threads, so it is given every core.
 fn runtime(recipe: &Recipe) -> Result<tokio::runtime::Runtime> {
     let thinks = recipe.models.values().any(|entry| entry.spec.label().is_some());
     let mut builder = tokio::runtime::Builder::new_multi_thread();

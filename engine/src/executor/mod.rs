@@ -470,12 +470,7 @@ impl Worker for Executor<'_> {
 /// A panic inside a node fails that node.
 fn caught<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
     let caught = catch_unwind(AssertUnwindSafe(work));
-    caught.unwrap_or_else(|panic| Err(Failure::Ourselves(message_of(&*panic)).into()))
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_string())
+    caught.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic).into()))
 }
 
 fn exit_for(trouble: &Trouble) -> Exit {

@@ -13,7 +13,7 @@ use crate::rows::object;
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Input, Inputs, Kind, ModelName, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use crate::table::Table;
-use minijinja::{Environment, UndefinedBehavior};
+use crate::template::expressions;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -113,12 +113,6 @@ fn checked(expression: String, reader: &mut Reader) -> Option<Rule> {
     let columns = if asks { Vec::new() } else { compiled.undeclared_variables(false).into_iter().collect() };
     drop(compiled);
     unknown.is_empty().then_some(Rule::Where { expression, columns })
-}
-
-fn expressions() -> Environment<'static> {
-    let mut environment = crate::template::environment();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment
 }
 
 impl Stage for Filter {

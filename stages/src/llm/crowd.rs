@@ -160,7 +160,7 @@ impl<F> Feed<F> {
                     // A row that need not wait is not left in its middle: else results come far out of order.
                     let work = AssertUnwindSafe(tokio::task::unconstrained(async { (self.work)(item).await }));
                     let result = work.catch_unwind().await;
-                    let result = result.unwrap_or_else(|panic| Err(Failure::Ourselves(words_of(&*panic))));
+                    let result = result.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic)));
                     Finished { row: Some((index, row)), result }
                 }
             };
@@ -175,11 +175,6 @@ impl<F> Feed<F> {
             tokio::task::consume_budget().await;
         }
     }
-}
-
-fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_string())
 }
 
 struct Crowd<'a> {

@@ -5,7 +5,7 @@ use crate::failure::Result;
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting};
 use crate::stage::Inputs;
-use minijinja::{Environment, UndefinedBehavior};
+use crate::template::expressions;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
@@ -27,7 +27,7 @@ pub struct Expression {
 impl Expression {
     /// `None` after noting at least one mistake.
     fn of_text(text: &str, reader: &mut Reader) -> Option<Expression> {
-        let environment = environment();
+        let environment = expressions();
         let columns = match environment.compile_expression(text) {
             Ok(compiled) => compiled.undeclared_variables(false).into_iter().collect(),
             Err(error) => {
@@ -49,7 +49,7 @@ impl Expression {
 
     /// Whether it holds, row by row; what cannot be told does not hold.
     fn of(&self, rows: &Rows) -> Vec<bool> {
-        let environment = environment();
+        let environment = expressions();
         let Ok(compiled) = environment.compile_expression(&self.text) else { return vec![false; rows.len()] };
         let holds =
             |row: Map<String, Value>| compiled.eval(minijinja::value::Serde(&row)).is_ok_and(|value| value.is_true());
@@ -64,12 +64,6 @@ impl Setting for Expression {
     fn schema() -> Value {
         serde_json::json!({"type": "string", "description": "a condition on a row's columns"})
     }
-}
-
-fn environment() -> Environment<'static> {
-    let mut environment = crate::template::environment();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment
 }
 
 /// What one rule lets through to one model. Its number is in keys, because rows that stay are told it; the model's name is not.

@@ -8,9 +8,11 @@ use stages::context::{Context, Progress};
 use stages::draw::Draw;
 use stages::failure::{Failure, Result};
 use stages::llm::{
-    Budget, Caller, Fault, LanguageModel, Manner, Meter, Patience, Replies, Reply, ReplyFormat, Request, Task, Usage,
+    Budget, Caller, Fault, LanguageModel, Manner, Meter, ModelSpec, Patience, Replies, Reply, ReplyFormat, Request,
+    Task, Usage, for_each_row,
 };
 use stages::rows::{Column, ColumnType, Row, Rows};
+use stages::settings::Reader;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -185,4 +187,26 @@ pub fn numbered_rows(count: usize) -> Rows {
 /// Some device, for what wants one and does not compute.
 pub fn device() -> kernels::Device {
     kernels::Device::cpu(Some(1))
+}
+
+/// With the model that an entry of a recipe declares behind the port `model`.
+pub fn context_of(entry: &Value) -> FakeContext {
+    let mut reader = Reader::default();
+    let spec = ModelSpec::read(entry.as_object().unwrap(), &mut reader);
+    let spec = spec.unwrap_or_else(|| panic!("{:?}", reader.mistakes));
+    let mut context = FakeContext::new();
+    // No test of HTTP computes, so any device will do.
+    let model = spec.open(device(), None, context.runtime.handle()).unwrap();
+    context.models.insert("model".to_string(), model);
+    context
+}
+
+/// Asks so many different questions, as a model node does.
+pub fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>> {
+    let caller = context.caller("model")?;
+    for_each_row(context, caller.model.concurrency(), numbered_rows(count), move |item| {
+        let caller = caller.clone();
+        let text = format!("{} {} True or False?", item.id, item.row["question"]);
+        async move { Ok(caller.ask(&question(&text)).await?.text) }
+    })
 }
