@@ -62,6 +62,9 @@ pub fn text_of<'a>(row: &'a Row, index: usize, name: &str) -> Result<&'a str> {
     })
 }
 
+/// Room in a row that was read for what a kind adds to it.
+const COLUMNS_ADDED: usize = 4;
+
 impl Rows {
     pub fn new(columns: Vec<Column>) -> Rows {
         Rows { columns, rows: Vec::new() }
@@ -139,12 +142,10 @@ impl Rows {
         let ids = batch.column_by_name(ROW_ID).and_then(|array| array.as_any().downcast_ref::<StringArray>());
         let ids = ids.ok_or_else(|| Failure::Ourselves(format!("a stored table lacks the column `{ROW_ID}`")))?;
         let start = self.rows.len();
-        self.rows.extend(
-            ids.iter().map(|id| Row {
-                id: id.unwrap_or_default().to_string(),
-                cells: Vec::with_capacity(self.columns.len()),
-            }),
-        );
+        self.rows.extend(ids.iter().map(|id| Row {
+            id: id.unwrap_or_default().to_string(),
+            cells: Vec::with_capacity(self.columns.len() + COLUMNS_ADDED),
+        }));
         for column in &self.columns {
             let array = batch.column_by_name(&column.name).expect("all batches of a table share one schema");
             for (offset, cell) in cells_of(array, column)?.into_iter().enumerate() {
@@ -154,7 +155,7 @@ impl Rows {
         Ok(())
     }
 
-    fn array(&self, index: usize) -> Result<ArrayRef> {
+    fn array<'a>(&'a self, index: usize) -> Result<ArrayRef> {
         let cells = self.rows.iter().map(|row| &row.cells[index]);
         let wrong = |cell: &Value| {
             let column = &self.columns[index];
@@ -173,7 +174,14 @@ impl Rows {
             ColumnType::Bool => typed!(BooleanArray, Value::as_bool),
             ColumnType::Int => typed!(Int64Array, Value::as_i64),
             ColumnType::Float => typed!(Float64Array, Value::as_f64),
-            ColumnType::Text => typed!(StringArray, |cell: &Value| cell.as_str().map(str::to_string)),
+            ColumnType::Text => {
+                let read = |cell: &'a Value| match cell {
+                    Value::Null => Ok(None),
+                    Value::String(text) => Ok(Some(text.as_str())),
+                    other => Err(wrong(other)),
+                };
+                Arc::new(cells.map(read).collect::<Result<StringArray>>()?)
+            }
             ColumnType::Json => typed!(StringArray, |cell: &Value| Some(cell.to_string())),
         })
     }

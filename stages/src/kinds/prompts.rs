@@ -5,6 +5,8 @@ use crate::chain::Chain;
 use crate::prompt::{Example, Prompt};
 use crate::settings::{Reader, Step};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A prompt as a kind knows it.
@@ -91,25 +93,25 @@ impl PromptForm {
 
     /// What the prompt sees of a row: its columns under the offered names, options one a line, a chain in titled sections,
     /// nothing for what is missing.
-    pub fn variables(&self, row: &Map<String, Value>) -> Map<String, Value> {
-        self.offered.iter().map(|&name| (name.to_string(), shown(name, row))).collect()
+    pub fn variables<'a>(&self, row: &'a Map<String, Value>) -> BTreeMap<&'static str, Cow<'a, Value>> {
+        self.offered.iter().map(|&name| (name, shown(name, row))).collect()
     }
 }
 
-fn shown(name: &str, row: &Map<String, Value>) -> Value {
+fn shown<'a>(name: &str, row: &'a Map<String, Value>) -> Cow<'a, Value> {
     match row.get(name) {
         Some(Value::Object(options)) if name == "options" => {
             let lines = options.iter().map(|(letter, text)| match text {
                 Value::String(text) => format!("{letter}. {text}"),
                 other => format!("{letter}. {other}"),
             });
-            Value::from(lines.collect::<Vec<_>>().join("\n"))
+            Cow::Owned(Value::from(lines.collect::<Vec<_>>().join("\n")))
         }
         Some(steps @ Value::Array(_)) if name == "chain" => {
-            Value::from(Chain::from_value(steps).map(|chain| chain.render()).unwrap_or_default())
+            Cow::Owned(Value::from(Chain::from_value(steps).map(|chain| chain.render()).unwrap_or_default()))
         }
-        None | Some(Value::Null) => Value::from(""),
-        Some(value) => value.clone(),
+        None | Some(Value::Null) => Cow::Owned(Value::from("")),
+        Some(value) => Cow::Borrowed(value),
     }
 }
 

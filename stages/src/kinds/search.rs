@@ -323,7 +323,8 @@ impl Searcher {
     }
 
     async fn judge(&self, state: &mut State) -> Result<Result<(), Fate>> {
-        state.verdict = parsed!(self.judge.ask(&state.id, state.chain.conclusion(), &state.truth).await?);
+        state.verdict =
+            parsed!(self.judge.ask(state.id.clone(), state.chain.conclusion().to_string(), state.truth.clone()).await?);
         Ok(Ok(()))
     }
 

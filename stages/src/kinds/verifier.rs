@@ -92,7 +92,7 @@ fn ask(claims: &[Claim], prompt: &Prompt, context: &dyn Context) -> Result<Vec<b
         let judge = judge.clone();
         async move {
             let text = |name: &str| item.row[name].as_str().unwrap_or_default().to_string();
-            let verdict = judge.ask(&item.id, &text("conclusion"), &text("truth")).await?;
+            let verdict = judge.ask(item.id.clone(), text("conclusion"), text("truth")).await?;
             Ok(verdict.unwrap_or(false))
         }
     })

@@ -95,10 +95,11 @@ impl Stage for Verify {
         let judge = Judge::new(context.caller("model")?, &self.prompt, self.settings.asks);
         let drop_false = self.settings.drop_false;
         let (added, concurrency) = ([("verdict", ColumnType::Bool)], judge.0.concurrency());
-        divide_by_asking(context, "verify", &table, &added, concurrency, move |item| {
+        divide_by_asking(context, "verify", &table, &added, concurrency, move |mut item| {
             let judge = judge.clone();
             async move {
-                let verdict = judge.ask(&item.id, text(&item.row, "conclusion"), text(&item.row, "truth")).await?;
+                let [conclusion, truth] = NEEDED.map(|column| taken(&mut item.row, column));
+                let verdict = judge.ask(item.id, conclusion, truth).await?;
                 Ok(verdict.map_or_else(|fate| fate, |verdict| fate(verdict, drop_false)))
             }
         })
@@ -113,8 +114,11 @@ fn fate(verdict: bool, drop_false: bool) -> Fate {
     }
 }
 
-fn text<'a>(row: &'a Map<String, Value>, column: &str) -> &'a str {
-    row.get(column).and_then(Value::as_str).unwrap_or_default()
+fn taken(row: &mut Map<String, Value>, column: &str) -> String {
+    match row.get_mut(column).map(Value::take) {
+        Some(Value::String(text)) => text,
+        _ => String::new(),
+    }
 }
 
 /// A model that compares conclusions with known answers; also the verifier of a search and of reinforcement learning.
@@ -127,9 +131,11 @@ impl Judge {
     }
 
     /// `Err` inside is a row to be marked: no reply was a verdict.
-    pub async fn ask(&self, row_id: &str, conclusion: &str, truth: &str) -> Result<Result<bool, Fate>> {
-        let row = Map::from_iter([("conclusion".to_string(), json!(conclusion)), ("truth".to_string(), json!(truth))]);
-        self.0.ask(Asked { row_id: row_id.to_string(), row, sample: 0 }, parse).await
+    pub async fn ask(&self, row_id: String, conclusion: String, truth: String) -> Result<Result<bool, Fate>> {
+        let row = Map::from_iter(
+            NEEDED.into_iter().zip([conclusion, truth]).map(|(name, text)| (name.to_string(), text.into())),
+        );
+        self.0.ask(Asked { row_id, row, sample: 0 }, parse).await
     }
 }
 

@@ -168,7 +168,8 @@ impl<F> Feed<F> {
             if one.result.as_ref().is_err_and(|failure| !matches!(failure, Failure::Remote(_))) {
                 self.halter.say();
             }
-            if finished.send(one).await.is_err() {
+            // Nor is a finished row kept back by the task's share of the time, which only ends below.
+            if tokio::task::unconstrained(finished.send(one)).await.is_err() {
                 return;
             }
             // Others get their turn here, also where no row ever waits.

@@ -3,18 +3,19 @@
 use crate::failure::{Failure, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Results that wait in memory; further ones are put aside.
+/// Results so far ahead of the next one wait in memory; those beyond are put aside.
 const HELD_IN_MEMORY: usize = 1024;
 
 pub struct InOrder<T> {
     /// The number of the result that is next.
     next: usize,
-    held: HashMap<usize, T>,
+    /// That one and those after it, as far as they are there.
+    held: VecDeque<Option<T>>,
     /// Where the others lie in the file: offset and bytes.
     aside: HashMap<usize, (u64, usize)>,
     folder: PathBuf,
@@ -25,14 +26,16 @@ pub struct InOrder<T> {
 impl<T: Serialize + DeserializeOwned> InOrder<T> {
     /// `folder` is for the file, made when it is needed and gone by itself.
     pub fn new(folder: &Path) -> InOrder<T> {
-        InOrder { next: 0, held: HashMap::new(), aside: HashMap::new(), folder: folder.into(), file: None, end: 0 }
+        InOrder { next: 0, held: VecDeque::new(), aside: HashMap::new(), folder: folder.into(), file: None, end: 0 }
     }
 
     /// # Errors
     /// If it cannot be put aside.
     pub fn put(&mut self, number: usize, value: T) -> Result<()> {
-        if number == self.next || self.held.len() < HELD_IN_MEMORY {
-            self.held.insert(number, value);
+        let ahead = number - self.next;
+        if ahead < HELD_IN_MEMORY {
+            self.held.resize_with(self.held.len().max(ahead + 1), || None);
+            self.held[ahead] = Some(value);
             return Ok(());
         }
         let bytes = serde_json::to_vec(&value).map_err(|error| Failure::Ourselves(error.to_string()))?;
@@ -47,10 +50,13 @@ impl<T: Serialize + DeserializeOwned> InOrder<T> {
     /// # Errors
     /// If it was put aside and cannot be read back.
     pub fn next(&mut self) -> Result<Option<T>> {
-        let value = match self.held.remove(&self.next) {
-            Some(value) => value,
-            None => match self.aside.remove(&self.next) {
-                Some((offset, bytes)) => self.read(offset, bytes)?,
+        let value = match self.held.front() {
+            Some(Some(_)) => self.held.pop_front().flatten().expect("it is there"),
+            _ => match self.aside.remove(&self.next) {
+                Some((offset, bytes)) => {
+                    self.held.pop_front();
+                    self.read(offset, bytes)?
+                }
                 None => return Ok(None),
             },
         };

@@ -53,7 +53,7 @@ pub fn parse(raw: &[u8]) -> Result<Reply, Fault> {
     }
     let reasoning = [&answer.reasoning_content, &answer.reasoning, &answer.reasoning_details];
     let reasoning = reasoning.into_iter().flatten().find_map(words_of);
-    let (text, finish_reason) = answer_of(&answer, end_of(said), reasoning.is_some())?;
+    let (text, finish_reason) = answer_of(answer, end_of(said), reasoning.is_some())?;
     let (thought, text) = split_thought(text);
     let served_by = named(envelope.model, envelope.system_fingerprint);
     let usage = match envelope.usage.filter(Value::is_object) {
@@ -70,12 +70,12 @@ fn named(model: Option<String>, fingerprint: Option<String>) -> String {
 }
 
 /// The text, and how it ended. Whoever has thought and says nothing has answered too.
-fn answer_of(answer: &Answer, end: String, has_thought: bool) -> Result<(String, String), Fault> {
-    let text = answer.content.as_ref().and_then(text_of);
-    let refusal = answer.refusal.as_ref().filter(|refusal| !refusal.trim().is_empty());
+fn answer_of(answer: Answer, end: String, has_thought: bool) -> Result<(String, String), Fault> {
+    let text = answer.content.and_then(text_of);
+    let refusal = answer.refusal.filter(|refusal| !refusal.trim().is_empty());
     match (text, refusal) {
-        (None, Some(refusal)) => Ok((refusal.clone(), REFUSAL.to_string())),
-        (Some(text), Some(refusal)) if text.trim().is_empty() => Ok((refusal.clone(), REFUSAL.to_string())),
+        (None, Some(refusal)) => Ok((refusal, REFUSAL.to_string())),
+        (Some(text), Some(refusal)) if text.trim().is_empty() => Ok((refusal, REFUSAL.to_string())),
         (Some(text), _) => Ok((text, end)),
         // Cut off while still reasoning, or withheld: complete answers without text.
         (None, None) if has_thought || matches!(end.as_str(), CUT_OFF | WITHHELD | REFUSAL) => Ok((String::new(), end)),
@@ -95,9 +95,9 @@ fn end_of(finish_reason: String) -> String {
 }
 
 /// Content is text, or a list of parts with text in them.
-fn text_of(content: &Value) -> Option<String> {
+fn text_of(content: Value) -> Option<String> {
     match content {
-        Value::String(text) => Some(text.clone()),
+        Value::String(text) => Some(text),
         Value::Array(parts) => Some(parts.iter().filter_map(|part| part["text"].as_str()).collect()),
         _ => None,
     }

@@ -11,41 +11,42 @@ pub fn of_body(body: &Value) -> Usage {
 }
 
 pub fn of_usage(usage: &Value) -> Usage {
-    let cached = first(usage, &["/cached_tokens", "/prompt_cache_hit_tokens", "/cache_read_input_tokens"]);
-    let details = ["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens"];
+    let cached = first(usage, &["cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"]);
+    let details = ["prompt_tokens_details/cached_tokens", "input_tokens_details/cached_tokens"];
     let tokens_cached = first(usage, &details).filter(|&count| count > 0).or(cached).unwrap_or(0);
-    let tokens_in = match count(usage, "/prompt_tokens") {
+    let tokens_in = match count(usage, "prompt_tokens") {
         Some(tokens) => tokens,
         None => {
             // Anthropic counts what it read from its cache, and wrote there, apart.
-            let apart = ["/cache_read_input_tokens", "/cache_creation_input_tokens"];
+            let apart = ["cache_read_input_tokens", "cache_creation_input_tokens"];
             let apart: u64 = apart.iter().filter_map(|place| count(usage, place)).sum();
-            count(usage, "/input_tokens").unwrap_or(0) + apart
+            count(usage, "input_tokens").unwrap_or(0) + apart
         }
     };
-    let tokens_out = first(usage, &["/completion_tokens", "/output_tokens"]).unwrap_or(0);
+    let tokens_out = first(usage, &["completion_tokens", "output_tokens"]).unwrap_or(0);
     Usage { tokens_in, tokens_cached, tokens_out: tokens_out + uncounted_reasoning(usage, tokens_in, tokens_out) }
 }
 
 /// Reasoning is part of the completion, except where only the total has it (xAI).
 fn uncounted_reasoning(usage: &Value, tokens_in: u64, tokens_out: u64) -> u64 {
-    let reasoning = count(usage, "/completion_tokens_details/reasoning_tokens").unwrap_or(0);
-    let total = count(usage, "/total_tokens").unwrap_or(0);
+    let reasoning = count(usage, "completion_tokens_details/reasoning_tokens").unwrap_or(0);
+    let total = count(usage, "total_tokens").unwrap_or(0);
     if total == tokens_in + tokens_out + reasoning { reasoning } else { 0 }
 }
 
 /// Counters beside the answer: Ollama's own, and llama.cpp's.
 fn of_counters(body: &Value) -> Usage {
-    let timed = count(body, "/timings/prompt_n").map(|new| new + count(body, "/timings/cache_n").unwrap_or(0));
+    let timed = count(body, "timings/prompt_n").map(|new| new + count(body, "timings/cache_n").unwrap_or(0));
     Usage {
-        tokens_in: first(body, &["/prompt_eval_count", "/tokens_evaluated"]).or(timed).unwrap_or(0),
-        tokens_cached: first(body, &["/timings/cache_n", "/tokens_cached"]).unwrap_or(0),
-        tokens_out: first(body, &["/eval_count", "/tokens_predicted", "/timings/predicted_n"]).unwrap_or(0),
+        tokens_in: first(body, &["prompt_eval_count", "tokens_evaluated"]).or(timed).unwrap_or(0),
+        tokens_cached: first(body, &["timings/cache_n", "tokens_cached"]).unwrap_or(0),
+        tokens_out: first(body, &["eval_count", "tokens_predicted", "timings/predicted_n"]).unwrap_or(0),
     }
 }
 
+/// `place`: keys with slashes between them. Read several times a reply, so without the escapes of a JSON pointer.
 fn count(value: &Value, place: &str) -> Option<u64> {
-    let found = value.pointer(place)?;
+    let found = place.split('/').try_fold(value, |value, key| value.get(key))?;
     found.as_u64().or_else(|| found.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
 }
 
