@@ -1,7 +1,7 @@
 //! Training steps and generation beside PyTorch, by turns in one run: the same shapes, the same batches, as many threads.
 //!
-//! `cargo bench --workspace --bench training [-- LARGEST_MILLIONS] [--threads N]`. PyTorch is found in `target/venv-reference`, which
-//! `tests/reference/run` makes; without it our own numbers are printed alone.
+//! `cargo bench --workspace --bench training [-- --largest MILLIONS] [--smallest MILLIONS] [--threads N] [--alone]`. PyTorch is found in
+//! `target/venv-reference`, which `tests/reference/run` makes; without it, or with `--alone`, our own numbers are printed alone.
 
 use kernels::{Device, Layout, Write, matmul};
 use stages::draw::Draw;
@@ -40,15 +40,18 @@ const SECONDS: f64 = 1.5;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let threads = arguments.iter().position(|argument| argument == "--threads").map(|at| arguments[at + 1].clone());
-    let threads = threads.map(|count| count.parse::<usize>().expect("`--threads` takes a number"));
-    let largest = arguments.iter().find_map(|argument| argument.parse::<f64>().ok()).unwrap_or(20.0);
-    let device = Device::cpu(threads);
-    let mut torch = Torch::start(device.threads());
+    let number = |name: &str| -> Option<f64> {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        Some(arguments[at + 1].parse().unwrap_or_else(|_| panic!("`{name}` takes a number")))
+    };
+    let wanted = number("--smallest").unwrap_or(0.0)..=number("--largest").unwrap_or(20.0);
+    let device = Device::cpu(number("--threads").map(|count| count as usize));
+    let is_alone = arguments.iter().any(|argument| argument == "--alone");
+    let mut torch = if is_alone { None } else { Torch::start(device.threads()) };
     println!("{} on {} threads; medians of {TURNS} turns, in tokens a second", device.name(), device.threads());
     for size in &SIZES {
         let millions = parameters::Layout::new(&config(size.shape), false).len as f64 / 1e6;
-        if millions <= largest {
+        if wanted.contains(&millions) {
             println!("{millions:.2} M parameters");
             compare(&device, size, millions * 1e6, torch.as_mut());
         }

@@ -7,8 +7,9 @@ use crate::cpu::parallel::{Disjoint, for_each_task};
 
 /// Rows of a task: enough that copying B into panels costs little beside using them.
 const TASK_ROWS: usize = 192;
-/// Columns of a task.
+/// Columns of a task; where there are many, enough that copying A into tiles costs little as well.
 const TASK_COLUMNS: usize = 64;
+const TASK_COLUMNS_OF_MANY: usize = 256;
 
 pub(super) fn matmul(
     stream: &Stream,
@@ -40,10 +41,11 @@ pub(crate) fn product(
     }
     assert!(n <= stride && (m - 1) * stride + n <= c.len());
     let c = Disjoint::new(c);
-    let (down, across) = (m.div_ceil(TASK_ROWS), n.div_ceil(TASK_COLUMNS));
+    let wide = if n >= TASK_COLUMNS_OF_MANY { TASK_COLUMNS_OF_MANY } else { TASK_COLUMNS };
+    let (down, across) = (m.div_ceil(TASK_ROWS), n.div_ceil(wide));
     for_each_task(stream, down * across, 2 * m * n * k, |task| {
-        let (row, column) = (task / across * TASK_ROWS, task % across * TASK_COLUMNS);
-        let part = (TASK_ROWS.min(m - row), TASK_COLUMNS.min(n - column), k);
+        let (row, column) = (task / across * TASK_ROWS, task % across * wide);
+        let part = (TASK_ROWS.min(m - row), wide.min(n - column), k);
         // SAFETY: callers checked A and B against the shape, C is checked above, tiles of C are disjoint.
         unsafe { gemm(part, a.at(row, 0), b.at(0, column), write, c.address(row * stride + column), stride) }
     });
