@@ -50,6 +50,7 @@ fn config([vocab_size, hidden_size, layers, heads, key_value_heads, feed_forward
         max_position_embeddings: 512,
         bos_token_id: None,
         eos_token_ids: Vec::new(),
+        ..DecoderConfig::default()
     }
 }
 

@@ -30,6 +30,7 @@ fn write_model(folder: &Path, seed: u64) {
         max_position_embeddings: 64,
         bos_token_id: None,
         eos_token_ids: vec![end],
+        ..DecoderConfig::default()
     };
     let weights = Decoder::fresh(&support::device(), &config, seed).weights();
     let template = Some(ChatTemplate::new(chat::PLAIN, "", END_OF_TEXT));

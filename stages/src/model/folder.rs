@@ -158,6 +158,7 @@ mod tests {
             max_position_embeddings: 64,
             bos_token_id: None,
             eos_token_ids: vec![tokenizer.id(END_OF_TEXT).unwrap()],
+            ..DecoderConfig::default()
         };
         let weights = initial(&config, &Layout::new(&config, false), 3);
         ModelFolder { config, weights, tokenizer, template: Some(ChatTemplate::new(PLAIN, "", END_OF_TEXT)) }
