@@ -39,6 +39,11 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The text of the token that ends a message or a text; may be empty.
+    pub fn eos_token(&self) -> &str {
+        &self.eos_token
+    }
+
     /// The text that a model is to go on from.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let mut environment = template::environment();

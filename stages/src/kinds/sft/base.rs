@@ -4,7 +4,7 @@ use crate::failure::Result;
 use crate::kinds::student::{Student, plain_template};
 use crate::model::config::Family;
 use crate::model::tokenizer::{END_OF_TEXT, Training};
-use crate::model::{Decoder, DecoderConfig, Tokenizer};
+use crate::model::{Carried, Decoder, DecoderConfig, Tokenizer, carried};
 use crate::settings::{Reader, Setting, Step, shown_path};
 use crate::stage::{NodeRef, Unkeyed};
 use crate::train::evaluate::{FINAL_RESPONSE, THINKING};
@@ -160,7 +160,8 @@ impl Fresh {
         let tokenizer = Tokenizer::train(training, self.tokenizer.size, texts, &headings)?;
         let end_token = tokenizer.id(END_OF_TEXT).expect("a tokenizer of ours has the ending token");
         let config = self.config(tokenizer.vocab_size(), end_token);
-        Ok(Student { decoder: Decoder::fresh(device, &config, seed), tokenizer, template: plain_template() })
+        let decoder = Decoder::fresh(device, &config, seed);
+        Ok(Student { decoder, tokenizer, template: plain_template(), carried: Carried::default() })
     }
 }
 
@@ -172,6 +173,7 @@ impl Base {
             path.extension()
                 .is_some_and(|ending| ["json", "safetensors", "jinja", "model"].iter().any(|known| ending == *known))
                 && path.file_name().is_some_and(|name| name != "timings.json")
+                || path.file_name().is_some_and(|name| carried::COPIED.iter().any(|copied| name == *copied))
         };
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let mut files: Vec<PathBuf> = entries.filter(counts).collect();
