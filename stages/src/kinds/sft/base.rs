@@ -120,12 +120,17 @@ impl Setting for Base {
 }
 
 fn checked_folder(folder: PathBuf, reader: &mut Reader) -> Option<Base> {
-    if folder.join("config.json").is_file() {
-        return Some(Base::Folder(folder));
+    let config = folder.join("config.json");
+    let Ok(text) = std::fs::read_to_string(&config) else {
+        let message = format!("`{}` holds no `config.json`", shown_path(&folder));
+        reader.mistake("missing-file", message, Some("name a model folder in Hugging Face layout".to_string()));
+        return None;
+    };
+    if let Err(fault) = DecoderConfig::from_json(&text, &shown_path(&config)) {
+        reader.mistake("unsupported-model", fault.to_string(), None);
+        return None;
     }
-    let message = format!("`{}` holds no `config.json`", shown_path(&folder));
-    reader.mistake("missing-file", message, Some("name a model folder in Hugging Face layout".to_string()));
-    None
+    Some(Base::Folder(folder))
 }
 
 impl Fresh {
