@@ -138,22 +138,25 @@ impl DecoderConfig {
             "eos_token_id": eos_json(&self.eos_token_ids),
             "torch_dtype": dtype,
         });
-        match self.family {
-            // Qwen2 knows neither; the key would only be noise there.
-            Family::Qwen2 if self.head_dim.is_none() => {}
-            Family::Qwen2 => file["head_dim"] = json!(self.head_size()),
-            Family::Qwen3 | Family::Llama => {
-                file["head_dim"] = json!(self.head_size());
-                file["attention_bias"] = json!(self.attention_bias);
-            }
-        }
-        if let Some(scaling) = self.rope_scaling {
-            file["rope_scaling"] = json!(scaling);
-        }
+        let fields = file.as_object_mut().expect("an object");
+        fields.extend(self.family_fields());
         if self.family == Family::Llama {
-            file.as_object_mut().expect("an object").shift_remove("use_sliding_window");
+            fields.shift_remove("use_sliding_window");
         }
         file
+    }
+
+    /// What only some families or models write.
+    fn family_fields(&self) -> Vec<(String, Value)> {
+        let (width, bias) = (json!(self.head_size()), json!(self.attention_bias));
+        let mut fields = match self.family {
+            Family::Qwen2 => self.head_dim.map(|_| ("head_dim", width)).into_iter().collect(),
+            // Some versions of transformers warn of a window wherever none is written down as absent.
+            Family::Qwen3 => vec![("head_dim", width), ("attention_bias", bias), ("sliding_window", Value::Null)],
+            Family::Llama => vec![("head_dim", width), ("attention_bias", bias), ("mlp_bias", json!(false))],
+        };
+        fields.extend(self.rope_scaling.map(|scaling| ("rope_scaling", json!(scaling))));
+        fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
     }
 
     /// The first reason why no such decoder can exist.
@@ -267,7 +270,9 @@ mod tests {
     fn both_spellings_of_rope_are_read() {
         let scaled = |field: &str, mut value: Value, theta: Option<f64>| {
             value["factor"] = json!(8.0);
-            theta.map(|theta| value["rope_theta"] = json!(theta));
+            if let Some(theta) = theta {
+                value["rope_theta"] = json!(theta);
+            }
             DecoderConfig::from_json(&with(field, value), "c").unwrap()
         };
         let linear = Some(RopeScaling::Linear { factor: 8.0 });
