@@ -142,7 +142,7 @@ fn attention_operations(bench: &Bench, heads: Heads) {
     let lengths = [84, 120, 60, 120];
     let segments = Segments::new(&bench.stream, &lengths);
     let tokens = segments.tokens();
-    let tables = rope::tables(&bench.stream, 256, heads.width, 1e4);
+    let tables = rope::tables(&bench.stream, 256, &rope::frequencies(heads.width, 1e4));
     let positions = bench.stream.upload(&segments.positions());
     let mut qkv = bench.random(tokens * heads.packed_width());
     bench.time("rope forward", 0, |stream| {

@@ -17,6 +17,7 @@ mod device;
 pub mod elementwise;
 pub mod embedding;
 pub mod gae;
+pub mod head_norm;
 pub mod logits;
 pub mod logprob;
 pub mod matmul;

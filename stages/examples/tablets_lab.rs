@@ -257,6 +257,7 @@ impl Lab {
             max_position_embeddings: 512,
             bos_token_id: None,
             eos_token_ids: vec![self.end()],
+            ..DecoderConfig::default()
         }
     }
 }

@@ -7,7 +7,7 @@ use stages::context::Context;
 use stages::llm::{LanguageModel, ModelSpec, for_each_row};
 use stages::model::tensors::Precision;
 use stages::model::tokenizer::{END_OF_TEXT, Training};
-use stages::model::{ChatTemplate, Decoder, DecoderConfig, ModelFolder, Tokenizer, chat};
+use stages::model::{Carried, ChatTemplate, Decoder, DecoderConfig, ModelFolder, Tokenizer, chat};
 use stages::settings::Reader;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,10 +30,13 @@ fn write_model(folder: &Path, seed: u64) {
         max_position_embeddings: 64,
         bos_token_id: None,
         eos_token_ids: vec![end],
+        ..DecoderConfig::default()
     };
     let weights = Decoder::fresh(&support::device(), &config, seed).weights();
     let template = Some(ChatTemplate::new(chat::PLAIN, "", END_OF_TEXT));
-    ModelFolder { config, weights, tokenizer, template }.save(folder, Precision::F32).unwrap();
+    ModelFolder { config, weights, tokenizer, template, carried: Carried::default() }
+        .save(folder, Precision::F32)
+        .unwrap();
 }
 
 fn open(folder: &Path, extra: Value) -> Arc<dyn LanguageModel> {

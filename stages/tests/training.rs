@@ -29,6 +29,7 @@ fn config() -> DecoderConfig {
         max_position_embeddings: 64,
         bos_token_id: None,
         eos_token_ids: vec![END],
+        ..DecoderConfig::default()
     }
 }
 

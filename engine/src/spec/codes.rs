@@ -30,6 +30,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("one-of",              "Exactly one of several settings is needed."),
     ("bad-parts",           "The parts of a split cannot be made."),
     ("impossible-model",    "The numbers of a model's architecture do not fit together."),
+    ("unsupported-model",   "A model folder describes a model that cannot be computed here."),
     ("secret",              "A password or a key stands where others will read it."),
     ("bad-key",             "A key cannot be used: others can read its file, or what is there is no key."),
     ("may-not-leave",       "A node would send a model what the recipe's `egress:` keeps from it."),

@@ -6,14 +6,19 @@ mod cpu;
 
 use crate::{Buffer, Heads, Stream, View, ViewMut};
 
-/// `[positions, D]`: each row holds D/2 cosines, then D/2 sines, computed in f64.
-pub fn tables(stream: &Stream, positions: usize, width: usize, theta: f64) -> Buffer<f32> {
+/// `[D/2]` turns of each pair a position, θ^(-2i/D), in radians.
+pub fn frequencies(width: usize, theta: f64) -> Vec<f64> {
     assert!(width.is_multiple_of(2), "rope: head width {width} is odd");
-    let angle = |position: usize, pair: usize| position as f64 * theta.powf(-2.0 * pair as f64 / width as f64);
-    let mut values = Vec::with_capacity(positions * width);
+    (0..width / 2).map(|pair| theta.powf(-2.0 * pair as f64 / width as f64)).collect()
+}
+
+/// `[positions, D]`: each row holds D/2 cosines, then D/2 sines of position · frequency, computed in f64.
+pub fn tables(stream: &Stream, positions: usize, frequencies: &[f64]) -> Buffer<f32> {
+    let mut values = Vec::with_capacity(2 * positions * frequencies.len());
     for position in 0..positions {
-        values.extend((0..width / 2).map(|pair| angle(position, pair).cos() as f32));
-        values.extend((0..width / 2).map(|pair| angle(position, pair).sin() as f32));
+        let angles = || frequencies.iter().map(|frequency| position as f64 * frequency);
+        values.extend(angles().map(|angle| angle.cos() as f32));
+        values.extend(angles().map(|angle| angle.sin() as f32));
     }
     stream.upload(&values)
 }

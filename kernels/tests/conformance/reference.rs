@@ -28,6 +28,17 @@ pub fn norm(width: usize, epsilon: f64, x: &[f64], weight: &[f64]) -> Vec<f64> {
     x.chunks(width).flat_map(row).collect()
 }
 
+/// Each query head normed with the first row of `weight`, each key head with the second; values are left alone.
+pub fn head_norm(heads: Heads, epsilon: f64, x: &[f64], weight: &[f64]) -> Vec<f64> {
+    let (of_queries, of_keys) = weight.split_at(heads.width);
+    let head = |(index, head): (usize, &[f64])| match index % (heads.query + 2 * heads.key_value) {
+        place if place < heads.query => norm(heads.width, epsilon, head, of_queries),
+        place if place < heads.query + heads.key_value => norm(heads.width, epsilon, head, of_keys),
+        _ => head.to_vec(),
+    };
+    x.chunks(heads.width).enumerate().flat_map(head).collect()
+}
+
 /// Turns one head by its position, pairs half a head apart.
 pub fn rotate(head: &[f64], position: f64, theta: f64) -> Vec<f64> {
     let half = head.len() / 2;

@@ -1,6 +1,6 @@
-//! Operations that treat each row alone: RMSNorm, rotary embedding, SwiGLU.
+//! Operations that treat each row alone: RMSNorm of rows and of heads, rotary embedding, SwiGLU.
 
-use kernels::{Heads, Write, norm, rope, swiglu};
+use kernels::{Heads, Write, head_norm, norm, rope, swiglu};
 
 use crate::reference;
 use crate::support::*;
@@ -47,6 +47,33 @@ fn norm_forward_and_backward() {
 }
 
 #[test]
+fn head_norm_forward_and_backward() {
+    for (rows, query, key_value, width) in
+        [(1, 1, 1, 2), (5, 4, 2, 24), (70, 7, 1, 10), (130, 3, 3, 64), (9, 2, 1, 128)]
+    {
+        let heads = Heads { query, key_value, width };
+        let mut random = Random::new((rows * width + query) as u64);
+        let (x, weight) = (random.floats(rows * heads.packed_width()), random.floats(2 * width));
+        let (dout, before) = (random.floats(x.len()), random.floats(2 * width));
+        let outputs = run_everywhere(|stream| {
+            let (x, weight) = (upload(stream, &x), upload(stream, &weight));
+            let (mut out, mut rstd) = (stream.uninit(x.len()), stream.uninit(rows * (query + key_value)));
+            head_norm::forward(stream, heads, EPSILON, x.view(), weight.view(), out.view_mut(), rstd.view_mut());
+            let (mut dqkv, mut dweight) = (upload(stream, &dout), upload(stream, &before));
+            let (saved, gradient) = (rstd.view(), dqkv.view_mut());
+            head_norm::backward(stream, heads, x.view(), weight.view(), saved, gradient, dweight.view_mut());
+            [("out", out), ("dx", dqkv), ("dweight", dweight)].map(|(name, b)| (name, download(stream, &b))).to_vec()
+        });
+        let forward = |x: &[f64], weight: &[f64]| reference::head_norm(heads, f64::from(EPSILON), x, weight);
+        assert_close("out", output(&outputs, "out"), &forward(&wide(&x), &wide(&weight)), TOLERANCE);
+        let loss = |x: &[f64], weight: &[f64]| inner(&forward(x, weight), &dout);
+        assert_gradient("dx", output(&outputs, "dx"), &x, |x| loss(x, &wide(&weight)));
+        let with_before = |weight: &[f64]| loss(&wide(&x), weight) + inner(weight, &before);
+        assert_gradient("dweight", output(&outputs, "dweight"), &weight, with_before);
+    }
+}
+
+#[test]
 fn rope_turns_queries_and_keys_and_turns_gradients_back() {
     let theta = 1e4;
     for (query, key_value, width) in [(1, 1, 2), (4, 2, 24), (7, 1, 64), (2, 2, 96), (2, 1, 128)] {
@@ -55,7 +82,8 @@ fn rope_turns_queries_and_keys_and_turns_gradients_back() {
         let positions = random.indices(50, 170);
         let qkv = random.floats(50 * heads.packed_width());
         let outputs = run_everywhere(|stream| {
-            let (tables, places) = (rope::tables(stream, 170, width, theta), upload(stream, &positions));
+            let (tables, places) =
+                (rope::tables(stream, 170, &rope::frequencies(width, theta)), upload(stream, &positions));
             let (mut turned, mut back) = (upload(stream, &qkv), upload(stream, &qkv));
             rope::forward(stream, heads, places.view(), tables.view(), turned.view_mut());
             rope::backward(stream, heads, places.view(), tables.view(), back.view_mut());

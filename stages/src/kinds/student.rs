@@ -6,7 +6,7 @@ use crate::failure::{Failure, Result};
 use crate::model::chat::{self, ChatTemplate};
 use crate::model::generate::{Generation, Request, Sampling, generate};
 use crate::model::tensors::Precision;
-use crate::model::{Decoder, ModelFolder, Tokenizer};
+use crate::model::{Carried, Decoder, ModelFolder, Tokenizer};
 use crate::rows::{Column, ColumnType, Row, Rows};
 use crate::train::{Host, Metrics};
 use indexmap::IndexSet;
@@ -20,13 +20,14 @@ pub struct Student {
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
     pub template: ChatTemplate,
+    pub carried: Carried,
 }
 
 impl Student {
     pub fn open(folder: &Path, device: &Device) -> Result<Student> {
-        let ModelFolder { config, weights, tokenizer, template } = ModelFolder::load(folder)?;
-        let decoder = Decoder::new(device, &config, &weights);
-        Ok(Student { decoder, tokenizer, template: template.unwrap_or_else(plain_template) })
+        let model = ModelFolder::load(folder)?;
+        let (decoder, template) = (Decoder::new(device, &model.config, &model.weights), model.template_or_plain()?);
+        Ok(Student { decoder, tokenizer: model.tokenizer, template, carried: model.carried })
     }
 
     /// The tokens that the model answers.
@@ -36,8 +37,11 @@ impl Student {
 
     /// The token that ends an answer.
     pub fn end_token(&self) -> Result<u32> {
-        let first = self.decoder.config().eos_token_ids.first().copied();
-        first.ok_or_else(|| Failure::recipe("the base model names no token that ends a text (`eos_token_id`)"))
+        let ends = &self.decoder.config().eos_token_ids;
+        // Of several ends the tokenizer's own is the one that templates put after an answer.
+        let own = self.tokenizer.id(self.template.eos_token()).filter(|id| ends.contains(id));
+        own.or(ends.first().copied())
+            .ok_or_else(|| Failure::recipe("the base model names no token that ends a text (`eos_token_id`)"))
     }
 
     /// Answers as text without the ending token, in the order of the prompts; `seeds` as many as prompts.
@@ -64,7 +68,8 @@ impl Student {
         }
         let config = self.decoder.config().clone();
         let (tokenizer, template) = (self.tokenizer.clone(), Some(self.template.clone()));
-        ModelFolder { config, weights: self.decoder.weights(), tokenizer, template }.save(folder, precision)
+        let (weights, carried) = (self.decoder.weights(), self.carried.clone());
+        ModelFolder { config, weights, tokenizer, template, carried }.save(folder, precision)
     }
 
     /// The same, with what the training reported: `metrics.parquet`, and `timings.json`, which is no part of the content.

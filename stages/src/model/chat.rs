@@ -1,11 +1,19 @@
 //! The prompt format of a model: a Jinja template as `tokenizer_config.json` carries it, rendered the way transformers renders it.
 
+mod clock;
+mod python;
+
+pub use clock::Clock;
+
 use crate::failure::{Failure, Result};
 use crate::template;
+use minijinja::ErrorKind;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{ErrorKind, Value};
+use regex::{Captures, Regex};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// Costs one token a message: what a small model trained from nothing needs.
 pub const PLAIN: &str = "{% for message in messages %}{{ message['content'] }}{{ '\\n' }}{% endfor %}";
@@ -39,25 +47,37 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The text of the token that ends a message or a text; may be empty.
+    pub fn eos_token(&self) -> &str {
+        &self.eos_token
+    }
+
     /// The text that a model is to go on from.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let mut environment = template::environment();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.expect("the default delimiters"));
-        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.set_unknown_method_callback(python_method);
-        let variables = json!({
+        self.render_with(&json!(messages), add_generation_prompt, &Variables::default())
+    }
+
+    /// The same for messages with more than text (calls of tools, parts), and for templates that take more than messages.
+    pub fn render_with(
+        &self,
+        messages: &serde_json::Value,
+        add_generation_prompt: bool,
+        variables: &Variables,
+    ) -> Result<String> {
+        let environment = environment(variables.clock);
+        let mut given = json!({
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
             "tools": null,
+            "documents": null,
         });
+        variables.values.iter().for_each(|(name, value)| given[name] = value.clone());
         let broken = |error: minijinja::Error| Failure::recipe(format!("the chat template cannot be read: {error:#}"));
-        let parsed = environment.template_from_str(&self.source).map_err(broken)?;
-        template::render(&parsed, &variables)
+        let source = without_generation_tags(&self.source);
+        let parsed = environment.template_from_str(&source).map_err(broken)?;
+        template::render(&parsed, &given)
             .map_err(|reason| Failure::recipe(format!("the chat template cannot render these messages: {reason}")))
     }
 
@@ -67,31 +87,34 @@ impl ChatTemplate {
     }
 }
 
-/// Templates call methods of Python strings; these are the ones that published chat templates use.
-fn python_method(
-    _: &mut minijinja::State,
-    value: &Value,
-    method: &str,
-    arguments: &[Value],
-) -> Result<Value, minijinja::Error> {
-    let unknown = || minijinja::Error::from(ErrorKind::UnknownMethod);
-    let text = value.as_str().ok_or_else(unknown)?;
-    let argument = arguments.first().and_then(|argument| argument.as_str());
-    Ok(match (method, argument) {
-        ("strip", None) => text.trim().into(),
-        ("lstrip", None) => text.trim_start().into(),
-        ("rstrip", None) => text.trim_end().into(),
-        ("strip", Some(characters)) => text.trim_matches(|c| characters.contains(c)).into(),
-        ("lstrip", Some(characters)) => text.trim_start_matches(|c| characters.contains(c)).into(),
-        ("rstrip", Some(characters)) => text.trim_end_matches(|c| characters.contains(c)).into(),
-        ("startswith", Some(prefix)) => text.starts_with(prefix).into(),
-        ("endswith", Some(suffix)) => text.ends_with(suffix).into(),
-        ("split", Some(separator)) if !separator.is_empty() => {
-            text.split(separator).map(String::from).collect::<Vec<_>>().into()
-        }
-        ("upper", None) => text.to_uppercase().into(),
-        ("lower", None) => text.to_lowercase().into(),
-        _ => return Err(unknown()),
+/// What a template may ask for besides messages.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Variables {
+    /// Such as `tools` or `enable_thinking`, by name.
+    pub values: serde_json::Map<String, serde_json::Value>,
+    pub clock: Clock,
+}
+
+/// As transformers sets Jinja up.
+fn environment(clock: Clock) -> minijinja::Environment<'static> {
+    let mut environment = template::environment();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the default delimiters"));
+    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", move |format: String| clock.strftime(&format));
+    python::teach(&mut environment);
+    environment
+}
+
+/// `{% generation %}` only marks what a model has said; for the text it is a block that is always taken.
+fn without_generation_tags(source: &str) -> Cow<'_, str> {
+    static TAGS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern"));
+    TAGS.replace_all(source, |tag: &Captures| {
+        let word = if tag.get(2).is_some() { "endif" } else { "if true" };
+        format!("{{%{} {word} {}%}}", &tag[1], &tag[3])
     })
 }
 

@@ -1,15 +1,18 @@
-//! The Qwen2 decoder: forward and backward written out (no tape), over documents laid end to end.
+//! The decoder of the Qwen2, Qwen3 and Llama families: forward and backward written out (no tape), over documents laid end to end.
 //!
 //! Legend: **T** tokens · **d** model width · **H** query heads · **K** key/value heads · **D** head width · **F** feed-forward
-//! width · **V** vocabulary. `x → norm → qkv + bias → rope → attention → out → + x → norm → gate|up → swiglu → down → +`.
+//! width · **V** vocabulary. `x → norm → qkv (+ bias) (→ norm of heads) → rope → attention → out (+ bias) → + x
+//! → norm → gate|up → swiglu → down → +`; what stands in brackets only some families have.
 
 use super::batch::Batch;
 use super::config::DecoderConfig;
 use super::parameters::{LayerRanges, Layout};
-use super::workspace::Workspace;
+use super::workspace::{LayerMemory, Workspace};
 use kernels::Layout::{Nn, Nt, Tn};
 use kernels::Write::{Accumulate, Overwrite};
-use kernels::{Buffer, Device, Heads, Stream, View, ViewMut, attention, bias, embedding, matmul, norm, rope, swiglu};
+use kernels::{
+    Buffer, Device, Heads, Stream, View, ViewMut, attention, bias, embedding, head_norm, matmul, norm, rope, swiglu,
+};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -32,7 +35,7 @@ impl Decoder {
         let layout = Layout::new(config, false);
         assert_eq!(weights.len(), layout.len, "weights of another shape");
         let stream = device.stream();
-        let tables = rope::tables(&stream, config.max_position_embeddings, config.head_size(), config.rope_theta);
+        let tables = rope::tables(&stream, config.max_position_embeddings, &config.rope_frequencies());
         Decoder {
             config: Arc::new(config.clone()),
             layout: Arc::new(layout),
@@ -96,6 +99,11 @@ impl Decoder {
         }
     }
 
+    /// Heads that are normed where any are, H + K.
+    fn normed_heads(&self) -> usize {
+        self.config.num_attention_heads + self.config.num_key_value_heads
+    }
+
     /// All weights, in the order of [`Layout`].
     pub fn weights(&self) -> Vec<f32> {
         self.device.stream().download(self.parameters.view())
@@ -123,6 +131,19 @@ impl Decoder {
         matmul(stream, Nt, rows, outputs, inputs, x, self.weight(weight), write, y);
     }
 
+    /// Norms rows `[rows, d]`, and saves `[rows]` for the way back.
+    fn norm(
+        &self,
+        stream: &Stream,
+        x: View<'_, f32>,
+        weight: &Range<usize>,
+        normed: ViewMut<'_, f32>,
+        scale: ViewMut<'_, f32>,
+    ) {
+        let (rows, epsilon) = (scale.len(), self.config.rms_norm_eps);
+        norm::forward(stream, rows, self.config.hidden_size, epsilon, x, self.weight(weight), normed, scale);
+    }
+
     /// Leaves the last norm's output `[T, d]` in the workspace, and what [`Decoder::backward`] wants.
     pub fn forward(&self, batch: &Batch, workspace: &mut Workspace) {
         workspace.fit(&self.config, batch.len(), batch.chosen());
@@ -148,8 +169,7 @@ impl Decoder {
         }
         let last = workspace.residuals[self.layout.layers.len() % workspace.residuals.len()].slice(0..t * d);
         let (normed, scale) = (workspace.normed.slice_mut(0..t * d), workspace.scale.slice_mut(0..t));
-        let weight = self.weight(&self.layout.final_norm);
-        norm::forward(&workspace.stream, t, d, self.config.rms_norm_eps, last, weight, normed, scale);
+        self.norm(&workspace.stream, last, &self.layout.final_norm, normed, scale);
     }
 
     fn layer_forward(
@@ -159,37 +179,78 @@ impl Decoder {
         workspace: &mut Workspace,
         attend: &mut Attend<'_>,
     ) {
-        let DecoderConfig { hidden_size: d, intermediate_size: f, rms_norm_eps: epsilon, .. } = *self.config;
-        let (t, qkv_size) = (positions.len(), self.config.qkv_size());
-        let layer = &self.layout.layers[index];
         let (slots, count) = (workspace.layers.len(), workspace.residuals.len());
         let (stream, memory) = (&workspace.stream, &mut workspace.layers[index % slots]);
         let (input, output) = two(&mut workspace.residuals, index % count, (index + 1) % count);
-        let input = input.slice(0..t * d);
+        let size = positions.len() * self.config.hidden_size;
+        self.attention_forward(index, positions, stream, memory, input.slice(0..size), attend);
+        self.feed_forward_forward(index, positions.len(), stream, memory, output.slice_mut(0..size));
+    }
 
+    fn attention_forward(
+        &self,
+        index: usize,
+        positions: View<'_, u32>,
+        stream: &Stream,
+        memory: &mut LayerMemory,
+        input: View<'_, f32>,
+        attend: &mut Attend<'_>,
+    ) {
+        let (t, d, queries) = (positions.len(), self.config.hidden_size, self.config.query_size());
+        let layer = &self.layout.layers[index];
         let (normed, scale) = (&mut memory.attention_normed, &mut memory.attention_scale);
-        let weight = self.weight(&layer.attention_norm);
-        norm::forward(stream, t, d, epsilon, input, weight, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
-        let mut qkv = memory.qkv.slice_mut(0..t * qkv_size);
-        self.linear(stream, normed.slice(0..t * d), &layer.qkv, [t, d, qkv_size], Overwrite, qkv.reborrow());
-        bias::add(stream, t, qkv_size, self.weight(&layer.qkv_bias), qkv.reborrow());
+        self.norm(stream, input, &layer.attention_norm, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
+        self.project_heads(index, t, stream, memory);
+        let mut qkv = memory.qkv.slice_mut(0..t * self.config.qkv_size());
         rope::forward(stream, self.heads(), positions, self.tables.view(), qkv.reborrow());
-        let attended = memory.attended.slice_mut(0..t * d);
+        let mut attended = memory.attended.slice_mut(0..t * queries);
         let log_sum = memory.log_sum.slice_mut(0..t * self.config.num_attention_heads);
-        attend(index, stream, qkv.view(), attended, log_sum);
+        attend(index, stream, qkv.view(), attended.reborrow(), log_sum);
         let mut middle = memory.middle.slice_mut(0..t * d);
         stream.copy(input, middle.reborrow());
-        self.linear(stream, memory.attended.slice(0..t * d), &layer.out, [t, d, d], Accumulate, middle.reborrow());
+        self.linear(stream, attended.view(), &layer.out, [t, queries, d], Accumulate, middle.reborrow());
+        if let Some(range) = &layer.out_bias {
+            bias::add(stream, t, d, self.weight(range), middle);
+        }
+    }
 
+    /// Queries, keys and values `[T, (H + 2K)·D]` as they are before they turn.
+    fn project_heads(&self, index: usize, t: usize, stream: &Stream, memory: &mut LayerMemory) {
+        let (d, width) = (self.config.hidden_size, self.config.qkv_size());
+        let layer = &self.layout.layers[index];
+        let projected = memory.head_norms.as_mut().map_or(&mut memory.qkv, |norms| &mut norms.projected);
+        let mut projected = projected.slice_mut(0..t * width);
+        let input = memory.attention_normed.slice(0..t * d);
+        self.linear(stream, input, &layer.qkv, [t, d, width], Overwrite, projected.reborrow());
+        if let Some(range) = &layer.qkv_bias {
+            bias::add(stream, t, width, self.weight(range), projected);
+        }
+        if let (Some(range), Some(norms)) = (&layer.head_norms, &mut memory.head_norms) {
+            let (weight, epsilon) = (self.weight(range), self.config.rms_norm_eps);
+            let (projected, qkv) = (norms.projected.slice(0..t * width), memory.qkv.slice_mut(0..t * width));
+            let scale = norms.scale.slice_mut(0..t * self.normed_heads());
+            head_norm::forward(stream, self.heads(), epsilon, projected, weight, qkv, scale);
+        }
+    }
+
+    fn feed_forward_forward(
+        &self,
+        index: usize,
+        t: usize,
+        stream: &Stream,
+        memory: &mut LayerMemory,
+        mut output: ViewMut<'_, f32>,
+    ) {
+        let (d, f) = (self.config.hidden_size, self.config.intermediate_size);
+        let layer = &self.layout.layers[index];
+        let middle = memory.middle.slice(0..t * d);
         let (normed, scale) = (&mut memory.feed_forward_normed, &mut memory.feed_forward_scale);
-        let weight = self.weight(&layer.feed_forward_norm);
-        norm::forward(stream, t, d, epsilon, middle.view(), weight, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
+        self.norm(stream, middle, &layer.feed_forward_norm, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
         let mut gate_up = memory.gate_up.slice_mut(0..t * 2 * f);
         self.linear(stream, normed.slice(0..t * d), &layer.gate_up, [t, d, 2 * f], Overwrite, gate_up.reborrow());
         let mut activated = memory.activated.slice_mut(0..t * f);
         swiglu::forward(stream, t, f, gate_up.view(), activated.reborrow());
-        let mut output = output.slice_mut(0..t * d);
-        stream.copy(middle.view(), output.reborrow());
+        stream.copy(middle, output.reborrow());
         self.linear(stream, activated.view(), &layer.down, [t, f, d], Accumulate, output);
     }
 
@@ -230,24 +291,13 @@ impl Decoder {
 
         let residual = back.residual.slice(0..t * d);
         let mut activated = back.activated.slice_mut(0..t * f);
-        matmul(stream, Nn, t, f, d, residual, self.weight(&layer.down), Overwrite, activated.reborrow());
-        matmul(
-            stream,
-            Tn,
-            d,
-            f,
-            t,
-            residual,
-            memory.activated.slice(0..t * f),
-            Accumulate,
-            gradients.slice_mut(layer.down.clone()),
-        );
+        let input = memory.activated.slice(0..t * f);
+        self.linear_backward(stream, residual, input, &layer.down, [t, f, d], activated.reborrow(), gradients);
         let mut gate_up = back.gate_up.slice_mut(0..t * 2 * f);
         swiglu::backward(stream, t, f, memory.gate_up.slice(0..t * 2 * f), activated.view(), gate_up.reborrow());
-        let mut normed = back.normed.slice_mut(0..t * d);
-        matmul(stream, Nn, t, d, 2 * f, gate_up.view(), self.weight(&layer.gate_up), Overwrite, normed.reborrow());
-        let input = memory.feed_forward_normed.slice(0..t * d);
-        matmul(stream, Tn, 2 * f, d, t, gate_up.view(), input, Accumulate, gradients.slice_mut(layer.gate_up.clone()));
+        let (input, mut normed) = (memory.feed_forward_normed.slice(0..t * d), back.normed.slice_mut(0..t * d));
+        let sizes = [t, d, 2 * f];
+        self.linear_backward(stream, gate_up.view(), input, &layer.gate_up, sizes, normed.reborrow(), gradients);
         norm::backward(
             stream,
             t,
@@ -263,42 +313,31 @@ impl Decoder {
     }
 
     fn attention_backward(&self, index: usize, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
-        let (t, d, width) = (batch.len(), self.config.hidden_size, self.config.qkv_size());
-        let layer: &LayerRanges = &self.layout.layers[index];
+        let (t, d, queries) = (batch.len(), self.config.hidden_size, self.config.query_size());
+        let (width, layer) = (self.config.qkv_size(), &self.layout.layers[index]);
         let (stream, memory) = (&workspace.stream, &workspace.layers[index]);
         let back = workspace.back.as_mut().expect("a workspace for training");
 
         let residual = back.residual.slice(0..t * d);
-        let mut attended = back.attended.slice_mut(0..t * d);
-        matmul(stream, Nn, t, d, d, residual, self.weight(&layer.out), Overwrite, attended.reborrow());
-        matmul(
-            stream,
-            Tn,
-            d,
-            d,
-            t,
-            residual,
-            memory.attended.slice(0..t * d),
-            Accumulate,
-            gradients.slice_mut(layer.out.clone()),
-        );
+        if let Some(range) = &layer.out_bias {
+            bias::backward(stream, t, d, residual, gradients.slice_mut(range.clone()));
+        }
+        let (seen, mut attended) = (memory.attended.slice(0..t * queries), back.attended.slice_mut(0..t * queries));
+        self.linear_backward(stream, residual, seen, &layer.out, [t, queries, d], attended.reborrow(), gradients);
         let mut qkv = back.qkv.slice_mut(0..t * width);
         attention::backward(
             stream,
             self.heads(),
             &batch.segments,
             memory.qkv.slice(0..t * width),
-            memory.attended.slice(0..t * d),
+            seen,
             memory.log_sum.slice(0..t * self.config.num_attention_heads),
             attended.view(),
             qkv.reborrow(),
         );
         rope::backward(stream, self.heads(), batch.positions(), self.tables.view(), qkv.reborrow());
-        bias::backward(stream, t, width, qkv.view(), gradients.slice_mut(layer.qkv_bias.clone()));
         let mut normed = back.normed.slice_mut(0..t * d);
-        matmul(stream, Nn, t, d, width, qkv.view(), self.weight(&layer.qkv), Overwrite, normed.reborrow());
-        let input = memory.attention_normed.slice(0..t * d);
-        matmul(stream, Tn, width, d, t, qkv.view(), input, Accumulate, gradients.slice_mut(layer.qkv.clone()));
+        self.project_heads_backward(index, t, stream, memory, qkv, normed.reborrow(), gradients);
         norm::backward(
             stream,
             t,
@@ -311,6 +350,47 @@ impl Decoder {
             back.residual.slice_mut(0..t * d),
             gradients.slice_mut(layer.attention_norm.clone()),
         );
+    }
+
+    /// From the gradient of what is about to turn to that of the norm's output before the projection.
+    fn project_heads_backward(
+        &self,
+        index: usize,
+        t: usize,
+        stream: &Stream,
+        memory: &LayerMemory,
+        mut qkv: ViewMut<'_, f32>,
+        normed: ViewMut<'_, f32>,
+        gradients: &mut Buffer<f32>,
+    ) {
+        let (d, width) = (self.config.hidden_size, self.config.qkv_size());
+        let layer = &self.layout.layers[index];
+        if let (Some(range), Some(norms)) = (&layer.head_norms, &memory.head_norms) {
+            let (weight, gradient) = (self.weight(range), gradients.slice_mut(range.clone()));
+            let (projected, scale) =
+                (norms.projected.slice(0..t * width), norms.scale.slice(0..t * self.normed_heads()));
+            head_norm::backward(stream, self.heads(), projected, weight, scale, qkv.reborrow(), gradient);
+        }
+        if let Some(range) = &layer.qkv_bias {
+            bias::backward(stream, t, width, qkv.view(), gradients.slice_mut(range.clone()));
+        }
+        let input = memory.attention_normed.slice(0..t * d);
+        self.linear_backward(stream, qkv.view(), input, &layer.qkv, [t, d, width], normed, gradients);
+    }
+
+    /// Of y = x · Wᵀ: dx`[rows, inputs]` = dy · W, and to the gradient of W`[outputs, inputs]` is added dyᵀ · x.
+    fn linear_backward(
+        &self,
+        stream: &Stream,
+        dy: View<'_, f32>,
+        x: View<'_, f32>,
+        weight: &Range<usize>,
+        [rows, inputs, outputs]: [usize; 3],
+        dx: ViewMut<'_, f32>,
+        gradients: &mut Buffer<f32>,
+    ) {
+        matmul(stream, Nn, rows, inputs, outputs, dy, self.weight(weight), Overwrite, dx);
+        matmul(stream, Tn, outputs, inputs, rows, dy, x, Accumulate, gradients.slice_mut(weight.clone()));
     }
 }
 

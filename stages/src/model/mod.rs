@@ -1,6 +1,7 @@
 //! The decoder model: shape, named parameters, forward and backward pass, generation, tokenizer and the Hugging Face folder.
 
 pub mod batch;
+pub mod carried;
 pub mod chat;
 pub mod complete;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod tensors;
 pub mod tokenizer;
 pub mod workspace;
 
+pub use carried::Carried;
 pub use chat::ChatTemplate;
 pub use config::DecoderConfig;
 pub use decoder::Decoder;

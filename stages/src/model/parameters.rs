@@ -20,9 +20,20 @@ pub struct LayerRanges {
     /// `[d]`
     pub attention_norm: Range<usize>,
     /// `[(H + 2K)·D]`
-    pub qkv_bias: Range<usize>,
+    pub qkv_bias: Option<Range<usize>>,
+    /// `[2, D]`: of query heads, then of key heads.
+    pub head_norms: Option<Range<usize>>,
+    /// `[d]`
+    pub out_bias: Option<Range<usize>>,
     /// `[d]`
     pub feed_forward_norm: Range<usize>,
+}
+
+impl LayerRanges {
+    /// Everything that starts at 1.
+    fn norms(&self) -> impl Iterator<Item = &Range<usize>> {
+        [&self.attention_norm, &self.feed_forward_norm].into_iter().chain(&self.head_norms)
+    }
 }
 
 /// The layout of all parameters, gradients and optimizer moments.
@@ -60,8 +71,10 @@ impl Layout {
         };
         let embedding = take(config.vocab_size * d);
         let head = if config.tie_word_embeddings { embedding.clone() } else { take(config.vocab_size * d) };
-        let matrices: Vec<_> =
-            (0..config.num_hidden_layers).map(|_| (take(qkv * d), take(d * d), take(2 * f * d), take(d * f))).collect();
+        let queries = config.query_size();
+        let matrices: Vec<_> = (0..config.num_hidden_layers)
+            .map(|_| (take(qkv * d), take(d * queries), take(2 * f * d), take(d * f)))
+            .collect();
         let value_weight = value_head.then(|| take(d));
         let matrices_end = take(0).end;
         let layers = matrices
@@ -72,7 +85,9 @@ impl Layout {
                 gate_up,
                 down,
                 attention_norm: take(d),
-                qkv_bias: take(qkv),
+                qkv_bias: config.has_qkv_bias().then(|| take(qkv)),
+                head_norms: config.has_head_norms().then(|| take(2 * config.head_size())),
+                out_bias: config.has_out_bias().then(|| take(d)),
                 feed_forward_norm: take(d),
             })
             .collect();
@@ -102,24 +117,36 @@ impl Layout {
 
 fn layer_tensors(prefix: &str, layer: &LayerRanges, config: &DecoderConfig, tensors: &mut Vec<NamedTensor>) {
     let (d, f) = (config.hidden_size, config.intermediate_size);
-    let queries = config.num_attention_heads * config.head_size();
-    let keys = config.num_key_value_heads * config.head_size();
     let mut push = |name: &str, shape: &[usize], range: Range<usize>| {
         tensors.push(named(&format!("{prefix}.{name}"), shape, range));
     };
     push("input_layernorm.weight", &[d], layer.attention_norm.clone());
-    let mut row = 0;
-    for (part, rows) in [("q", queries), ("k", keys), ("v", keys)] {
-        let weight = part_of(&layer.qkv, row * d, rows * d);
-        push(&format!("self_attn.{part}_proj.weight"), &[rows, d], weight);
-        push(&format!("self_attn.{part}_proj.bias"), &[rows], part_of(&layer.qkv_bias, row, rows));
-        row += rows;
-    }
-    push("self_attn.o_proj.weight", &[d, queries], layer.out.clone());
+    attention_tensors(layer, config, &mut push);
     push("post_attention_layernorm.weight", &[d], layer.feed_forward_norm.clone());
     push("mlp.gate_proj.weight", &[f, d], part_of(&layer.gate_up, 0, f * d));
     push("mlp.up_proj.weight", &[f, d], part_of(&layer.gate_up, f * d, f * d));
     push("mlp.down_proj.weight", &[d, f], layer.down.clone());
+}
+
+fn attention_tensors(layer: &LayerRanges, config: &DecoderConfig, push: &mut impl FnMut(&str, &[usize], Range<usize>)) {
+    let (d, width) = (config.hidden_size, config.head_size());
+    let (queries, keys) = (config.query_size(), config.num_key_value_heads * width);
+    let mut row = 0;
+    for (part, rows) in [("q", queries), ("k", keys), ("v", keys)] {
+        push(&format!("self_attn.{part}_proj.weight"), &[rows, d], part_of(&layer.qkv, row * d, rows * d));
+        if let Some(bias) = &layer.qkv_bias {
+            push(&format!("self_attn.{part}_proj.bias"), &[rows], part_of(bias, row, rows));
+        }
+        row += rows;
+    }
+    if let Some(norms) = &layer.head_norms {
+        push("self_attn.q_norm.weight", &[width], part_of(norms, 0, width));
+        push("self_attn.k_norm.weight", &[width], part_of(norms, width, width));
+    }
+    push("self_attn.o_proj.weight", &[d, queries], layer.out.clone());
+    if let Some(bias) = &layer.out_bias {
+        push("self_attn.o_proj.bias", &[d], bias.clone());
+    }
 }
 
 fn named(name: &str, shape: &[usize], range: Range<usize>) -> NamedTensor {
@@ -144,12 +171,11 @@ pub fn initial(config: &DecoderConfig, layout: &Layout, seed: u64) -> Vec<f32> {
     }
     for layer in &layout.layers {
         normal(&layer.qkv, inputs(config.hidden_size));
-        normal(&layer.out, inputs(config.hidden_size) * residual);
+        normal(&layer.out, inputs(config.query_size()) * residual);
         normal(&layer.gate_up, inputs(config.hidden_size));
         normal(&layer.down, inputs(config.intermediate_size) * residual);
     }
-    let norms = layout.layers.iter().flat_map(|layer| [&layer.attention_norm, &layer.feed_forward_norm]);
-    for norm in norms.chain([&layout.final_norm]) {
+    for norm in layout.layers.iter().flat_map(LayerRanges::norms).chain([&layout.final_norm]) {
         weights[norm.clone()].fill(1.0);
     }
     weights

@@ -1,4 +1,4 @@
-//! Weights in safetensors files: one file or shards with an index; f32, f16 and bf16 in, f32 and bf16 out.
+//! Weights in safetensors files: one file or shards with an index, both ways; f32, f16 and bf16 in, f32 and bf16 out.
 
 use super::config::DecoderConfig;
 use super::parameters::{Layout, NamedTensor};
@@ -6,7 +6,8 @@ use crate::failure::{Failure, Result};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,20 +31,33 @@ impl Precision {
             Precision::Bf16 => "bfloat16",
         }
     }
+
+    /// Of one weight.
+    fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Index {
+    #[serde(default)]
+    metadata: Value,
     weight_map: BTreeMap<String, String>,
 }
 
-/// All weights of a decoder in the layout's order. A missing tensor or one of another shape is an error; others are left alone.
+/// All weights of a decoder in the layout's order. A missing tensor, one of another shape and one of a layer that has no place for
+/// it are errors; tensors outside the decoder are left alone.
 pub fn read(folder: &Path, config: &DecoderConfig, layout: &Layout) -> Result<Vec<f32>> {
-    let mut weights = vec![0.0; layout.len];
-    for (path, tensors) in files(folder, layout.tensors(config))? {
+    let (mut weights, wanted) = (vec![0.0; layout.len], layout.tensors(config));
+    let known: HashSet<String> = wanted.iter().map(|tensor| tensor.name.clone()).collect();
+    for (path, tensors) in files(folder, wanted)? {
         let bytes = fs::read(&path).map_err(|error| Failure::io("read", &path, error))?;
         let wrong = |why: String| Failure::recipe(format!("`{}`: {why}", path.display()));
         let file = SafeTensors::deserialize(&bytes).map_err(|error| wrong(format!("no safetensors file: {error}")))?;
+        check_places(&known, &file).map_err(wrong)?;
         for tensor in tensors {
             let view = file.tensor(&tensor.name).map_err(|_| wrong(format!("tensor `{}` is missing", tensor.name)))?;
             fill(&mut weights[tensor.range.clone()], &tensor, &view).map_err(wrong)?;
@@ -52,15 +66,57 @@ pub fn read(folder: &Path, config: &DecoderConfig, layout: &Layout) -> Result<Ve
     Ok(weights)
 }
 
-/// Writes one `model.safetensors` with a decoder's tensors under their Hugging Face names.
+/// A layer that has more than we compute with would be another model without it.
+fn check_places(known: &HashSet<String>, file: &SafeTensors) -> Result<(), String> {
+    let strange =
+        |name: &&&str| name.starts_with("model.") && !known.contains(**name) && !name.ends_with("rotary_emb.inv_freq");
+    match file.names().iter().filter(strange).min() {
+        Some(name) => Err(format!("tensor `{name}` has no place in the model that config.json describes")),
+        None => Ok(()),
+    }
+}
+
+/// Writes a decoder's tensors under their Hugging Face names into `model.safetensors`, or, where they are more than `shard_bytes`,
+/// into several files of about that size with an index.
 pub fn write(
-    path: &Path,
+    folder: &Path,
     config: &DecoderConfig,
     layout: &Layout,
     weights: &[f32],
     precision: Precision,
+    shard_bytes: usize,
 ) -> Result<()> {
-    let tensors = layout.tensors(config);
+    let shards = shards(layout.tensors(config), precision, shard_bytes);
+    if let [tensors] = &shards[..] {
+        return write_file(&folder.join(SINGLE), tensors, weights, precision);
+    }
+    let mut weight_map = BTreeMap::new();
+    for (number, tensors) in (1..).zip(&shards) {
+        let name = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
+        write_file(&folder.join(&name), tensors, weights, precision)?;
+        weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+    }
+    let total_size: usize = shards.iter().flatten().map(|tensor| tensor.range.len() * precision.bytes()).sum();
+    let index = Index { metadata: json!({"total_size": total_size}), weight_map };
+    super::folder::write_json(&folder.join(INDEX), &json!(index))
+}
+
+/// Consecutive tensors together, as many as fit.
+fn shards(tensors: Vec<NamedTensor>, precision: Precision, shard_bytes: usize) -> Vec<Vec<NamedTensor>> {
+    let (mut shards, mut filled): (Vec<Vec<NamedTensor>>, usize) = (vec![Vec::new()], 0);
+    for tensor in tensors {
+        let bytes = tensor.range.len() * precision.bytes();
+        if filled > 0 && filled + bytes > shard_bytes {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        shards.last_mut().expect("there is one from the start").push(tensor);
+    }
+    shards
+}
+
+fn write_file(path: &Path, tensors: &[NamedTensor], weights: &[f32], precision: Precision) -> Result<()> {
     let raw: Vec<Vec<u8>> = tensors.iter().map(|tensor| encoded(&weights[tensor.range.clone()], precision)).collect();
     let dtype = if precision == Precision::Bf16 { Dtype::BF16 } else { Dtype::F32 };
     let bug = |error| Failure::Ourselves(format!("weights cannot be written: {error}"));
@@ -70,8 +126,8 @@ pub fn write(
         .map(|(tensor, bytes)| Ok((&tensor.name, TensorView::new(dtype, tensor.shape.clone(), bytes).map_err(bug)?)))
         .collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let bytes = safetensors::serialize(views?, Some(metadata)).map_err(bug)?;
-    fs::write(path, bytes).map_err(|error| Failure::io("write", path, error))
+    safetensors::serialize_to_file(views?, Some(metadata), path)
+        .map_err(|error| Failure::Machine(format!("cannot write `{}`: {error}", path.display())))
 }
 
 /// Which file holds which of the tensors.

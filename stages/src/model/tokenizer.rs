@@ -41,8 +41,11 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads `tokenizer.json`; `place` names the file in errors.
     pub fn from_json(json: String, place: &str) -> Result<Tokenizer> {
-        let inner = tokenizers::Tokenizer::from_bytes(json.as_bytes())
+        let mut inner = tokenizers::Tokenizer::from_bytes(json.as_bytes())
             .map_err(|error| Failure::recipe(format!("`{place}` is no tokenizer: {error}")))?;
+        // Files keep what their maker's last call asked for; transformers sets both anew for every call.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| refused("tokenizer", error))?;
         Ok(Tokenizer { inner, json })
     }
 
@@ -78,6 +81,12 @@ impl Tokenizer {
     /// No special tokens are added; those spelt out in `text` are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
+        Ok(encoding.map_err(|error| refused("tokenizer", error))?.get_ids().to_vec())
+    }
+
+    /// A text by itself, with what the tokenizer puts around it, such as Llama's beginning: as transformers does by default.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true);
         Ok(encoding.map_err(|error| refused("tokenizer", error))?.get_ids().to_vec())
     }
 

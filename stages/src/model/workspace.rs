@@ -32,6 +32,8 @@ pub(super) struct LayerMemory {
     /// `[T, d]`, `[T]`
     pub attention_normed: Buffer<f32>,
     pub attention_scale: Buffer<f32>,
+    /// Only where heads are normed.
+    pub head_norms: Option<HeadNormMemory>,
     /// `[T, (H + 2K)·D]`
     pub qkv: Buffer<f32>,
     /// `[T, H·D]`, `[T, H]`
@@ -45,6 +47,14 @@ pub(super) struct LayerMemory {
     /// `[T, 2F]`, `[T, F]`
     pub gate_up: Buffer<f32>,
     pub activated: Buffer<f32>,
+}
+
+/// What the norms of heads see and save.
+pub(super) struct HeadNormMemory {
+    /// `[T, (H + 2K)·D]` as projected.
+    pub projected: Buffer<f32>,
+    /// `[T, H + K]`
+    pub scale: Buffer<f32>,
 }
 
 /// Gradients on their way back; each named after what it is the gradient of.
@@ -110,8 +120,9 @@ impl LayerMemory {
         LayerMemory {
             attention_normed: stream.uninit(t * d),
             attention_scale: stream.uninit(t),
+            head_norms: config.has_head_norms().then(|| HeadNormMemory::new(stream, config, t)),
             qkv: stream.uninit(t * config.qkv_size()),
-            attended: stream.uninit(t * d),
+            attended: stream.uninit(t * config.query_size()),
             log_sum: stream.uninit(t * config.num_attention_heads),
             middle: stream.uninit(t * d),
             feed_forward_normed: stream.uninit(t * d),
@@ -122,6 +133,13 @@ impl LayerMemory {
     }
 }
 
+impl HeadNormMemory {
+    fn new(stream: &Stream, config: &DecoderConfig, t: usize) -> HeadNormMemory {
+        let heads = config.num_attention_heads + config.num_key_value_heads;
+        HeadNormMemory { projected: stream.uninit(t * config.qkv_size()), scale: stream.uninit(t * heads) }
+    }
+}
+
 impl BackwardMemory {
     fn new(stream: &Stream, config: &DecoderConfig, t: usize, n: usize) -> BackwardMemory {
         let (d, f) = (config.hidden_size, config.intermediate_size);
@@ -129,7 +147,7 @@ impl BackwardMemory {
             residual: stream.uninit(t * d),
             normed: stream.uninit(t * d),
             qkv: stream.uninit(t * config.qkv_size()),
-            attended: stream.uninit(t * d),
+            attended: stream.uninit(t * config.query_size()),
             gate_up: stream.uninit(t * 2 * f),
             activated: stream.uninit(t * f),
             hidden: stream.uninit(n * d),

@@ -2,8 +2,9 @@
 
 use crate::failure::Result;
 use crate::kinds::student::{Student, plain_template};
+use crate::model::config::Family;
 use crate::model::tokenizer::{END_OF_TEXT, Training};
-use crate::model::{Decoder, DecoderConfig, Tokenizer};
+use crate::model::{Carried, Decoder, DecoderConfig, Tokenizer, carried};
 use crate::settings::{Reader, Setting, Step, shown_path};
 use crate::stage::{NodeRef, Unkeyed};
 use crate::train::evaluate::{FINAL_RESPONSE, THINKING};
@@ -34,6 +35,9 @@ crate::settings! {
         /// Width of the residual stream.
         pub hidden: usize = 96,
         pub heads: usize = 4,
+        /// Channels of one head; `hidden` / `heads` when left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub head_dim: Option<usize> = None,
         /// Key and value heads; half as many as query heads when left out.
         pub kv_heads: Option<usize> = None,
         /// Width of the feed-forward layer; 8/3 of `hidden`, to the next multiple of 32, when left out.
@@ -47,7 +51,17 @@ crate::settings! {
 
 crate::choice! {
     /// Architectures that can be made from nothing.
-    pub enum Architecture { "qwen2" => Qwen2 }
+    pub enum Architecture { "qwen2" => Qwen2, "qwen3" => Qwen3, "llama" => Llama }
+}
+
+impl Architecture {
+    fn family(self) -> Family {
+        match self {
+            Architecture::Qwen2 => Family::Qwen2,
+            Architecture::Qwen3 => Family::Qwen3,
+            Architecture::Llama => Family::Llama,
+        }
+    }
 }
 
 crate::settings! {
@@ -106,22 +120,29 @@ impl Setting for Base {
 }
 
 fn checked_folder(folder: PathBuf, reader: &mut Reader) -> Option<Base> {
-    if folder.join("config.json").is_file() {
-        return Some(Base::Folder(folder));
+    let config = folder.join("config.json");
+    let Ok(text) = std::fs::read_to_string(&config) else {
+        let message = format!("`{}` holds no `config.json`", shown_path(&folder));
+        reader.mistake("missing-file", message, Some("name a model folder in Hugging Face layout".to_string()));
+        return None;
+    };
+    if let Err(fault) = DecoderConfig::from_json(&text, &shown_path(&config)) {
+        reader.mistake("unsupported-model", fault.to_string(), None);
+        return None;
     }
-    let message = format!("`{}` holds no `config.json`", shown_path(&folder));
-    reader.mistake("missing-file", message, Some("name a model folder in Hugging Face layout".to_string()));
-    None
+    Some(Base::Folder(folder))
 }
 
 impl Fresh {
     pub fn config(&self, vocab_size: usize, end_token: u32) -> DecoderConfig {
         DecoderConfig {
+            family: self.architecture.family(),
             vocab_size,
             hidden_size: self.hidden,
             num_hidden_layers: self.layers,
             num_attention_heads: self.heads,
             num_key_value_heads: self.kv_heads.unwrap_or((self.heads / 2).max(1)),
+            head_dim: self.head_dim.filter(|size| size * self.heads != self.hidden),
             intermediate_size: self.ffn.unwrap_or((self.hidden * 8 / 3).next_multiple_of(32)),
             rms_norm_eps: 1e-6,
             rope_theta: self.rope_theta,
@@ -129,6 +150,7 @@ impl Fresh {
             max_position_embeddings: self.positions,
             bos_token_id: None,
             eos_token_ids: vec![end_token],
+            ..DecoderConfig::default()
         }
     }
 
@@ -143,7 +165,8 @@ impl Fresh {
         let tokenizer = Tokenizer::train(training, self.tokenizer.size, texts, &headings)?;
         let end_token = tokenizer.id(END_OF_TEXT).expect("a tokenizer of ours has the ending token");
         let config = self.config(tokenizer.vocab_size(), end_token);
-        Ok(Student { decoder: Decoder::fresh(device, &config, seed), tokenizer, template: plain_template() })
+        let decoder = Decoder::fresh(device, &config, seed);
+        Ok(Student { decoder, tokenizer, template: plain_template(), carried: Carried::default() })
     }
 }
 
@@ -155,6 +178,7 @@ impl Base {
             path.extension()
                 .is_some_and(|ending| ["json", "safetensors", "jinja", "model"].iter().any(|known| ending == *known))
                 && path.file_name().is_some_and(|name| name != "timings.json")
+                || path.file_name().is_some_and(|name| carried::COPIED.iter().any(|copied| name == *copied))
         };
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let mut files: Vec<PathBuf> = entries.filter(counts).collect();
@@ -177,7 +201,10 @@ mod tests {
     fn a_base_is_one_of_three() {
         let check = |value: Value, codes: &[&str]| assert_eq!(read(value.clone()).1, codes, "{value}");
         check(json!({"architecture": "qwen2"}), &[]);
-        check(json!({"architecture": "qwen3"}), &["unknown-word"]);
+        check(json!({"architecture": "qwen3", "head_dim": 32}), &[]);
+        check(json!({"architecture": "llama"}), &[]);
+        check(json!({"architecture": "qwen4"}), &["unknown-word"]);
+        check(json!({"architecture": "qwen3", "head_dim": 31}), &["impossible-model"]);
         check(json!({"hidden": 96}), &["missing-key"]);
         check(json!({"architecture": "qwen2", "hidden": 97}), &["impossible-model"]);
         check(json!({"architecture": "qwen2", "widht": 7}), &["unknown-key"]);
@@ -194,6 +221,18 @@ mod tests {
         let shape =
             [config.hidden_size, config.num_hidden_layers, config.num_key_value_heads, config.intermediate_size];
         assert_eq!(shape, [96, 3, 2, 256]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_no_part_of_the_identity() {
+        let shown = |value: Value| serde_json::to_string(&read(value).0).unwrap();
+        assert!(!shown(json!({"architecture": "qwen2"})).contains("head_dim"));
+        let parts = |family: &str| {
+            let Some(Base::Fresh(fresh)) = read(json!({"architecture": family})).0 else { panic!("a fresh base") };
+            let config = fresh.config(300, 7);
+            [config.has_qkv_bias(), config.has_head_norms(), config.has_out_bias()]
+        };
+        assert_eq!(["qwen2", "qwen3", "llama"].map(parts), [[true, false, false], [false, true, false], [false; 3]]);
     }
 
     #[test]
