@@ -66,6 +66,8 @@ fn step(decoder: Decoder, vocabulary: usize, [documents, length]: [usize; 2], st
         optimizer: AdamW::default(),
         length_max: length,
         keep: Keep::Head,
+        micro_batch_tokens: None,
+        evaluation: None,
     };
     let clock = Instant::now();
     train(decoder, &examples, &settings, &Draw::new(1, "bench"), &mut Quiet).expect("nothing to stop it");

@@ -91,6 +91,8 @@ fn sft_settings() -> SftSettings {
         optimizer: AdamW::default(),
         length_max: 40,
         keep: Keep::Tail,
+        micro_batch_tokens: None,
+        evaluation: None,
     }
 }
 

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 
 /// A lane of a small model holds about this many tokens: enough for efficient products, few enough for two lanes a step.
 const SMALL_LANE_TOKENS: usize = 192;
+/// A lane works on so many of its tokens at once.
+const SMALL_CHUNK_TOKENS: usize = SMALL_LANE_TOKENS * 4 / 3;
 /// More lanes than this would cost more in summing gradients than they gain.
 const SMALL_LANES: usize = 8;
 /// From this many parameters on one operation fills all cores, and further copies of the gradients cost too much.
@@ -29,13 +31,22 @@ pub struct Lanes {
     device: Device,
     purpose: Purpose,
     parameters: usize,
+    /// Tokens at work at once, over all lanes; a longer text is worked on whole.
+    tokens_max: usize,
     lanes: Vec<Lane>,
 }
 
 impl Lanes {
     pub fn new(decoder: &Decoder, purpose: Purpose) -> Lanes {
         let parameters = decoder.layout().len;
-        Lanes { device: decoder.device().clone(), purpose, parameters, lanes: Vec::new() }
+        Lanes { device: decoder.device().clone(), purpose, parameters, tokens_max: usize::MAX, lanes: Vec::new() }
+    }
+
+    /// With at most so many tokens' activations in memory at once: fewer lanes, then shorter chunks. Changes the order in which
+    /// gradients are added, so it changes bits.
+    pub fn within(mut self, tokens_max: Option<usize>) -> Lanes {
+        self.tokens_max = tokens_max.map_or(usize::MAX, |tokens| tokens.max(1));
+        self
     }
 
     /// Calls `work` with chunks of the batch that fit one pass, lanes side by side, and returns its results in a fixed order.
@@ -73,12 +84,14 @@ impl Lanes {
     /// Lanes, each a list of chunks.
     fn plan(&self, batch: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<Vec<usize>>> {
         if self.parameters > LARGE_PARAMETERS {
-            return vec![packed(batch, length, LARGE_CHUNK_TOKENS)];
+            return vec![packed(batch, length, LARGE_CHUNK_TOKENS.min(self.tokens_max))];
         }
         let total: usize = batch.iter().map(|&example| length(example)).sum();
-        let lane_tokens = SMALL_LANE_TOKENS.max(total.div_ceil(SMALL_LANES));
+        let chunk_tokens = SMALL_CHUNK_TOKENS.min(self.tokens_max);
+        let lanes_max = (self.tokens_max / chunk_tokens).clamp(1, SMALL_LANES);
+        let lane_tokens = SMALL_LANE_TOKENS.max(total.div_ceil(lanes_max));
         let lanes = shards(batch, &length, lane_tokens);
-        lanes.into_iter().map(|lane| packed(&lane, &length, SMALL_LANE_TOKENS * 4 / 3)).collect()
+        lanes.into_iter().map(|lane| packed(&lane, &length, chunk_tokens)).collect()
     }
 
     fn open(&mut self, count: usize) {

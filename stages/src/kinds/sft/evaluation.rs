@@ -1,0 +1,114 @@
+//! `evaluation:` of a training node: which rows are held out, how often they are asked, and what follows from the answer.
+
+use super::lessons::Lesson;
+use super::positive;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::settings::Reader;
+use crate::stage::NodeRef;
+use crate::train::held_out::EvaluationPlan;
+use std::collections::HashSet;
+
+crate::settings! {
+    /// Rows that are never trained on, and what they decide.
+    pub struct Evaluation {
+        /// The share of the rows that is held out, drawn by their ids, so that rows which come later move no other.
+        pub share: Option<f64> = None,
+        /// Other rows, in place of `share`. What is in both is not trained on.
+        pub input: Option<NodeRef> = None,
+        /// Steps between two evaluations; there is one more at the end.
+        pub every: u64 = 100,
+        /// Stop after so many evaluations in a row without gain; never when left out.
+        pub patience: Option<u64> = None,
+        /// The loss must fall by more than this, in nats a token, to be a gain.
+        pub min_delta: f64 = 0.0,
+        /// Keep the weights of the lowest evaluation loss in place of the last ones.
+        pub best: bool = false,
+    }
+}
+
+/// Lessons on their two sides.
+pub struct Material {
+    pub trained: Vec<Lesson>,
+    pub held_out: Vec<Lesson>,
+}
+
+impl Material {
+    pub fn of(trained: Vec<Lesson>) -> Material {
+        Material { trained, held_out: Vec::new() }
+    }
+}
+
+impl Evaluation {
+    /// Notes what is wrong with it.
+    pub fn check(&self, reader: &mut Reader) {
+        match (self.share, &self.input) {
+            (None, None) => {
+                let hint = "`share: 0.1` holds a tenth of the rows out; `input: NODE` takes other rows".to_string();
+                reader.mistake("missing-key", "`share` or `input` is missing", Some(hint));
+            }
+            (Some(_), Some(_)) => reader.mistake("both-given", "give `share` or `input`, not both", None),
+            (Some(share), None) if !(share > 0.0 && share < 1.0) => {
+                let message = format!("the share `{share}` should lie between 0 and 1");
+                reader.mistake("out-of-range", message, None);
+            }
+            _ => {}
+        }
+        positive("every", self.every as f64, reader);
+        positive("patience", self.patience.map_or(1.0, |patience| patience as f64), reader);
+        if !(self.min_delta >= 0.0 && self.min_delta.is_finite()) {
+            reader.mistake("out-of-range", format!("`min_delta: {}` should not be below 0", self.min_delta), None);
+        }
+    }
+
+    pub fn plan(&self) -> EvaluationPlan {
+        let Evaluation { every, patience, min_delta, best, .. } = *self;
+        EvaluationPlan { every, patience, min_delta, best }
+    }
+
+    /// Parts `lessons`, or sees to it that none of `asked` is among them.
+    pub fn hold_out(
+        &self,
+        lessons: Vec<Lesson>,
+        asked: Option<Vec<Lesson>>,
+        context: &dyn Context,
+    ) -> Result<Material> {
+        let count = lessons.len();
+        let material = match asked {
+            Some(asked) => without(lessons, asked, context),
+            None => drawn(lessons, self.share.unwrap_or(0.0), context),
+        };
+        let told = |what: &str| {
+            let message = format!("`evaluation` leaves nothing to {what}: {count} rows to train on");
+            let held_out = material.held_out.len();
+            Err(Failure::recipe(format!("{message}, {held_out} held out; give more rows or another `share`")))
+        };
+        match (material.trained.is_empty(), material.held_out.is_empty()) {
+            (true, _) => told("train on"),
+            (_, true) => told("evaluate on"),
+            _ => Ok(material),
+        }
+    }
+}
+
+/// A row is drawn by its id. One whose question is also a drawn row's goes with it: what is asked has not been learnt.
+fn drawn(lessons: Vec<Lesson>, share: f64, context: &dyn Context) -> Material {
+    let draw = context.draw().of("evaluation");
+    let is_drawn = |lesson: &&Lesson| draw.of(&lesson.id).chance(share);
+    let questions: HashSet<String> = lessons.iter().filter(is_drawn).map(|lesson| lesson.question.clone()).collect();
+    let (held_out, trained) = lessons.into_iter().partition(|lesson| questions.contains(&lesson.question));
+    Material { trained, held_out }
+}
+
+/// Of `lessons` those that are not asked, neither as the same row nor by the same question.
+fn without(lessons: Vec<Lesson>, asked: Vec<Lesson>, context: &dyn Context) -> Material {
+    let known: HashSet<&str> = asked.iter().flat_map(|it| [it.id.as_str(), it.question.as_str()]).collect();
+    let count = lessons.len();
+    let is_new = |lesson: &Lesson| !known.contains(lesson.id.as_str()) && !known.contains(lesson.question.as_str());
+    let trained: Vec<Lesson> = lessons.into_iter().filter(is_new).collect();
+    if trained.len() < count {
+        let both = count - trained.len();
+        context.warn(&format!("{both} of {count} rows are not trained on: the evaluation asks the same"));
+    }
+    Material { trained, held_out: asked }
+}
