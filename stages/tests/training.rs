@@ -157,6 +157,7 @@ fn sft_goes_on_after_a_stop_as_if_there_had_been_none() {
     let examples = examples();
     let parts = examples.split_at(70);
     for settings in [sft_settings(), rich_settings()] {
+        let settings = SftSettings { duration: Duration::Steps(14), ..settings };
         let (whole, rows) = supervise_and_ask(2, &settings, parts, &mut Quiet).unwrap();
         for stops in [&[1][..], &[2, 1, 3], &[4, 2]] {
             let (resumed, resumed_rows) = with_stops(stops, 1000, |host| supervise_and_ask(1, &settings, parts, host));
@@ -200,7 +201,7 @@ fn held_out_examples_are_asked_and_never_learnt() {
 #[test]
 fn an_evaluation_tells_what_training_and_generation_see() {
     let all = SftSettings { batch: BatchSize::Tokens(1 << 20), ..sft_settings() };
-    let (learnt, rows) = supervise(2, &SftSettings { duration: Duration::Steps(60), ..all }, &mut Quiet).unwrap();
+    let (learnt, rows) = supervise(2, &SftSettings { duration: Duration::Steps(6), ..all }, &mut Quiet).unwrap();
     let (loss, _) = asked(&fresh(2), &examples());
     assert!((loss - rows[0].get("loss")).abs() < 1e-9, "{loss} and {}", rows[0].get("loss"));
     let short: Vec<Example> =

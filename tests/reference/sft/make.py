@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 HERE = pathlib.Path(__file__).resolve().parent
 SIZES = dict(vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=56,
              rms_norm_eps=1e-6, rope_theta=1e4, tie_word_embeddings=True, max_position_embeddings=64, use_sliding_window=False)
-SETTINGS = dict(steps=100, batch_tokens=160, length_max=36, peak=4e-3, warmup=0.1, floor=0.05, decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, norm_max=1.0)
+SETTINGS = dict(steps=100, batch_tokens=160, length_max=36, peak=4e-3, warmup=0.1, floor=0.05, decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, norm_max=2.0)
 
 
 def documents(generator, count=48):
