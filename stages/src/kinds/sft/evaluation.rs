@@ -3,6 +3,7 @@
 use super::lessons::Lesson;
 use super::positive;
 use crate::context::Context;
+use crate::draw::Draw;
 use crate::failure::{Failure, Result};
 use crate::settings::Reader;
 use crate::stage::NodeRef;
@@ -75,9 +76,13 @@ impl Evaluation {
     ) -> Result<Material> {
         let count = lessons.len();
         let material = match asked {
-            Some(asked) => without(lessons, asked, context),
-            None => drawn(lessons, self.share.unwrap_or(0.0), context),
+            Some(asked) => without(lessons, asked),
+            None => drawn(lessons, self.share.unwrap_or(0.0), &context.draw().of("evaluation")),
         };
+        let left_out = count.saturating_sub(material.trained.len());
+        if self.input.is_some() && left_out > 0 {
+            context.warn(&format!("{left_out} of {count} rows are not trained on: the evaluation asks the same"));
+        }
         let told = |what: &str| {
             let message = format!("`evaluation` leaves nothing to {what}: {count} rows to train on");
             let held_out = material.held_out.len();
@@ -92,8 +97,7 @@ impl Evaluation {
 }
 
 /// A row is drawn by its id. One whose question is also a drawn row's goes with it: what is asked has not been learnt.
-fn drawn(lessons: Vec<Lesson>, share: f64, context: &dyn Context) -> Material {
-    let draw = context.draw().of("evaluation");
+fn drawn(lessons: Vec<Lesson>, share: f64, draw: &Draw) -> Material {
     let is_drawn = |lesson: &&Lesson| draw.of(&lesson.id).chance(share);
     let questions: HashSet<String> = lessons.iter().filter(is_drawn).map(|lesson| lesson.question.clone()).collect();
     let (held_out, trained) = lessons.into_iter().partition(|lesson| questions.contains(&lesson.question));
@@ -101,14 +105,61 @@ fn drawn(lessons: Vec<Lesson>, share: f64, context: &dyn Context) -> Material {
 }
 
 /// Of `lessons` those that are not asked, neither as the same row nor by the same question.
-fn without(lessons: Vec<Lesson>, asked: Vec<Lesson>, context: &dyn Context) -> Material {
-    let known: HashSet<&str> = asked.iter().flat_map(|it| [it.id.as_str(), it.question.as_str()]).collect();
-    let count = lessons.len();
-    let is_new = |lesson: &Lesson| !known.contains(lesson.id.as_str()) && !known.contains(lesson.question.as_str());
-    let trained: Vec<Lesson> = lessons.into_iter().filter(is_new).collect();
-    if trained.len() < count {
-        let both = count - trained.len();
-        context.warn(&format!("{both} of {count} rows are not trained on: the evaluation asks the same"));
-    }
+fn without(lessons: Vec<Lesson>, asked: Vec<Lesson>) -> Material {
+    let ids: HashSet<&str> = asked.iter().map(|it| it.id.as_str()).collect();
+    let questions: HashSet<&str> = asked.iter().map(|it| it.question.as_str()).collect();
+    let is_new = |it: &Lesson| !ids.contains(it.id.as_str()) && !questions.contains(it.question.as_str());
+    let trained = lessons.into_iter().filter(is_new).collect();
     Material { trained, held_out: asked }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows `from..to`; two rows ask the same question.
+    fn lessons(rows: std::ops::Range<usize>) -> Vec<Lesson> {
+        let lesson = |row: usize| Lesson {
+            id: format!("row {row}"),
+            question: format!("question {}", row / 2),
+            target: "answer".to_string(),
+        };
+        rows.map(lesson).collect()
+    }
+
+    fn names(lessons: &[Lesson]) -> Vec<&str> {
+        lessons.iter().map(|lesson| lesson.id.as_str()).collect()
+    }
+
+    #[test]
+    fn rows_that_come_later_move_no_other() {
+        let draw = Draw::new(7, "sft");
+        let (few, many) = (drawn(lessons(0..400), 0.1, &draw), drawn(lessons(0..1000), 0.1, &draw));
+        let kept = |material: &Material| names(&material.held_out).into_iter().map(str::to_string).collect::<Vec<_>>();
+        let old: Vec<String> = kept(&many).into_iter().filter(|id| id[4..].parse::<usize>().unwrap() < 400).collect();
+        assert_eq!(kept(&few), old);
+        let mut shuffled = lessons(0..400);
+        shuffled.reverse();
+        let mut turned = kept(&drawn(shuffled, 0.1, &draw));
+        turned.reverse();
+        assert_eq!(kept(&few), turned, "the order of rows chose them");
+        assert_ne!(kept(&few), kept(&drawn(lessons(0..400), 0.1, &Draw::new(8, "sft"))));
+    }
+
+    #[test]
+    fn equal_questions_never_part() {
+        let Material { trained, held_out } = drawn(lessons(0..1000), 0.1, &Draw::new(7, "sft"));
+        let learnt: HashSet<&str> = trained.iter().map(|lesson| lesson.question.as_str()).collect();
+        assert!(held_out.iter().all(|lesson| !learnt.contains(lesson.question.as_str())));
+        assert_eq!(trained.len() + held_out.len(), 1000);
+        // Each pair is held out where one of the two is drawn: 1 − 0.9².
+        assert!((150..230).contains(&held_out.len()), "{} of 1000", held_out.len());
+    }
+
+    #[test]
+    fn what_another_node_asks_is_not_learnt() {
+        let Material { trained, held_out } = without(lessons(0..10), lessons(3..6));
+        assert_eq!(names(&held_out), ["row 3", "row 4", "row 5"]);
+        assert_eq!(names(&trained), ["row 0", "row 1", "row 6", "row 7", "row 8", "row 9"]);
+    }
 }
