@@ -83,7 +83,7 @@ fn an_evaluation_with_no_rows_on_one_side_is_told() {
     for (share, rows, missing) in [(1e-9, 50, "evaluate on"), (1.0 - 1e-9, 50, "train on")] {
         let context = PlainContext::with_device(7, 2);
         let trained = train(json!({"evaluation": {"share": share}}), &[("input", lessons(0..rows))], &context);
-        let message = trained.err().expect(missing).to_string();
+        let message = trained.expect_err(missing).to_string();
         assert!(message.contains(&format!("leaves nothing to {missing}: 50 rows")), "{message}");
     }
 }

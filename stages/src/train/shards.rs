@@ -111,3 +111,44 @@ impl Lanes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plan(parameters: usize, tokens_max: Option<usize>, lengths: &[usize]) -> Vec<Vec<Vec<usize>>> {
+        let device = Device::cpu(Some(1));
+        let lanes = Lanes { device, purpose: Purpose::Training, parameters, tokens_max: usize::MAX, lanes: Vec::new() };
+        let batch: Vec<usize> = (0..lengths.len()).collect();
+        lanes.within(tokens_max).plan(&batch, |example| lengths[example])
+    }
+
+    proptest! {
+        #[test]
+        fn a_bound_on_tokens_is_kept_and_every_text_is_read_once(
+            lengths in prop::collection::vec(1usize..90, 1..80), tokens_max in 90usize..3_000, is_large: bool
+        ) {
+            let parameters = if is_large { LARGE_PARAMETERS + 1 } else { 1 };
+            let lanes = plan(parameters, Some(tokens_max), &lengths);
+            let tokens = |chunk: &Vec<usize>| chunk.iter().map(|&example| lengths[example]).sum::<usize>();
+            // Each lane keeps the memory of its largest chunk.
+            let at_once: usize = lanes.iter().map(|lane| lane.iter().map(tokens).max().unwrap_or(0)).sum();
+            prop_assert!(at_once <= tokens_max, "{at_once} of {tokens_max}");
+            let mut read = lanes.concat().concat();
+            read.sort_unstable();
+            prop_assert_eq!(read, (0..lengths.len()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_bound_that_is_not_reached_changes_nothing() {
+        let lengths: Vec<usize> = (0..60).map(|index| 20 + index % 50).collect();
+        for parameters in [1, LARGE_PARAMETERS + 1] {
+            assert_eq!(
+                plan(parameters, None, &lengths),
+                plan(parameters, Some(SMALL_LANES * SMALL_CHUNK_TOKENS), &lengths)
+            );
+        }
+    }
+}

@@ -5,7 +5,7 @@ use super::positive;
 use crate::context::Context;
 use crate::draw::Draw;
 use crate::failure::{Failure, Result};
-use crate::settings::Reader;
+use crate::settings::{Reader, Step};
 use crate::stage::NodeRef;
 use crate::train::held_out::EvaluationPlan;
 use std::collections::HashSet;
@@ -28,6 +28,10 @@ crate::settings! {
     }
 }
 
+fn out_of_range(key: &str, message: String, reader: &mut Reader) {
+    reader.within(Step::Key(key.to_string()), |reader| reader.mistake("out-of-range", message, None));
+}
+
 /// Lessons on their two sides.
 pub struct Material {
     pub trained: Vec<Lesson>,
@@ -48,17 +52,18 @@ impl Evaluation {
                 let hint = "`share: 0.1` holds a tenth of the rows out; `input: NODE` takes other rows".to_string();
                 reader.mistake("missing-key", "`share` or `input` is missing", Some(hint));
             }
-            (Some(_), Some(_)) => reader.mistake("both-given", "give `share` or `input`, not both", None),
+            (Some(_), Some(_)) => reader.within(Step::Name("input".into()), |reader| {
+                reader.mistake("both-given", "give `share` or `input`, not both", None);
+            }),
             (Some(share), None) if !(share > 0.0 && share < 1.0) => {
-                let message = format!("the share `{share}` should lie between 0 and 1");
-                reader.mistake("out-of-range", message, None);
+                out_of_range("share", format!("`{share}` should lie between 0 and 1"), reader);
             }
             _ => {}
         }
         positive("every", self.every as f64, reader);
         positive("patience", self.patience.map_or(1.0, |patience| patience as f64), reader);
         if !(self.min_delta >= 0.0 && self.min_delta.is_finite()) {
-            reader.mistake("out-of-range", format!("`min_delta: {}` should not be below 0", self.min_delta), None);
+            out_of_range("min_delta", format!("`{}` should not be below 0", self.min_delta), reader);
         }
     }
 
