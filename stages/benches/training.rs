@@ -138,6 +138,8 @@ fn step(decoder: &Decoder, size: &Size) -> f64 {
             optimizer: AdamW::default(),
             length_max: length + 1,
             keep: Keep::Head,
+            micro_batch_tokens: None,
+            evaluation: None,
         };
         let clock = Instant::now();
         train(decoder.copy(), &examples, &settings, &Draw::new(1, "bench"), &mut Quiet).expect("nothing to stop it");

@@ -110,6 +110,8 @@ impl Lab {
             optimizer: AdamW { decay: self.option("decay", 0.1) as f32, ..AdamW::default() },
             length_max: 512,
             keep: Keep::Tail,
+            micro_batch_tokens: None,
+            evaluation: None,
         };
         let tokens: usize = examples.iter().map(|example| example.tokens.len()).sum();
         let targets: usize = examples.iter().map(Example::targets).sum();

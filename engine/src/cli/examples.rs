@@ -76,7 +76,8 @@ pub const SHOW: &str = "\
 Examples:
   decoct show pipelines/medical.yaml score                      the tables of a comparison
   decoct show pipelines/medical.yaml hard.dropped --row 0       what did not go on, and why
-  decoct show pipelines/medical.yaml stories -o stories.parquet";
+  decoct show pipelines/medical.yaml stories -o stories.parquet
+  decoct show pipelines/medical.yaml student --tensorboard curves";
 
 pub const GENERATE: &str = "\
 Example:

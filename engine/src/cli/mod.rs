@@ -325,6 +325,9 @@ pub struct ShowArgs {
     /// Write to a file; its ending chooses the format where none is given
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Write the metrics of a training as TensorBoard event files, each node in a folder of its own below this one
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["rows", "row", "format", "output"])]
+    pub tensorboard: Option<PathBuf>,
     #[command(flatten)]
     pub store: StoreArgs,
 }

@@ -16,6 +16,7 @@ pub mod run;
 pub mod runs;
 pub mod schema;
 pub mod show;
+mod tensorboard;
 pub mod trace;
 
 use crate::cli::{DeviceChoice, MachineArgs};

@@ -1,6 +1,6 @@
 //! `decoct show`: what a finished node holds: its report, its rows, the metrics of a training.
 
-use super::export;
+use super::{export, tensorboard};
 use crate::cli::{RowFormat, ShowArgs};
 use crate::executor::artifacts::{self, Trouble};
 use crate::executor::report_of;
@@ -9,9 +9,9 @@ use crate::plan::{Decision, Past, Planner, Wishes};
 use crate::report::words::counted;
 use crate::report::{PlainReporter, table};
 use crate::workplace::Workplace;
-use cache::{Manifest, Output, Store};
+use cache::{Manifest, Output, Store, TreeFile};
 use stages::rows::{Row, Rows};
-use stages::stage::NodeRef;
+use stages::stage::{Form, NodeRef};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -19,6 +19,8 @@ use std::path::Path;
 const TABLE_ROWS: usize = 10;
 /// Where a training node keeps its curves.
 const METRICS_FILE: &str = "metrics.parquet";
+/// Beside them what its steps took, which is no part of their content.
+const TIMES_FILE: &str = "timings.parquet";
 
 pub fn run(arguments: &ShowArgs) -> Result<Exit> {
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
@@ -27,6 +29,9 @@ pub fn run(arguments: &ShowArgs) -> Result<Exit> {
     let output = named_output(&workplace, &reference)?;
     let format = chosen_format(arguments)?;
     let rows = rows(&store, &manifest, &output)?;
+    if let Some(folder) = &arguments.tensorboard {
+        return write_events(folder, arguments, &manifest, &output, &rows);
+    }
     let bytes = match (&arguments.row, format) {
         (Some(row), RowFormat::Table) => export::whole(&rows, find_row(&rows, row)?).into_bytes(),
         (Some(row), format) => {
@@ -79,19 +84,59 @@ pub fn named_output(workplace: &Workplace, reference: &NodeRef) -> Result<stages
     })
 }
 
-/// Of a model: its metrics, empty where it has none.
+/// Of a model: its metrics with what its steps took, empty where it has none.
 fn rows(store: &Store, manifest: &Manifest, output: &stages::stage::Output) -> Result<Rows> {
     match &manifest.outputs.get(&output.name) {
         Some(Output::Rows { .. }) => Ok(artifacts::open_rows(store, manifest, &output.name).map_err(failure)?),
-        Some(Output::Tree { files, .. }) => match files.iter().find(|file| file.path == METRICS_FILE) {
-            Some(metrics) => match store.open_blob(&metrics.blob)? {
-                Some(file) => export::rows_of(cache::read_table(file)?),
-                None => Err(Failure::new(Exit::Cache, format!("`{METRICS_FILE}` is missing or damaged in the cache"))),
-            },
-            None => Ok(Rows::default()),
-        },
+        Some(Output::Tree { files, .. }) => {
+            let metrics = table_of(store, files, METRICS_FILE)?.unwrap_or_default();
+            Ok(match table_of(store, files, TIMES_FILE)? {
+                Some(times) => beside(metrics, &times),
+                None => metrics,
+            })
+        }
         None => Err(Failure::new(Exit::Cache, format!("the latest finished work has no output `{}`", output.name))),
     }
+}
+
+/// A table among the files of a model, where there is one of this name.
+fn table_of(store: &Store, files: &[TreeFile], name: &str) -> Result<Option<Rows>> {
+    let Some(found) = files.iter().find(|file| file.path == name) else { return Ok(None) };
+    let damaged = || Failure::new(Exit::Cache, format!("`{name}` is missing or damaged in the cache"));
+    let file = store.open_blob(&found.blob)?.ok_or_else(damaged)?;
+    export::rows_of(cache::read_table(file)?).map(Some)
+}
+
+/// `rows` with the columns of `more` that they lack, row by row; a column that holds nothing is left out. Both have a row a step.
+fn beside(mut rows: Rows, more: &Rows) -> Rows {
+    for (place, column) in more.columns.iter().enumerate() {
+        let is_told = more.rows.iter().any(|row| !row.cells[place].is_null());
+        if rows.rows.len() != more.rows.len() || !is_told || rows.position(&column.name).is_some() {
+            continue;
+        }
+        rows.columns.push(column.clone());
+        for (row, more) in rows.rows.iter_mut().zip(&more.rows) {
+            row.cells.push(more.cells[place].clone());
+        }
+    }
+    rows
+}
+
+fn write_events(
+    folder: &Path,
+    arguments: &ShowArgs,
+    manifest: &Manifest,
+    output: &stages::stage::Output,
+    rows: &Rows,
+) -> Result<Exit> {
+    if output.form != Form::Model || rows.is_empty() {
+        let hint = Some("name a node that trains a model, such as one of kind `sft` or `ppo`".to_string());
+        return Err(Failure::usage(format!("`{}` holds no metrics of a training", arguments.node), hint));
+    }
+    let made = &manifest.provenance;
+    let path = tensorboard::write(folder, &arguments.node, rows, made.finished_at as f64 - made.seconds)?;
+    eprintln!("{}; `tensorboard --logdir {}` shows it", path.display(), folder.display());
+    Ok(Exit::Done)
 }
 
 pub fn failure(trouble: Trouble) -> Failure {

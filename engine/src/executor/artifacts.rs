@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Written by training nodes: how long it took is no part of what came out.
-pub const PROVENANCE_FILES: &[&str] = &["timings.json"];
+pub const PROVENANCE_FILES: &[&str] = &["timings.json", "timings.parquet"];
 
 /// Why an artifact cannot be had or kept.
 #[derive(Debug, thiserror::Error)]

@@ -17,6 +17,7 @@ mod sft;
 mod shapes;
 mod source;
 pub(crate) mod split;
+mod step_times;
 mod student;
 pub(crate) mod text;
 mod verifier;

@@ -198,6 +198,7 @@ impl Stage for Ppo {
         student.decoder = decoder;
         let folder = context.scratch().join("model");
         student.save_trained(&folder, self.settings.precision.of_tensors(), &metrics, started)?;
+        host.save_times(&folder, &metrics)?;
         let outputs = Outputs { report: report(&metrics), ..Outputs::default() };
         Ok(outputs.with("", Artifact::Model(folder)))
     }

@@ -1,27 +1,30 @@
 //! `sft`: a base model learns to think and answer as the training rows do; the loss counts the target only.
 
 mod base;
+mod evaluation;
+mod lessons;
+mod told;
 
 pub use base::Base;
+pub use evaluation::Evaluation;
+pub use told::number;
 
-use super::student::{NodeHost, Student, spread};
-use super::text::cell_text;
+use super::student::{NodeHost, Student};
 use crate::columns::Need;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::model::chat::ChatTemplate;
 use crate::model::tensors;
 use crate::model::tokenizer::END_OF_TEXT;
-use crate::report::{Report, ReportTable};
-use crate::rows::{Row, Rows};
+use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Output, Outputs, Stage, Unkeyed};
-use crate::train::Metrics;
-use crate::train::batches::{Example, Keep};
-use crate::train::evaluate::{FINAL_RESPONSE, target};
+use crate::train::batches::Keep;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::{Schedule, Shape};
-use crate::train::sft::{BatchSize, Duration, SftSettings, train};
+use crate::train::sft::{BatchSize, Duration, Lessons, SftSettings, train};
+use evaluation::Material;
+use lessons::{Lesson, examples};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -39,10 +42,13 @@ crate::settings! {
         /// Rows with a question, a thought (may be missing) and a response.
         pub input: NodeRef,
         pub base: Base,
-        /// Passes over the rows; 3 when neither this nor `tokens` is given.
+        /// Passes over the rows; 3 when none of this, `tokens` and `steps` is given.
         pub epochs: Option<f64> = None,
         /// Tokens to read in all, in place of `epochs`.
         pub tokens: Option<u64> = None,
+        /// Updates in all, in place of `epochs`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub steps: Option<u64> = None,
         /// The highest learning rate; when left out, 3e-3 for a model that starts from nothing and 5e-6 for any other.
         pub lr: Option<f64> = None,
         pub schedule: ScheduleShape = ScheduleShape::CoolDown,
@@ -59,6 +65,12 @@ crate::settings! {
         pub batch_tokens: Option<usize> = None,
         /// Rows a step, in place of `batch_tokens`.
         pub batch_rows: Option<usize> = None,
+        /// Tokens in memory at once: a larger step is made of several passes whose gradients are added. When left out, up to 2,048.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub micro_batch_tokens: Option<usize> = None,
+        /// Rows that are not trained on but asked now and then how the training goes; none when left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub evaluation: Option<Evaluation> = None,
         /// Longer texts are cut to so many tokens.
         pub max_length: usize = 8192,
         /// Which end of a too long text stays.
@@ -124,7 +136,7 @@ impl SftNode {
     fn filled_in(mut self) -> SftNode {
         let fresh = matches!(self.base, Base::Fresh(_));
         self.lr.get_or_insert(if fresh { 3e-3 } else { 5e-6 });
-        if self.tokens.is_none() {
+        if self.tokens.is_none() && self.steps.is_none() {
             self.epochs.get_or_insert(3.0);
         }
         if self.batch_rows.is_none() {
@@ -144,24 +156,38 @@ struct Sft(SftNode);
 fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
     let settings = SftNode::read_fields(fields, reader)?.filled_in();
     let before = reader.mistakes.len();
-    for (given, other, both) in [
-        ("tokens", "epochs", settings.tokens.is_some() && settings.epochs.is_some()),
-        ("batch_rows", "batch_tokens", settings.batch_rows.is_some() && settings.batch_tokens.is_some()),
-    ] {
+    let lengths = [
+        ("epochs", settings.epochs.is_some()),
+        ("tokens", settings.tokens.is_some()),
+        ("steps", settings.steps.is_some()),
+    ];
+    let sizes = [("batch_tokens", settings.batch_tokens.is_some()), ("batch_rows", settings.batch_rows.is_some())];
+    for (first, second) in [both(&lengths), both(&sizes)].into_iter().flatten() {
+        let hint = format!("`{first}: null` in a profile, or `--set ….{first}=null`, takes the other away");
         let note = |reader: &mut Reader| {
-            let hint = format!("`{other}: null` in a profile, or `--set ….{other}=null`, takes the other away");
-            reader.mistake("both-given", format!("give `{given}` or `{other}`, not both"), Some(hint));
+            reader.mistake("both-given", format!("give `{second}` or `{first}`, not both"), Some(hint));
         };
-        if both {
-            reader.within(Step::Name(given.into()), note);
-        }
+        reader.within(Step::Name(second.into()), note);
     }
-    for (key, value) in
-        [("lr", settings.lr.unwrap_or(1.0)), ("clip", settings.clip), ("epochs", settings.epochs.unwrap_or(1.0))]
-    {
+    for (key, value) in [
+        ("lr", settings.lr.unwrap_or(1.0)),
+        ("clip", settings.clip),
+        ("epochs", settings.epochs.unwrap_or(1.0)),
+        ("steps", settings.steps.map_or(1.0, |steps| steps as f64)),
+        ("micro_batch_tokens", settings.micro_batch_tokens.map_or(1.0, |tokens| tokens as f64)),
+    ] {
         positive(key, value, reader);
     }
+    if let Some(evaluation) = &settings.evaluation {
+        reader.within(Step::Key("evaluation".into()), |reader| evaluation.check(reader));
+    }
     (reader.mistakes.len() == before).then(|| Box::new(Sft(settings)) as Box<dyn Stage>)
+}
+
+/// The first two that are given of what excludes each other.
+fn both<'a>(given: &[(&'a str, bool)]) -> Option<(&'a str, &'a str)> {
+    let mut names = given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name);
+    Some((names.next()?, names.next()?))
 }
 
 /// Notes a mistake unless the number is finite and above 0.
@@ -182,11 +208,12 @@ impl Stage for Sft {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let rows = Input::rows("input", &self.0.input);
-        match &self.0.base {
-            Base::Node(node) => vec![rows, Input::model("base", node)],
-            _ => vec![rows],
-        }
+        let base = match &self.0.base {
+            Base::Node(node) => Some(Input::model("base", node)),
+            _ => None,
+        };
+        let evaluation = self.evaluation_rows().map(|node| Input::rows(EVALUATION, node));
+        [Input::rows("input", &self.0.input)].into_iter().chain(base).chain(evaluation).collect()
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -206,19 +233,22 @@ impl Stage for Sft {
     }
 
     fn needs(&self) -> Vec<Need> {
-        let question = question_need("input", self.0.question.as_deref());
-        vec![question, Need::named("input", "response", &self.0.response)]
+        let ports = ["input"].into_iter().chain(self.evaluation_rows().map(|_| EVALUATION));
+        let needs = |port| {
+            let question = question_need(port, self.0.question.as_deref());
+            [question, Need::named(port, "response", &self.0.response)]
+        };
+        ports.flat_map(needs).collect()
     }
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let started = Instant::now();
-        let rows = inputs.take_rows("input")?;
-        let lessons = self.lessons(&rows)?;
-        let mut student = self.open(&lessons, &inputs, context)?;
+        let material = self.material(&mut inputs, context)?;
+        let mut student = self.open(&material.trained, &inputs, context)?;
         if let Some(template) = &self.0.template {
             student.template = ChatTemplate::new(template, "", END_OF_TEXT);
         }
-        let examples = examples(&student, &lessons)?;
+        let (trained, held_out) = (examples(&student, &material.trained)?, examples(&student, &material.held_out)?);
         let (folder, base) = (context.scratch().join("model"), context.scratch().join("base"));
         let precision = self.0.precision.of_tensors();
         student.save(&base, precision)?;
@@ -226,33 +256,38 @@ impl Stage for Sft {
             NodeHost::new(context, self.0.checkpoint_every.0, "steps", |row| format!("loss {:.3}", row.get("loss")))?;
         let settings = self.training(student.decoder.config().max_position_embeddings);
         let draw = context.draw().of("training");
-        let (decoder, metrics) = train(student.decoder, &examples, &settings, &draw, &mut host)?;
+        let ids: Vec<String> = material.trained.iter().map(|lesson| lesson.id.clone()).collect();
+        let lessons = Lessons { examples: &trained, ids: &ids, held_out: &held_out };
+        let (decoder, metrics) = train(student.decoder, lessons, &settings, &draw, &mut host)?;
         let student = Student { decoder, ..student };
         student.save_trained(&folder, precision, &metrics, started)?;
-        let outputs = Outputs { report: report(&examples, &metrics), ..Outputs::default() };
+        host.save_times(&folder, &metrics)?;
+        let report = told::report(&trained, &held_out, &metrics, settings.evaluation.as_ref());
+        let outputs = Outputs { report, ..Outputs::default() };
         Ok(outputs.with("", Artifact::Model(folder)).with("base", Artifact::Model(base)))
     }
 }
 
-/// One row as texts.
-struct Lesson {
-    question: String,
-    target: String,
-}
+/// The port of rows to evaluate on.
+const EVALUATION: &str = "evaluation";
 
 impl Sft {
-    fn lessons(&self, rows: &Rows) -> Result<Vec<Lesson>> {
-        let question = question_column(rows, self.0.question.as_deref())?;
-        let response = rows.require(&self.0.response)?;
-        let thought = rows.position(&self.0.thought);
-        let lesson = |row: &Row| {
-            let thought = thought.map(|column| cell_text(&row.cells[column])).unwrap_or_default();
-            let response = cell_text(&row.cells[response]);
-            let target =
-                if thought.is_empty() { format!("{FINAL_RESPONSE}{response}") } else { target(&thought, &response) };
-            Lesson { question: cell_text(&row.cells[question]), target }
+    fn evaluation_rows(&self) -> Option<&NodeRef> {
+        self.0.evaluation.as_ref()?.input.as_ref()
+    }
+
+    /// Rows as lessons: to be trained on, and held out.
+    fn material(&self, inputs: &mut Inputs, context: &dyn Context) -> Result<Material> {
+        let lessons = lessons::lessons(&self.0, &inputs.take_rows("input")?)?;
+        if lessons.is_empty() {
+            return Err(Failure::recipe("there is nothing to train on: the input has no rows"));
+        }
+        let Some(evaluation) = &self.0.evaluation else { return Ok(Material::of(lessons)) };
+        let asked = match self.evaluation_rows() {
+            Some(_) => Some(lessons::lessons(&self.0, &inputs.take_rows(EVALUATION)?)?),
+            None => None,
         };
-        Ok(rows.rows.iter().map(lesson).collect())
+        evaluation.hold_out(lessons, asked, context)
     }
 
     fn open(&self, lessons: &[Lesson], inputs: &Inputs, context: &dyn Context) -> Result<Student> {
@@ -268,9 +303,10 @@ impl Sft {
     }
 
     fn training(&self, positions: usize) -> SftSettings {
-        let SftNode { epochs, tokens, batch_rows, batch_tokens, .. } = self.0;
+        let SftNode { epochs, tokens, steps, batch_rows, batch_tokens, .. } = self.0;
+        let by_tokens = tokens.map_or(Duration::Epochs(epochs.unwrap_or(3.0)), Duration::Tokens);
         SftSettings {
-            duration: tokens.map_or(Duration::Epochs(epochs.unwrap_or(3.0)), Duration::Tokens),
+            duration: steps.map_or(by_tokens, Duration::Steps),
             batch: batch_rows.map_or(BatchSize::Tokens(batch_tokens.unwrap_or(384)), BatchSize::Rows),
             schedule: self.0.schedule.schedule(self.0.peak(), self.0.warmup, self.0.floor, self.0.cool_down),
             optimizer: AdamW { decay: self.0.weight_decay as f32, norm_max: self.0.clip as f32, ..AdamW::default() },
@@ -279,6 +315,8 @@ impl Sft {
                 KeptEnd::Head => Keep::Head,
                 KeptEnd::Tail => Keep::Tail,
             },
+            micro_batch_tokens: self.0.micro_batch_tokens,
+            evaluation: self.0.evaluation.as_ref().map(Evaluation::plan),
         }
     }
 }
@@ -294,41 +332,4 @@ pub fn question_column(rows: &Rows, named: Option<&str>) -> Result<usize> {
 /// The same before anything has run.
 pub fn question_need(port: &str, named: Option<&str>) -> Need {
     named.map_or_else(|| Need::any(port, &["problem", "question"]), |name| Need::named(port, "question", name))
-}
-
-fn examples(student: &Student, lessons: &[Lesson]) -> Result<Vec<Example>> {
-    let end = student.end_token()?;
-    let example = |lesson: &Lesson| {
-        let mut target = student.tokenizer.encode(&lesson.target)?;
-        target.push(end);
-        Ok(Example::new(&student.prompt(&lesson.question)?, &target))
-    };
-    let examples: Vec<Example> = lessons.iter().map(example).collect::<Result<_>>()?;
-    if examples.is_empty() {
-        return Err(Failure::recipe("there is nothing to train on: the input has no rows"));
-    }
-    Ok(examples)
-}
-
-fn report(examples: &[Example], metrics: &[Metrics]) -> Report {
-    let shown = ["loss", "learning_rate", "grad_norm", "tokens", "epoch"];
-    let columns = ["step"].into_iter().chain(shown).map(str::to_string).collect();
-    let cells =
-        |row: &Metrics| [row.step.to_string()].into_iter().chain(shown.map(|name| number(row.get(name)))).collect();
-    let rows = spread(metrics, 6).into_iter().map(cells).collect();
-    let curve = ReportTable { title: "sft".to_string(), columns, rows, headline: false };
-    let (tokens, targets) = examples.iter().fold((0, 0), |sums, e| (sums.0 + e.tokens.len(), sums.1 + e.targets()));
-    let counts = [("rows", examples.len()), ("their tokens", tokens), ("of which targets", targets)];
-    let mut report = Report::counts("examples", counts);
-    report.tables.push(curve);
-    report
-}
-
-/// Whole numbers whole, others with four significant digits.
-pub fn number(value: f64) -> String {
-    match value {
-        whole if whole.fract() == 0.0 && whole.abs() < 1e15 => format!("{whole}"),
-        tiny if tiny.abs() < 1e-3 => format!("{tiny:.3e}"),
-        other => format!("{other:.4}"),
-    }
 }

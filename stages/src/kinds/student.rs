@@ -1,6 +1,7 @@
 //! What the training kinds and the evaluation share: a model in memory with its tokenizer and prompt format, saved with the rows
 //! of metrics of its training, and the host that ties a training loop to its node.
 
+use super::step_times::{StepTimes, write_table};
 use crate::context::{Context, Progress};
 use crate::failure::{Failure, Result};
 use crate::model::chat::{self, ChatTemplate};
@@ -81,7 +82,7 @@ impl Student {
         started: Instant,
     ) -> Result<()> {
         self.save(folder, precision)?;
-        write_metrics(&folder.join("metrics.parquet"), metrics)?;
+        write_table(&folder.join("metrics.parquet"), &metrics_rows(metrics))?;
         let timings =
             json!({"training_seconds": started.elapsed().as_secs_f64(), "threads": self.decoder.device().threads()});
         let path = folder.join("timings.json");
@@ -92,16 +93,6 @@ impl Student {
 /// What a model gets that has no prompt format of its own.
 pub fn plain_template() -> ChatTemplate {
     ChatTemplate::new(chat::PLAIN, "", crate::model::tokenizer::END_OF_TEXT)
-}
-
-fn write_metrics(path: &Path, metrics: &[Metrics]) -> Result<()> {
-    let batch = metrics_rows(metrics).to_batch()?;
-    let refused =
-        |error: parquet::errors::ParquetError| Failure::Machine(format!("cannot write `{}`: {error}", path.display()));
-    let file = std::fs::File::create(path).map_err(|error| Failure::io("write", path, error))?;
-    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).map_err(refused)?;
-    writer.write(&batch).map_err(refused)?;
-    writer.close().map(|_| ()).map_err(refused)
 }
 
 /// One row a step: `step` and every named number; what is not finite is missing.
@@ -127,6 +118,7 @@ pub struct NodeHost<'a> {
     every: u64,
     unit: &'static str,
     note: fn(&Metrics) -> String,
+    times: StepTimes,
 }
 
 impl<'a> NodeHost<'a> {
@@ -138,7 +130,13 @@ impl<'a> NodeHost<'a> {
     ) -> Result<NodeHost<'a>> {
         let folder = context.scratch().join("checkpoints");
         std::fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, error))?;
-        Ok(NodeHost { context, folder, every: every.max(1), unit, note })
+        let times = StepTimes::open(&folder);
+        Ok(NodeHost { context, folder, every: every.max(1), unit, note, times })
+    }
+
+    /// Writes `timings.parquet`: what each step took, which is no part of the content.
+    pub fn save_times(&self, folder: &Path, metrics: &[Metrics]) -> Result<()> {
+        write_table(&folder.join("timings.parquet"), &self.times.rows(metrics))
     }
 }
 
@@ -155,7 +153,16 @@ impl Host for NodeHost<'_> {
         self.context.cancelled()
     }
 
+    fn step_begins(&mut self) {
+        self.times.step_begins();
+    }
+
+    fn step_ends(&mut self) {
+        self.times.step_ends();
+    }
+
     fn report(&mut self, metrics: &Metrics, total: u64) {
+        self.times.reported(metrics.step);
         let note = (self.note)(metrics);
         self.context.progress(Progress { done: metrics.step, total, unit: self.unit, note });
     }

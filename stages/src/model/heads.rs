@@ -7,7 +7,11 @@ use kernels::Layout::{Nn, Nt, Tn};
 use kernels::Write::{Accumulate, Overwrite};
 use kernels::logprob::Head;
 use kernels::ppo::PolicyLoss;
-use kernels::{Buffer, View, bias, logprob, matmul, ppo, rows};
+use kernels::sample::{self, Sampling};
+use kernels::{Buffer, View, bias, logits, logprob, matmul, ppo, rows};
+
+/// Scores of the vocabulary that [`likeliest`] holds at once.
+const SCORES_MAX: usize = 1 << 20;
 
 /// log p of each target under softmax(logits / temperature), and the entropy there. Logits are never stored.
 pub fn log_probabilities(decoder: &Decoder, batch: &Batch, temperature: f32, workspace: &mut Workspace) {
@@ -23,6 +27,25 @@ pub fn log_probabilities(decoder: &Decoder, batch: &Batch, temperature: f32, wor
         heads.log_sum.slice_mut(0..n),
         Some(heads.entropy.slice_mut(0..n)),
     );
+}
+
+/// The likeliest token of each chosen row, after [`log_probabilities`]; the lowest id among equals. Logits exist for a few rows at a time.
+pub fn likeliest(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) -> Vec<u32> {
+    let (n, d, v) = (batch.chosen(), decoder.config().hidden_size, decoder.config().vocab_size);
+    let (stream, heads) = (&workspace.stream, &workspace.heads);
+    let rows_max = (SCORES_MAX / v).clamp(1, n.max(1));
+    let mut scores = stream.uninit(rows_max * v);
+    let (seeds, mut tokens, mut logp) = (stream.zeros(rows_max), stream.zeros(n), stream.uninit(rows_max));
+    for first in (0..n).step_by(rows_max) {
+        let rows = rows_max.min(n - first);
+        let hidden = heads.hidden.slice(first * d..(first + rows) * d);
+        let weight = decoder.weight(&decoder.layout().head);
+        logits::forward(stream, rows, v, d, hidden, weight, scores.slice_mut(0..rows * v));
+        let (scores, seeds) = (scores.slice(0..rows * v), seeds.slice(0..rows));
+        let (tokens, logp) = (tokens.slice_mut(first..first + rows), logp.slice_mut(0..rows));
+        sample::forward(stream, v, &Sampling::GREEDY, scores, seeds, seeds, tokens, logp);
+    }
+    stream.download(tokens.view())
 }
 
 /// From the gradient of the log-probabilities to that of the last norm's output; the head's own is added to `gradients`.

@@ -55,6 +55,11 @@ pub fn load<S: DeserializeOwned>(folder: &Path, task: &str) -> Option<Checkpoint
     whole.into_iter().find(|checkpoint: &Checkpoint<S>| checkpoint.task == task)
 }
 
+/// The newest checkpoint file that is whole, whatever it is of.
+pub fn newest_whole(folder: &Path) -> Option<PathBuf> {
+    newest_first(folder).into_iter().find(|path| fs::read(path).is_ok_and(|bytes| body(&bytes).is_some()))
+}
+
 fn newest_first(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|it| it == "checkpoint")).collect();
@@ -86,11 +91,14 @@ fn to_bytes<S: Serialize>(checkpoint: &Checkpoint<S>) -> Result<Vec<u8>> {
     Ok([blake3::hash(&body).as_bytes().as_slice(), &body].concat())
 }
 
-fn from_bytes<S: DeserializeOwned>(bytes: &[u8]) -> Option<Checkpoint<S>> {
+/// What stands behind the hash, where it is what was written.
+fn body(bytes: &[u8]) -> Option<&[u8]> {
     let (hash, body) = bytes.split_at_checked(blake3::OUT_LEN)?;
-    if blake3::hash(body).as_bytes() != hash {
-        return None;
-    }
+    (blake3::hash(body).as_bytes() == hash).then_some(body)
+}
+
+fn from_bytes<S: DeserializeOwned>(bytes: &[u8]) -> Option<Checkpoint<S>> {
+    let body = body(bytes)?;
     let (_, metadata) = SafeTensors::read_metadata(body).ok()?;
     let header: Header<S> = serde_json::from_str(metadata.metadata().as_ref()?.get("checkpoint")?).ok()?;
     let tensors = SafeTensors::deserialize(body).ok()?;

@@ -11,6 +11,10 @@ pub trait Host {
     fn checkpoint_every(&self) -> u64;
     /// Asked before every step; `true` ends the loop with `Cancelled`, after a last checkpoint.
     fn cancelled(&self) -> bool;
+    /// A step's work begins. What lies between [`Host::step_ends`] and the next beginning (evaluation, checkpoints) is not its time;
+    /// a loop that says neither is timed from report to report.
+    fn step_begins(&mut self) {}
+    fn step_ends(&mut self) {}
     /// One row of metrics has been recorded. `total` is the loop's number of steps or iterations.
     fn report(&mut self, metrics: &Metrics, total: u64);
 }

@@ -3,6 +3,7 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod evaluate;
+pub mod held_out;
 pub mod host;
 pub mod optimizer;
 pub mod ppo;

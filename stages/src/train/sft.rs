@@ -7,9 +7,11 @@
 //! | `grad_norm` | Euclidean norm of the whole gradient before clipping |
 //! | `tokens` | tokens read so far, prompts included |
 //! | `epoch` | passes over the examples so far |
+//! | `evaluation_…` | of held-out examples after the update, in the rows of steps that evaluate: see [`super::held_out`] |
 
 use super::batches::{Example, Keep, epoch_order, packed, truncated};
 use super::checkpoint::{self, Checkpoint};
+use super::held_out::{EvaluationPlan, Score, Watch, score};
 use super::host::{Host, Metrics};
 use super::optimizer::{AdamW, Optimizer};
 use super::schedule::Schedule;
@@ -22,6 +24,11 @@ use crate::model::{Decoder, heads};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// The array of a checkpoint that holds the weights of the best evaluation.
+const BEST: &str = "best.parameters";
+/// Rows that a message names.
+const ROWS_NAMED: usize = 8;
+
 /// How long to train.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +36,8 @@ pub enum Duration {
     Epochs(f64),
     /// Tokens read, prompts included.
     Tokens(u64),
+    /// Updates.
+    Steps(u64),
 }
 
 /// What makes a step. Memory does not bound it: gradients are accumulated over as many passes as it takes.
@@ -49,6 +58,33 @@ pub struct SftSettings {
     /// Longer texts are cut to so many tokens.
     pub length_max: usize,
     pub keep: Keep,
+    /// Tokens whose activations are in memory at once; a step of more is made of several passes, their gradients added. `None`
+    /// leaves it to [`Lanes`]. The order in which gradients are added is part of the result, so this is too.
+    pub micro_batch_tokens: Option<usize>,
+    /// When to look at the held-out examples, and what follows.
+    pub evaluation: Option<EvaluationPlan>,
+}
+
+/// What is learnt and what is only looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lessons<'a> {
+    pub examples: &'a [Example],
+    /// Names of the examples' rows, for messages; may be left out.
+    pub ids: &'a [String],
+    /// Never trained on.
+    pub held_out: &'a [Example],
+}
+
+impl<'a> From<&'a Vec<Example>> for Lessons<'a> {
+    fn from(examples: &'a Vec<Example>) -> Lessons<'a> {
+        Lessons { examples, ..Lessons::default() }
+    }
+}
+
+impl<'a> From<&'a [Example]> for Lessons<'a> {
+    fn from(examples: &'a [Example]) -> Lessons<'a> {
+        Lessons { examples, ..Lessons::default() }
+    }
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,25 +95,22 @@ struct State {
     batch: usize,
     tokens: u64,
     rows: Vec<Metrics>,
+    watch: Watch,
 }
 
 /// Trains `decoder` in place of its former weights; the rows of metrics come back with it. Examples that leave nothing to learn
 /// after truncation are passed over. Goes on from the host's last checkpoint of the same work, to the same bits.
-pub fn train(
+pub fn train<'a>(
     decoder: Decoder,
-    examples: &[Example],
+    lessons: impl Into<Lessons<'a>>,
     settings: &SftSettings,
     draw: &Draw,
     host: &mut dyn Host,
 ) -> Result<(Decoder, Vec<Metrics>)> {
-    let examples: Vec<Example> =
-        examples.iter().filter_map(|example| truncated(example, settings.length_max, settings.keep)).collect();
-    if examples.is_empty() {
-        return Err(Failure::recipe("there is nothing to train on: no example has a target within the length limit"));
-    }
-    let mut run = Run::new(decoder, &examples, settings, draw);
+    let material = Material::new(lessons.into(), settings)?;
+    let mut run = Run::new(decoder, &material, settings, draw);
     run.resume(host);
-    while run.state.tokens < run.total {
+    while !run.is_done() {
         if host.cancelled() {
             run.save(host)?;
             return Err(Failure::Cancelled);
@@ -87,18 +120,50 @@ pub fn train(
             run.save(host)?;
         }
     }
-    Ok((run.decoder, run.state.rows))
+    Ok(run.finished())
+}
+
+/// The lessons as the length limit leaves them.
+struct Material<'a> {
+    examples: Vec<Example>,
+    /// As many as examples, or none.
+    ids: Vec<&'a str>,
+    held_out: Vec<Example>,
+}
+
+impl<'a> Material<'a> {
+    fn new(lessons: Lessons<'a>, settings: &SftSettings) -> Result<Material<'a>> {
+        let cut = |example: &Example| truncated(example, settings.length_max, settings.keep);
+        let (places, examples): (Vec<usize>, Vec<Example>) =
+            lessons.examples.iter().enumerate().filter_map(|(place, it)| Some((place, cut(it)?))).unzip();
+        if examples.is_empty() {
+            return Err(Failure::recipe(
+                "there is nothing to train on: no example has a target within the length limit",
+            ));
+        }
+        let held_out: Vec<Example> = lessons.held_out.iter().filter_map(cut).collect();
+        if settings.evaluation.is_some() && held_out.is_empty() {
+            return Err(Failure::recipe(
+                "there is nothing to evaluate on: no held-out example has a target within the length limit",
+            ));
+        }
+        let ids = places.into_iter().filter_map(|place| lessons.ids.get(place).map(String::as_str)).collect();
+        Ok(Material { examples, ids, held_out })
+    }
 }
 
 struct Run<'a> {
     decoder: Decoder,
     optimizer: Optimizer,
     lanes: Lanes,
+    /// For held-out examples.
+    reading_lanes: Lanes,
+    /// The weights of the best evaluation so far, where they are asked for.
+    best: Option<Vec<f32>>,
+    material: &'a Material<'a>,
     examples: &'a [Example],
     settings: &'a SftSettings,
     draw: &'a Draw,
-    /// Tokens to read in all.
-    total: u64,
     per_epoch: u64,
     batches: Vec<Vec<usize>>,
     /// Names this very work.
@@ -107,24 +172,58 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(decoder: Decoder, examples: &'a [Example], settings: &'a SftSettings, draw: &'a Draw) -> Run<'a> {
-        let per_epoch: u64 = examples.iter().map(|example| example.tokens.len() as u64).sum();
-        let total = match settings.duration {
-            Duration::Epochs(epochs) => (per_epoch as f64 * epochs).round() as u64,
-            Duration::Tokens(tokens) => tokens,
+    fn new(decoder: Decoder, material: &'a Material<'a>, settings: &'a SftSettings, draw: &'a Draw) -> Run<'a> {
+        let examples = &material.examples[..];
+        let mut run = Run {
+            optimizer: Optimizer::new(&decoder, settings.optimizer),
+            lanes: Lanes::new(&decoder, Purpose::Training).within(settings.micro_batch_tokens),
+            reading_lanes: Lanes::new(&decoder, Purpose::Inference).within(settings.micro_batch_tokens),
+            best: None,
+            material,
+            examples,
+            settings,
+            draw,
+            per_epoch: examples.iter().map(|example| example.tokens.len() as u64).sum(),
+            batches: Vec::new(),
+            task: task_name("sft", settings, &[&decoder], draw, &(examples, &material.held_out)),
+            state: State::default(),
+            decoder,
         };
-        let optimizer = Optimizer::new(&decoder, settings.optimizer);
-        let lanes = Lanes::new(&decoder, Purpose::Training);
-        let task = task_name("sft", settings, &[&decoder], draw, &examples);
-        let (batches, state) = (Vec::new(), State::default());
-        let mut run =
-            Run { decoder, optimizer, lanes, examples, settings, draw, total, per_epoch, batches, task, state };
         run.open_epoch();
         run
     }
 
+    /// How much of what the settings ask for is done: 1 at the end.
+    fn progress(&self) -> f64 {
+        let share = |done: u64, of: f64| done as f64 / of;
+        match self.settings.duration {
+            Duration::Epochs(epochs) => share(self.state.tokens, (self.per_epoch as f64 * epochs).round()),
+            Duration::Tokens(tokens) => share(self.state.tokens, tokens as f64),
+            Duration::Steps(steps) => share(self.state.updates, steps as f64),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        // Nothing asked for is nothing to do.
+        self.progress().is_nan() || self.progress() >= 1.0
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_complete() || self.state.watch.is_over
+    }
+
+    /// The weights that are asked for, and the metrics.
+    fn finished(mut self) -> (Decoder, Vec<Metrics>) {
+        if let Some(best) = &self.best {
+            let stream = self.decoder.device().stream();
+            stream.write(self.decoder.parameters_mut().view_mut(), best);
+        }
+        (self.decoder, self.state.rows)
+    }
+
     /// loss = −1/n · Σ log p(target), n the targets of the whole batch.
     fn step(&mut self, host: &mut dyn Host) -> Result<()> {
+        host.step_begins();
         let batch = &self.batches[self.state.batch];
         let n: usize = batch.iter().map(|&index| self.examples[index].targets()).sum();
         let (decoder, examples) = (&self.decoder, self.examples);
@@ -133,12 +232,30 @@ impl<'a> Run<'a> {
         let length = |index: usize| examples[index].tokens.len();
         let loss = -self.lanes.run(batch, length, pass).into_iter().sum::<f64>() / n as f64;
         let tokens: usize = batch.iter().map(|&index| length(index)).sum();
-        let rate = self.settings.schedule.rate(self.state.tokens as f64 / self.total as f64);
+        let rate = self.settings.schedule.rate(self.progress());
         let grad_norm = self.optimizer.step(&mut self.decoder, self.lanes.gradients(), rate);
         self.check_finite(loss, grad_norm, host)?;
         self.advance(tokens as u64);
-        self.record(loss, rate, grad_norm, host);
+        host.step_ends();
+        let score = self.evaluate(host)?;
+        self.record(loss, rate, grad_norm, score, host);
         Ok(())
+    }
+
+    /// What the held-out examples say where it is time to ask them: every so many steps, and at the end.
+    fn evaluate(&mut self, host: &dyn Host) -> Result<Option<Score>> {
+        let Some(plan) = self.settings.evaluation else { return Ok(None) };
+        if !self.state.updates.is_multiple_of(plan.every.max(1)) && !self.is_complete() {
+            return Ok(None);
+        }
+        let score = score(&self.decoder, &self.material.held_out, &mut self.reading_lanes);
+        if !score.loss.is_finite() {
+            return Err(diverged("step", self.state.updates, &format!("evaluation loss `{}`", score.loss), host));
+        }
+        if self.state.watch.hear(self.state.updates, score.loss, &plan) && plan.best {
+            self.best = Some(self.decoder.weights());
+        }
+        Ok(Some(score))
     }
 
     fn advance(&mut self, tokens: u64) {
@@ -160,27 +277,31 @@ impl<'a> Run<'a> {
         };
     }
 
-    fn record(&mut self, loss: f64, rate: f64, grad_norm: f64, host: &mut dyn Host) {
+    fn record(&mut self, loss: f64, rate: f64, grad_norm: f64, score: Option<Score>, host: &mut dyn Host) {
         let tokens = self.state.tokens as f64;
         let epoch = tokens / self.per_epoch as f64;
         let values =
             [("loss", loss), ("learning_rate", rate), ("grad_norm", grad_norm), ("tokens", tokens), ("epoch", epoch)];
-        let row = Metrics::new(self.state.updates, values);
+        let mut row = Metrics::new(self.state.updates, values);
+        row.values.extend(score.into_iter().flat_map(Score::metrics));
         host.report(&row, self.state.updates + self.left());
         self.state.rows.push(row);
     }
 
     /// About how many steps are left.
     fn left(&self) -> u64 {
-        let left = self.total.saturating_sub(self.state.tokens) as f64;
-        (left * self.state.updates as f64 / self.state.tokens as f64).round() as u64
+        let done = self.progress();
+        if self.is_done() || done == 0.0 { 0 } else { (self.state.updates as f64 * (1.0 - done) / done).round() as u64 }
     }
 
     fn check_finite(&self, loss: f64, grad_norm: f64, host: &dyn Host) -> Result<()> {
         if loss.is_finite() && grad_norm.is_finite() {
             return Ok(());
         }
-        Err(diverged("step", self.state.updates + 1, &format!("loss `{loss}`, gradient norm `{grad_norm}`"), host))
+        let batch = &self.batches[self.state.batch];
+        let rows = rows_named(batch.iter().filter_map(|&index| self.material.ids.get(index).copied()));
+        let what = format!("loss `{loss}`, gradient norm `{grad_norm}`{rows}");
+        Err(diverged("step", self.state.updates + 1, &what, host))
     }
 
     fn save(&self, host: &dyn Host) -> Result<()> {
@@ -188,13 +309,17 @@ impl<'a> Run<'a> {
         let (step, task, state) = (self.state.updates, self.task.clone(), &self.state);
         let mut checkpoint = Checkpoint { step, task, state, arrays: BTreeMap::new() };
         self.optimizer.save("model", &self.decoder, &mut checkpoint);
+        if let Some(best) = &self.best {
+            checkpoint.arrays.insert(BEST.to_string(), best.clone());
+        }
         checkpoint::save(folder, &checkpoint)
     }
 
     fn resume(&mut self, host: &dyn Host) {
         let found = host.checkpoint_folder().and_then(|folder| checkpoint::load::<State>(folder, &self.task));
-        let Some(checkpoint) = found else { return };
+        let Some(mut checkpoint) = found else { return };
         if self.optimizer.restore("model", &mut self.decoder, &checkpoint, checkpoint.state.updates) {
+            self.best = checkpoint.arrays.remove(BEST);
             self.state = checkpoint.state;
             self.open_epoch();
         }
@@ -236,11 +361,24 @@ pub(super) fn task_name(
     hasher.update(&words).finalize().to_string()
 }
 
-/// The end of a run whose numbers are no numbers any more.
+/// The end of a run whose numbers are no numbers any more. `what` is wrong, on which rows ([`rows_named`]).
 pub(super) fn diverged(unit: &str, count: u64, what: &str, host: &dyn Host) -> Failure {
-    let kept = match host.checkpoint_folder() {
-        Some(folder) => format!("; the last good checkpoint is in `{}`", folder.display()),
+    let kept = match host.checkpoint_folder().map(checkpoint::newest_whole) {
+        Some(Some(path)) => format!("; the last good checkpoint is `{}`", path.display()),
+        Some(None) => "; no checkpoint had been written".to_string(),
         None => String::new(),
     };
     Failure::recipe(format!("training diverged at {unit} `{count}`: {what}{kept}; try a lower learning rate"))
+}
+
+/// For a message: `, in a batch of 12 rows: ...`; nothing where no row has a name.
+pub(super) fn rows_named<'a>(ids: impl Iterator<Item = &'a str>) -> String {
+    let ids: Vec<&str> = ids.collect();
+    let named: Vec<String> = ids.iter().take(ROWS_NAMED).map(|id| format!("`{id}`")).collect();
+    match ids.len() {
+        0 => String::new(),
+        1 => format!(", in the row {}", named[0]),
+        count if count > ROWS_NAMED => format!(", in a batch of {count} rows: {}, …", named.join(", ")),
+        count => format!(", in a batch of {count} rows: {}", named.join(", ")),
+    }
 }

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 
 /// A lane of a small model holds about this many tokens: enough for efficient products, few enough for two lanes a step.
 const SMALL_LANE_TOKENS: usize = 192;
+/// A lane works on so many of its tokens at once.
+const SMALL_CHUNK_TOKENS: usize = SMALL_LANE_TOKENS * 4 / 3;
 /// More lanes than this would cost more in summing gradients than they gain.
 const SMALL_LANES: usize = 8;
 /// From this many parameters on one operation fills all cores, and further copies of the gradients cost too much.
@@ -29,13 +31,22 @@ pub struct Lanes {
     device: Device,
     purpose: Purpose,
     parameters: usize,
+    /// Tokens at work at once, over all lanes; a longer text is worked on whole.
+    tokens_max: usize,
     lanes: Vec<Lane>,
 }
 
 impl Lanes {
     pub fn new(decoder: &Decoder, purpose: Purpose) -> Lanes {
         let parameters = decoder.layout().len;
-        Lanes { device: decoder.device().clone(), purpose, parameters, lanes: Vec::new() }
+        Lanes { device: decoder.device().clone(), purpose, parameters, tokens_max: usize::MAX, lanes: Vec::new() }
+    }
+
+    /// With at most so many tokens' activations in memory at once: fewer lanes, then shorter chunks. Changes the order in which
+    /// gradients are added, so it changes bits.
+    pub fn within(mut self, tokens_max: Option<usize>) -> Lanes {
+        self.tokens_max = tokens_max.map_or(usize::MAX, |tokens| tokens.max(1));
+        self
     }
 
     /// Calls `work` with chunks of the batch that fit one pass, lanes side by side, and returns its results in a fixed order.
@@ -73,12 +84,14 @@ impl Lanes {
     /// Lanes, each a list of chunks.
     fn plan(&self, batch: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<Vec<usize>>> {
         if self.parameters > LARGE_PARAMETERS {
-            return vec![packed(batch, length, LARGE_CHUNK_TOKENS)];
+            return vec![packed(batch, length, LARGE_CHUNK_TOKENS.min(self.tokens_max))];
         }
         let total: usize = batch.iter().map(|&example| length(example)).sum();
-        let lane_tokens = SMALL_LANE_TOKENS.max(total.div_ceil(SMALL_LANES));
+        let chunk_tokens = SMALL_CHUNK_TOKENS.min(self.tokens_max);
+        let lanes_max = (self.tokens_max / chunk_tokens).clamp(1, SMALL_LANES);
+        let lane_tokens = SMALL_LANE_TOKENS.max(total.div_ceil(lanes_max));
         let lanes = shards(batch, &length, lane_tokens);
-        lanes.into_iter().map(|lane| packed(&lane, &length, SMALL_LANE_TOKENS * 4 / 3)).collect()
+        lanes.into_iter().map(|lane| packed(&lane, &length, chunk_tokens)).collect()
     }
 
     fn open(&mut self, count: usize) {
@@ -95,6 +108,47 @@ impl Lanes {
         let (first, others) = self.lanes[..count].split_first_mut().expect("a batch has a lane");
         for other in others {
             kernels::elementwise::add(&stream, other.gradients.view(), first.gradients.view_mut());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plan(parameters: usize, tokens_max: Option<usize>, lengths: &[usize]) -> Vec<Vec<Vec<usize>>> {
+        let device = Device::cpu(Some(1));
+        let lanes = Lanes { device, purpose: Purpose::Training, parameters, tokens_max: usize::MAX, lanes: Vec::new() };
+        let batch: Vec<usize> = (0..lengths.len()).collect();
+        lanes.within(tokens_max).plan(&batch, |example| lengths[example])
+    }
+
+    proptest! {
+        #[test]
+        fn a_bound_on_tokens_is_kept_and_every_text_is_read_once(
+            lengths in prop::collection::vec(1usize..90, 1..80), tokens_max in 90usize..3_000, is_large: bool
+        ) {
+            let parameters = if is_large { LARGE_PARAMETERS + 1 } else { 1 };
+            let lanes = plan(parameters, Some(tokens_max), &lengths);
+            let tokens = |chunk: &Vec<usize>| chunk.iter().map(|&example| lengths[example]).sum::<usize>();
+            // Each lane keeps the memory of its largest chunk.
+            let at_once: usize = lanes.iter().map(|lane| lane.iter().map(tokens).max().unwrap_or(0)).sum();
+            prop_assert!(at_once <= tokens_max, "{at_once} of {tokens_max}");
+            let mut read = lanes.concat().concat();
+            read.sort_unstable();
+            prop_assert_eq!(read, (0..lengths.len()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_bound_that_is_not_reached_changes_nothing() {
+        let lengths: Vec<usize> = (0..60).map(|index| 20 + index % 50).collect();
+        for parameters in [1, LARGE_PARAMETERS + 1] {
+            assert_eq!(
+                plan(parameters, None, &lengths),
+                plan(parameters, Some(SMALL_LANES * SMALL_CHUNK_TOKENS), &lengths)
+            );
         }
     }
 }
