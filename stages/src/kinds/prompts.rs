@@ -158,7 +158,7 @@ mod tests {
     fn options_are_shown_one_a_line() {
         let row = json!({"question": "q", "options": {"A": "x", "B": 7}, "truth": "secret"});
         let variables = SOLVE.variables(row.as_object().unwrap());
-        assert_eq!(Value::Object(variables), json!({"question": "q", "options": "A. x\nB. 7"}));
+        assert_eq!(json!(variables), json!({"question": "q", "options": "A. x\nB. 7"}));
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
             let prompt = form.read(form.embedded, &[], &mut Reader::default()).unwrap();
             let render = |word: &str| {
                 let mut variables = form.variables(&row(word));
-                variables.insert("strategy".to_string(), json!("verify"));
+                variables.insert("strategy", Cow::Owned(json!("verify")));
                 prompt.render(&variables).unwrap().pop().unwrap().content
             };
             let (left, right) = (render("left"), render("right"));
