@@ -170,7 +170,8 @@ mod tests {
         for form in ALL {
             let prompt = form.read(form.embedded, &[], &mut Reader::default()).unwrap();
             let render = |word: &str| {
-                let mut variables = form.variables(&row(word));
+                let row = row(word);
+                let mut variables = form.variables(&row);
                 variables.insert("strategy", Cow::Owned(json!("verify")));
                 prompt.render(&variables).unwrap().pop().unwrap().content
             };
