@@ -55,6 +55,11 @@ pub fn load<S: DeserializeOwned>(folder: &Path, task: &str) -> Option<Checkpoint
     whole.into_iter().find(|checkpoint: &Checkpoint<S>| checkpoint.task == task)
 }
 
+/// The newest checkpoint in a folder, whole or not.
+pub fn newest(folder: &Path) -> Option<PathBuf> {
+    newest_first(folder).into_iter().next()
+}
+
 fn newest_first(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|it| it == "checkpoint")).collect();
