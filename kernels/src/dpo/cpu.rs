@@ -12,10 +12,8 @@ pub(super) fn loss(
     dlogp: &mut [f32],
 ) -> DpoLoss {
     let (beta, smoothing) = (f64::from(preference.beta), f64::from(preference.smoothing));
-    let reward = |answer: usize| {
-        let sum: f64 = logp[answers.range(answer)].iter().map(|&logp| f64::from(logp)).sum();
-        beta * (sum - f64::from(reference[answer]))
-    };
+    let reward =
+        |answer: usize| beta * answers.range(answer).map(|n| f64::from(logp[n]) - f64::from(reference[n])).sum::<f64>();
     let mut sums = DpoLoss::default();
     for chosen in (0..answers.len()).step_by(2) {
         let (better, worse) = (reward(chosen), reward(chosen + 1));

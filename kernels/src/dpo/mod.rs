@@ -29,7 +29,7 @@ pub struct DpoLoss {
 }
 
 /// dlogp`[N]` = weight · ∂loss/∂logp. Segments are answers, each chosen one followed by its rejected one; logp`[N]` belongs to
-/// their tokens, reference`[S]` is Σ log π_ref of each.
+/// their tokens, as does reference`[N]`, log π_ref.
 pub fn loss(
     stream: &Stream,
     preference: Preference,
@@ -41,6 +41,6 @@ pub fn loss(
 ) -> DpoLoss {
     assert!(answers.len().is_multiple_of(2), "dpo: {} answers make no pairs", answers.len());
     assert_eq!((logp.len(), dlogp.len()), (answers.tokens(), answers.tokens()), "dpo: tokens do not fit the answers");
-    assert_eq!(reference.len(), answers.len(), "dpo: a reference for each answer");
+    assert_eq!(reference.len(), answers.tokens(), "dpo: a reference for each token");
     cpu::loss(stream, preference, answers, (logp.host(), reference.host()), weight, dlogp.host())
 }

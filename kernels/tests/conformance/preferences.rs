@@ -87,7 +87,7 @@ fn the_divergence_from_a_reference_is_added_to_the_gradient() {
 fn preferences_are_a_logistic_loss_on_the_margin() {
     let tokens = LENGTHS.iter().sum();
     let mut random = Random::new(23);
-    let (logp, reference) = (random.floats(tokens), random.floats(LENGTHS.len()));
+    let (logp, reference) = (random.floats(tokens), random.floats(tokens));
     for (beta, smoothing) in [(0.1f32, 0.0f32), (1.0, 0.2)] {
         let losses = Mutex::new(DpoLoss::default());
         let outputs = run_everywhere(|stream| {
@@ -99,8 +99,8 @@ fn preferences_are_a_logistic_loss_on_the_margin() {
             *losses.lock().unwrap() = dpo::loss(stream, preference, &answers, views.0, views.1, 0.5, views.2);
             vec![("dlogp", download(stream, &dlogp))]
         });
-        let reward =
-            |logp: &[f64], answer: usize| f64::from(beta) * (sums(logp)[answer] - f64::from(reference[answer]));
+        let held = sums(&wide(&reference));
+        let reward = |logp: &[f64], answer: usize| f64::from(beta) * (sums(logp)[answer] - held[answer]);
         let total = |logp: &[f64]| {
             let pair = |pair: usize| {
                 let margin = reward(logp, 2 * pair) - reward(logp, 2 * pair + 1);

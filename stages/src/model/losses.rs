@@ -52,7 +52,8 @@ impl Workspace {
             .loss
     }
 
-    /// The preference loss over pairs of `answers`, each pair weighing `weight` in the gradient; `reference` is Σ log π_ref of each.
+    /// The preference loss over pairs of `answers`, each pair weighing `weight` in the gradient; `reference`
+    /// is `[N]` log π_ref.
     pub fn preference_loss(
         &mut self,
         batch: &Batch,

@@ -70,8 +70,8 @@ struct State {
 struct Run<'a> {
     policy: Learner,
     pairs: &'a [Pair],
-    /// Σ log π_ref of each pair's answers.
-    reference: Vec<[f32; 2]>,
+    /// log π_ref of each answer's tokens: each chosen answer, then its rejected one.
+    reference: Vec<Vec<f32>>,
     settings: &'a DpoSettings,
     draw: &'a Draw,
     /// Names this very work.
@@ -110,9 +110,7 @@ impl<'a> Run<'a> {
     fn new(policy: Decoder, pairs: &'a [Pair], settings: &'a DpoSettings, draw: &'a Draw) -> Run<'a> {
         let task = task_name("dpo", settings, &[&policy], draw, &pairs);
         let examples: Vec<&Example> = pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]).collect();
-        let sum = |logp: &Vec<f32>| logp.iter().map(|&logp| f64::from(logp)).sum::<f64>() as f32;
-        let sums: Vec<f32> = log_probabilities(&policy, &examples, 1.0).iter().map(sum).collect();
-        let reference = sums.as_chunks::<2>().0.to_vec();
+        let reference = log_probabilities(&policy, &examples, 1.0);
         let policy = Learner::new(policy, settings.optimizer);
         Run { policy, pairs, reference, settings, draw, task, state: State::default() }
     }
@@ -208,7 +206,7 @@ fn added(sums: DpoLoss, more: DpoLoss) -> DpoLoss {
 /// Forward, loss, backward over some pairs, both answers of each in one pass; leaves the gradients in the lane.
 fn preference_pass(
     policy: &Decoder,
-    (pairs, reference, chunk): (&[Pair], &[[f32; 2]], &[usize]),
+    (pairs, reference, chunk): (&[Pair], &[Vec<f32>], &[usize]),
     preference: Preference,
     weight: f32,
     lane: &mut Lane,
@@ -219,7 +217,9 @@ fn preference_pass(
     policy.forward(&batch, workspace);
     heads::log_probabilities(policy, &batch, 1.0, workspace);
     let answers = Segments::new(&workspace.stream, &examples().map(Example::targets).collect::<Vec<_>>());
-    let held = workspace.stream.upload(&chunk.iter().flat_map(|&index| reference[index]).collect::<Vec<_>>());
+    let held = workspace
+        .stream
+        .upload(&chunk.iter().flat_map(|&index| reference[2 * index..][..2].concat()).collect::<Vec<_>>());
     let loss = workspace.preference_loss(&batch, preference, &answers, held.view(), weight);
     heads::log_probabilities_backward(policy, &batch, 1.0, workspace, gradients);
     policy.backward(&batch, workspace, gradients);
