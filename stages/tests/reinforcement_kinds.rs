@@ -77,7 +77,8 @@ fn kinds() -> Vec<(&'static str, Value)> {
 
 #[test]
 fn every_kind_gives_a_model_with_its_metrics_and_the_same_after_a_stop() {
-    let policy = Artifact::Model(student(&PlainContext::with_device(7, 2)));
+    let school = PlainContext::with_device(7, 2);
+    let policy = Artifact::Model(student(&school));
     let inputs = [("policy", policy), ("problems", Artifact::Rows(lessons(50)))];
     for (kind, settings) in kinds() {
         let whole = PlainContext::with_device(7, 1);
@@ -102,7 +103,8 @@ fn every_kind_gives_a_model_with_its_metrics_and_the_same_after_a_stop() {
 
 #[test]
 fn sampled_pairs_are_an_output_that_can_be_given_again() {
-    let policy = Artifact::Model(student(&PlainContext::with_device(7, 2)));
+    let school = PlainContext::with_device(7, 2);
+    let policy = Artifact::Model(student(&school));
     let settings = kinds().pop().unwrap().1;
     let context = PlainContext::with_device(7, 2);
     let inputs = [("policy", policy.clone()), ("problems", Artifact::Rows(lessons(50)))];
