@@ -43,7 +43,7 @@ fn bytes(folder: &Path, file: &str) -> Vec<u8> {
 /// A student that is right more often than not, but not always.
 fn student(context: &PlainContext) -> PathBuf {
     let settings = json!({
-        "input": "x", "tokens": 12_000, "lr": 3e-3,
+        "input": "x", "tokens": 20_000, "lr": 3e-3,
         "base": {"architecture": "qwen2", "layers": 1, "hidden": 32, "heads": 2, "kv_heads": 1, "tokenizer": {"train": "words", "size": 300}},
     });
     let outputs = run("sft", settings, &[("input", Artifact::Rows(lessons(200)))], context).unwrap();
@@ -69,7 +69,7 @@ fn kinds() -> Vec<(&'static str, Value)> {
         (
             "dpo",
             json!({
-                "policy": "x", "problems": "y", "verifier": "rules", "temperature": 1.5, "max_new_tokens": 24, "batch": 4, "epochs": 2,
+                "policy": "x", "problems": "y", "verifier": "rules", "temperature": 1.2, "max_new_tokens": 24, "batch": 4, "epochs": 2,
             }),
         ),
     ]

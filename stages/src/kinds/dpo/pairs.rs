@@ -68,6 +68,12 @@ pub fn sample(
         let (done, total) = ((first + part.len()) as u64, prompts.len() as u64);
         context.progress(Progress { done, total, unit: "problems", note: format!("{} pairs", pairs.len()) });
     }
+    if pairs.is_empty() {
+        return Err(Failure::recipe(format!(
+            "no problem has a right and a wrong answer to make a pair of: of {all_right} all answers are right, of {all_wrong} all are wrong; \
+             try more `samples`, another `temperature`, or other problems"
+        )));
+    }
     let counts = [("a pair", pairs.len()), ("all answers right", all_right), ("all answers wrong", all_wrong)];
     Ok(Sampled { pairs, rows, told: Report::counts("problems", counts) })
 }
