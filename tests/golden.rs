@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Kinds that compute: their bits belong to an instruction set.
-const COMPUTED: &[&str] = &["sft", "ppo", "eval"];
+const COMPUTED: &[&str] = &["sft", "ppo", "grpo", "rloo", "dpo", "eval"];
 const HEAD: &str = "# node | kind | version | instruction set | key | output = content …; written by UPDATE_GOLDEN=1, see tests/golden.rs\n";
 
 fn folder() -> PathBuf {

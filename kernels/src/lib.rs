@@ -14,6 +14,7 @@ pub mod bias;
 mod buffer;
 mod cpu;
 mod device;
+pub mod dpo;
 pub mod elementwise;
 pub mod embedding;
 pub mod gae;

@@ -12,11 +12,16 @@ use stages::model::{Decoder, DecoderConfig, Tokenizer};
 use stages::tablets::{Leaf, Problem, text};
 use stages::train::batches::{Example, Keep};
 use stages::train::evaluate::{FINAL_RESPONSE, THINKING, final_response, target, wilson};
+use stages::train::grpo::GrpoSettings;
 use stages::train::optimizer::AdamW;
-use stages::train::ppo::{Answer, Judgement, PpoSettings, PpoTask};
+use stages::train::policy::{Over, Ratio};
+use stages::train::ppo::{Critic, PpoSettings};
+use stages::train::practice::{Divergence, KlAs, PracticeSettings, Task, Truncated};
+use stages::train::rloo::RlooSettings;
+use stages::train::rollouts::{Answer, Judgement};
 use stages::train::schedule::{Schedule, Shape};
 use stages::train::sft::{BatchSize, Duration, SftSettings};
-use stages::train::{Host, Metrics, ppo, sft};
+use stages::train::{Host, Metrics, grpo, ppo, rloo, sft};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Instant;
@@ -139,32 +144,6 @@ impl Lab {
 
     fn reinforce(&self, kind: &str, policy: Decoder) -> Result<Decoder> {
         let prompts: Result<Vec<Vec<u32>>> = self.practised.iter().map(|problem| self.prompt(problem)).collect();
-        let settings = PpoSettings {
-            iterations: self.option("iterations", 60.0) as u64,
-            rollouts: self.option("rollouts", 256.0) as usize,
-            temperature: 1.0,
-            answer_tokens_max: self.option("answer", 200.0) as usize,
-            minibatch: self.option("minibatch", 64.0) as usize,
-            epochs: self.option("epochs", 2.0) as u64,
-            value_epochs: self.option("value_epochs", 2.0) as u64,
-            value_warmup: self.option("value_warmup", 2.0) as u64,
-            policy_schedule: Schedule {
-                shape: Shape::Linear,
-                peak: self.option("rl_lr", 3e-4),
-                warmup: 0.05,
-                floor: 0.1,
-            },
-            value_rate: self.option("value_lr", 1e-3),
-            policy_optimizer: AdamW { epsilon: 1e-6, decay: 0.0, ..AdamW::default() },
-            value_optimizer: AdamW { epsilon: 1e-6, decay: 0.0, ..AdamW::default() },
-            discount: 1.0,
-            trace: self.option("lambda", 1.0) as f32,
-            clip: 0.2,
-            value_clip: self.options.get("value_clip").map(|&clip| clip as f32),
-            kl: self.option("kl", 0.03) as f32,
-            whiten: true,
-            truncated_reward: Some(0.0),
-        };
         let draw = Draw::new(self.option("seed", 0.0) as u64, "ppo");
         let mut judge = |answers: &[Answer]| {
             answers.iter().map(|answer| self.judge(&self.practised[answer.problem], answer.tokens)).collect()
@@ -183,10 +162,73 @@ impl Lab {
             "first_ratio",
             "sampler_gap",
         ];
-        let task = PpoTask { policy, prompts: &prompts?, settings: &settings, draw: &draw };
-        let (policy, rows) = ppo::train(task, &mut judge, &mut Talk::new("ppo", &names, 12))?;
-        println!("{kind} ppo: {} iterations, {:.1} s", rows.len(), clock.elapsed().as_secs_f64());
+        let (task, host) =
+            (Task { policy, prompts: &prompts?, ids: &[], draw: &draw }, &mut Talk::new("rl", &names, 12));
+        let (policy, rows) = match self.option("algorithm", 0.0) as u64 {
+            0 => ppo::train(task, &self.ppo(), &mut judge, host)?,
+            1 => {
+                let practice = PracticeSettings { epochs: self.option("epochs", 1.0) as u64, ..self.practice(8.0) };
+                let settings = GrpoSettings { practice, deviation: true, over: Over::Answers };
+                grpo::train(task, &settings, &mut judge, host)?
+            }
+            _ => {
+                let practice = PracticeSettings { epochs: self.option("epochs", 1.0) as u64, ..self.practice(4.0) };
+                let settings = RlooSettings { practice, ratio: Ratio::Answer, whiten: false };
+                rloo::train(task, &settings, &mut judge, host)?
+            }
+        };
+        let explained: Vec<f64> = rows.iter().map(|row| row.get("explained_variance")).collect();
+        let thirds =
+            explained.chunks(rows.len().div_ceil(3)).map(|third| third.iter().sum::<f64>() / third.len() as f64);
+        println!("{kind} explained variance by thirds: {:?}", thirds.collect::<Vec<_>>());
+        println!("{kind} rl: {} iterations, {:.1} s", rows.len(), clock.elapsed().as_secs_f64());
         Ok(policy)
+    }
+
+    fn practice(&self, group: f64) -> PracticeSettings {
+        PracticeSettings {
+            iterations: self.option("iterations", 60.0) as u64,
+            rollouts: self.option("rollouts", 256.0) as usize,
+            group: self.option("group", group) as usize,
+            temperature: 1.0,
+            answer_tokens_max: self.option("answer", 200.0) as usize,
+            minibatch: self.option("minibatch", 64.0) as usize,
+            epochs: self.option("epochs", 2.0) as u64,
+            idle: 0,
+            schedule: Schedule { shape: Shape::Linear, peak: self.option("rl_lr", 3e-4), warmup: 0.05, floor: 0.1 },
+            optimizer: AdamW { epsilon: 1e-6, decay: 0.0, ..AdamW::default() },
+            clip: (0.2, 0.2),
+            kl: Divergence {
+                beta: self.option("kl", 0.03) as f32,
+                place: if self.option("kl_loss", 0.0) > 0.0 { KlAs::Loss } else { KlAs::Reward },
+                adaptive: None,
+            },
+            kl_stop: None,
+            kl_limit: None,
+            entropy: self.option("bonus", 0.0) as f32,
+            truncated: Truncated { reward: Some(0.0), masked: false },
+        }
+    }
+
+    fn ppo(&self) -> PpoSettings {
+        let idle = self.option("value_warmup", 2.0) as u64;
+        let practice = PracticeSettings { idle, ..self.practice(1.0) };
+        let separate = Critic::Separate {
+            rate: self.option("value_lr", 1e-3),
+            optimizer: practice.optimizer,
+            epochs: self.option("value_epochs", 2.0) as u64,
+            minibatch: self.option("value_minibatch", self.option("minibatch", 64.0)) as usize,
+        };
+        let shared = self.options.get("shared").map(|&weight| Critic::Shared { coefficient: weight as f32 });
+        PpoSettings {
+            practice,
+            critic: shared.unwrap_or(separate),
+            discount: 1.0,
+            trace: self.option("lambda", 1.0) as f32,
+            value_trace: self.options.get("value_lambda").map(|&lambda| lambda as f32),
+            value_clip: self.options.get("value_clip").map(|&clip| clip as f32),
+            whiten: true,
+        }
     }
 
     fn evaluate(&self, arm: &str, kind: &str, decoder: &Decoder) -> Result<()> {

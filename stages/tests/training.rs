@@ -9,7 +9,9 @@ use stages::model::{Decoder, DecoderConfig};
 use stages::train::batches::{Example, Keep};
 use stages::train::held_out::{EvaluationPlan, score};
 use stages::train::optimizer::AdamW;
-use stages::train::ppo::{Answer, Judgement, PpoSettings, PpoTask};
+use stages::train::ppo::{Critic, PpoSettings};
+use stages::train::practice::{Divergence, KlAs, PracticeSettings, Task, Truncated};
+use stages::train::rollouts::{Answer, Judgement};
 use stages::train::schedule::{Schedule, Shape};
 use stages::train::sft::{BatchSize, Duration, Lessons, SftSettings};
 use stages::train::shards::Lanes;
@@ -319,27 +321,40 @@ fn nothing_to_learn_is_said() {
 }
 
 fn ppo_settings() -> PpoSettings {
+    let optimizer = AdamW { decay: 0.0, ..AdamW::default() };
     PpoSettings {
-        iterations: 5,
-        rollouts: 24,
-        temperature: 1.0,
-        answer_tokens_max: 8,
-        minibatch: 10,
-        epochs: 2,
-        value_epochs: 2,
-        value_warmup: 1,
-        policy_schedule: Schedule { shape: Shape::Linear, peak: 5e-3, warmup: 0.1, floor: 0.1 },
-        value_rate: 5e-3,
-        policy_optimizer: AdamW { decay: 0.0, ..AdamW::default() },
-        value_optimizer: AdamW { decay: 0.0, ..AdamW::default() },
+        practice: PracticeSettings {
+            iterations: 5,
+            rollouts: 24,
+            group: 1,
+            temperature: 1.0,
+            answer_tokens_max: 8,
+            minibatch: 10,
+            epochs: 2,
+            idle: 1,
+            schedule: Schedule { shape: Shape::Linear, peak: 5e-3, warmup: 0.1, floor: 0.1 },
+            optimizer,
+            clip: (0.2, 0.2),
+            kl: Divergence { beta: 0.01, place: KlAs::Reward, adaptive: None },
+            kl_stop: None,
+            kl_limit: None,
+            entropy: 0.0,
+            truncated: Truncated::default(),
+        },
+        critic: Critic::Separate { rate: 5e-3, optimizer, epochs: 2, minibatch: 10 },
         discount: 1.0,
         trace: 0.95,
-        clip: 0.2,
+        value_trace: None,
         value_clip: Some(0.2),
-        kl: 0.01,
         whiten: true,
-        truncated_reward: None,
     }
+}
+
+/// The same with other practice.
+fn practising(change: impl FnOnce(&mut PracticeSettings)) -> PpoSettings {
+    let mut settings = ppo_settings();
+    change(&mut settings.practice);
+    settings
 }
 
 /// Rewards the share of sevens.
@@ -355,13 +370,16 @@ fn sevens(answers: &[Answer]) -> Result<Vec<Judgement>> {
 fn reinforce(threads: usize, settings: &PpoSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
     let prompts: Vec<Vec<u32>> = (0..9).map(|index| vec![2 + index, 3, 4][..1 + index as usize % 3].to_vec()).collect();
     let draw = Draw::new(7, "ppo");
-    let task = PpoTask { policy: fresh(threads), prompts: &prompts, settings, draw: &draw };
-    ppo::train(task, &mut sevens, host)
+    let task = Task { policy: fresh(threads), prompts: &prompts, ids: &[], draw: &draw };
+    ppo::train(task, settings, &mut sevens, host)
 }
 
 #[test]
 fn ppo_finds_what_is_rewarded() {
-    let settings = PpoSettings { iterations: 40, rollouts: 64, minibatch: 32, ..ppo_settings() };
+    let settings = PpoSettings {
+        critic: Critic::Separate { rate: 5e-3, optimizer: ppo_settings().practice.optimizer, epochs: 2, minibatch: 32 },
+        ..practising(|practice| (practice.iterations, practice.rollouts, practice.minibatch) = (40, 64, 32))
+    };
     let (_, rows) = reinforce(2, &settings, &mut Quiet).unwrap();
     let (first, last) = (rows[0].get("reward"), rows.last().unwrap().get("reward"));
     assert!(first < 0.25 && last > 0.6, "reward {first} → {last}");
@@ -394,7 +412,10 @@ fn ppo_gives_the_same_bits_on_any_number_of_threads_and_after_stops() {
 
 #[test]
 fn an_answer_cut_short_gets_what_the_recipe_says() {
-    let settings = PpoSettings { truncated_reward: Some(-3.0), answer_tokens_max: 1, iterations: 1, ..ppo_settings() };
+    let settings = practising(|practice| {
+        practice.truncated.reward = Some(-3.0);
+        (practice.answer_tokens_max, practice.iterations) = (1, 1);
+    });
     let (_, rows) = reinforce(1, &settings, &mut Quiet).unwrap();
     let (reward, truncated) = (rows[0].get("reward"), rows[0].get("truncated"));
     assert!(truncated > 0.5 && (reward + 3.0 * truncated).abs() < 1e-9, "{reward}, {truncated}");

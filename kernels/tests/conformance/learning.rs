@@ -3,7 +3,7 @@
 use kernels::Segments;
 use kernels::adamw::{self, AdamW};
 use kernels::gae::{self, Discounts};
-use kernels::ppo::{self, PolicyLoss, ValueLoss};
+use kernels::ppo::{self, Clip, PolicyLoss, ValueLoss};
 
 use crate::reference;
 use crate::support::*;
@@ -72,7 +72,8 @@ fn the_policy_loss_is_the_clipped_objective() {
             let inputs = [&policy.logp, &policy.old, &policy.advantages, &policy.weights].map(|x| upload(stream, x));
             let [logp, old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
             let mut dlogp = stream.uninit(len);
-            *losses.lock().unwrap() = ppo::policy_loss(stream, clip, logp, old, advantages, weights, dlogp.view_mut());
+            *losses.lock().unwrap() =
+                ppo::policy_loss(stream, Clip::even(clip), logp, old, advantages, weights, dlogp.view_mut());
             vec![("dlogp", download(stream, &dlogp))]
         });
         let (loss, clip) = (*losses.lock().unwrap(), f64::from(clip));
@@ -94,7 +95,7 @@ fn a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients() {
         let inputs = [&policy.old, &policy.advantages, &policy.weights].map(|x| upload(stream, x));
         let [old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
         let mut dlogp = stream.uninit(30);
-        let loss = ppo::policy_loss(stream, 0.2, old, old, advantages, weights, dlogp.view_mut());
+        let loss = ppo::policy_loss(stream, Clip::even(0.2), old, old, advantages, weights, dlogp.view_mut());
         assert_eq!((loss.ratio_max, loss.kl, loss.clipped), (1.0, 0.0, 0.0));
         let expected: Vec<f32> = policy.advantages.iter().zip(&policy.weights).map(|(a, w)| -a * w).collect();
         assert_within("dlogp", &download(stream, &dlogp), &wide(&expected), 1e-7);

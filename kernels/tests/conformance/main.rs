@@ -4,6 +4,7 @@
 mod attention;
 mod learning;
 mod linear;
+mod preferences;
 mod reference;
 mod rows;
 mod support;

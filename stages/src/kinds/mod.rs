@@ -4,14 +4,18 @@ mod asking;
 mod cot;
 mod decontaminate;
 mod dedup;
+mod dpo;
 mod eval;
 mod examples;
 mod filter;
+mod grpo;
 pub(crate) mod mix;
 mod ppo;
+mod practising;
 mod prompts;
 mod reformat;
 mod rewrite;
+mod rloo;
 pub(crate) mod search;
 mod sft;
 mod shapes;
@@ -41,5 +45,8 @@ pub const ALL: &[&Kind] = &[
     &mix::KIND,
     &sft::KIND,
     &ppo::KIND,
+    &grpo::KIND,
+    &rloo::KIND,
+    &dpo::KIND,
     &eval::KIND,
 ];

@@ -69,6 +69,16 @@ impl Decoder {
         Decoder { layout: Arc::new(to), parameters, ..self.sharing() }
     }
 
+    /// The same weights without their value head.
+    pub fn without_value_head(&self) -> Decoder {
+        let (from, to) = (&self.layout, Layout::new(&self.config, false));
+        let old = self.weights();
+        let vectors = from.matrices..from.matrices + (to.len - to.matrices);
+        let weights = [&old[..to.matrices], &old[vectors]].concat();
+        let parameters = self.device.stream().upload(&weights);
+        Decoder { layout: Arc::new(to), parameters, ..self.sharing() }
+    }
+
     fn sharing(&self) -> Decoder {
         Decoder {
             config: self.config.clone(),

@@ -5,10 +5,9 @@ use super::batch::Batch;
 use super::workspace::Workspace;
 use kernels::Layout::{Nn, Nt, Tn};
 use kernels::Write::{Accumulate, Overwrite};
-use kernels::logprob::Head;
-use kernels::ppo::PolicyLoss;
+use kernels::logprob::{EntropyGradient, Head};
 use kernels::sample::{self, Sampling};
-use kernels::{Buffer, View, bias, logits, logprob, matmul, ppo, rows};
+use kernels::{Buffer, View, Write, bias, logits, logprob, matmul, rows};
 
 /// Scores of the vocabulary that [`likeliest`] holds at once.
 const SCORES_MAX: usize = 1 << 20;
@@ -56,6 +55,19 @@ pub fn log_probabilities_backward(
     workspace: &mut Workspace,
     gradients: &mut Buffer<f32>,
 ) {
+    log_probabilities_to_hidden(decoder, batch, temperature, None, workspace, gradients);
+    hidden_to_stack(decoder, batch, workspace);
+}
+
+/// The first half of it, for a loss over several heads; `dentropy` is the gradient of the entropies, where they count.
+pub fn log_probabilities_to_hidden(
+    decoder: &Decoder,
+    batch: &Batch,
+    temperature: f32,
+    dentropy: Option<View<'_, f32>>,
+    workspace: &mut Workspace,
+    gradients: &mut Buffer<f32>,
+) {
     let (n, d) = (batch.chosen(), decoder.config().hidden_size);
     let Workspace { stream, heads, back, .. } = &mut *workspace;
     let back = back.as_mut().expect("a workspace for training");
@@ -67,11 +79,10 @@ pub fn log_probabilities_backward(
         batch.targets(),
         heads.log_sum.slice(0..n),
         heads.gradient.slice(0..n),
-        None,
+        dentropy.map(|dentropy| EntropyGradient { entropy: heads.entropy.slice(0..n), dentropy }),
         back.hidden.slice_mut(0..n * d),
         gradients.slice_mut(decoder.layout().head.clone()),
     );
-    scatter(decoder, batch, workspace);
 }
 
 /// V of each chosen row.
@@ -87,15 +98,26 @@ pub fn values(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
 
 /// From the gradient of the values to that of the last norm's output; the head's own is added to `gradients`.
 pub fn values_backward(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
+    values_to_hidden(decoder, batch, Overwrite, workspace, gradients);
+    hidden_to_stack(decoder, batch, workspace);
+}
+
+/// The first half of it; `Accumulate` adds to what another head left.
+pub fn values_to_hidden(
+    decoder: &Decoder,
+    batch: &Batch,
+    write: Write,
+    workspace: &mut Workspace,
+    gradients: &mut Buffer<f32>,
+) {
     let (n, d) = (batch.chosen(), decoder.config().hidden_size);
     let (weight, constant) = decoder.layout().value.clone().expect("a decoder with a value head");
     let Workspace { stream, heads, back, .. } = &mut *workspace;
     let back = back.as_mut().expect("a workspace for training");
     let gradient = heads.gradient.slice(0..n);
     bias::backward(stream, n, 1, gradient, gradients.slice_mut(constant));
-    matmul(stream, Nn, n, d, 1, gradient, decoder.weight(&weight), Overwrite, back.hidden.slice_mut(0..n * d));
+    matmul(stream, Nn, n, d, 1, gradient, decoder.weight(&weight), write, back.hidden.slice_mut(0..n * d));
     matmul(stream, Tn, 1, d, n, gradient, heads.hidden.slice(0..n * d), Accumulate, gradients.slice_mut(weight));
-    scatter(decoder, batch, workspace);
 }
 
 fn head(decoder: &Decoder, temperature: f32) -> Head {
@@ -108,7 +130,8 @@ fn gather(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
     rows::gather(stream, d, normed.slice(0..t * d), batch.rows(), heads.hidden.slice_mut(0..n * d));
 }
 
-fn scatter(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
+/// From the gradient of the rows that heads look at to that of the last norm's output: the second half of a backward pass.
+pub fn hidden_to_stack(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
     let (t, n, d) = (batch.len(), batch.chosen(), decoder.config().hidden_size);
     let Workspace { stream, back, .. } = workspace;
     let back = back.as_mut().expect("a workspace for training");
@@ -116,7 +139,7 @@ fn scatter(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
     rows::scatter_add(stream, d, back.hidden.slice(0..n * d), batch.rows(), back.normed.slice_mut(0..t * d));
 }
 
-/// What the passes left, and losses over the chosen rows, which leave their gradient where the head's backward pass finds it.
+/// What the passes left; `losses.rs` has the losses over it.
 impl Workspace {
     /// `[T, d]` what the last forward pass made of the batch, after the last norm.
     pub fn normed(&self, batch: &Batch) -> View<'_, f32> {
@@ -143,35 +166,5 @@ impl Workspace {
     /// The gradient of a loss that weighs every log-probability alike.
     pub fn fill_logp_gradient(&mut self, batch: &Batch, weight: f32) {
         self.stream.fill(self.heads.gradient.slice_mut(0..batch.chosen()), weight);
-    }
-
-    /// Sums over tokens of −min(ρ Â, clip(ρ, 1 ± ε) Â) and its companions, each token weighing `weight`.
-    pub fn policy_loss(
-        &mut self,
-        batch: &Batch,
-        old: View<'_, f32>,
-        advantages: View<'_, f32>,
-        clip: f32,
-        weight: f32,
-    ) -> PolicyLoss {
-        let (n, stream, heads) = (batch.chosen(), &self.stream, &mut self.heads);
-        stream.fill(heads.weights.slice_mut(0..n), weight);
-        let (logp, weights) = (heads.logp.slice(0..n), heads.weights.slice(0..n));
-        ppo::policy_loss(stream, clip, logp, old, advantages, weights, heads.gradient.slice_mut(0..n))
-    }
-
-    /// The sum over tokens of ½ max((V − R)², (clip(V, V_old ± ε) − R)²), each token weighing `weight`.
-    pub fn value_loss(
-        &mut self,
-        batch: &Batch,
-        old: View<'_, f32>,
-        returns: View<'_, f32>,
-        clip: Option<f32>,
-        weight: f32,
-    ) -> f64 {
-        let (n, stream, heads) = (batch.chosen(), &self.stream, &mut self.heads);
-        stream.fill(heads.weights.slice_mut(0..n), weight);
-        let (values, weights) = (heads.values.slice(0..n), heads.weights.slice(0..n));
-        ppo::value_loss(stream, clip, values, old, returns, weights, heads.gradient.slice_mut(0..n)).loss
     }
 }

@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod folder;
 pub mod generate;
 pub mod heads;
+pub mod losses;
 pub mod parameters;
 pub mod tensors;
 pub mod tokenizer;

@@ -79,7 +79,6 @@ pub(super) struct HeadMemory {
     pub entropy: Buffer<f32>,
     pub values: Buffer<f32>,
     pub gradient: Buffer<f32>,
-    pub weights: Buffer<f32>,
 }
 
 impl Workspace {
@@ -164,7 +163,6 @@ impl HeadMemory {
             entropy: stream.uninit(n),
             values: stream.uninit(n),
             gradient: stream.uninit(n),
-            weights: stream.uninit(n),
         }
     }
 }

@@ -17,6 +17,8 @@ pub trait Host {
     fn step_ends(&mut self) {}
     /// One row of metrics has been recorded. `total` is the loop's number of steps or iterations.
     fn report(&mut self, metrics: &Metrics, total: u64);
+    /// One update of `of` (`policy`, `value`) has been made; a row of metrics holds the mean over many.
+    fn updated(&mut self, _of: &str, _loss: f64) {}
 }
 
 /// One recorded row: `step` and named numbers, which the training loop's file explains. Holds no times, so that equal work gives equal rows.
@@ -27,7 +29,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn new<const N: usize>(step: u64, values: [(&str, f64); N]) -> Metrics {
+    pub fn new<'a>(step: u64, values: impl IntoIterator<Item = (&'a str, f64)>) -> Metrics {
         Metrics { step, values: values.into_iter().map(|(name, value)| (name.to_string(), value)).collect() }
     }
 

@@ -12,6 +12,7 @@
 use super::batches::{Example, Keep, epoch_order, packed, truncated};
 use super::checkpoint::{self, Checkpoint};
 use super::held_out::{EvaluationPlan, Score, Watch, score};
+use super::guard::Diverged;
 use super::host::{Host, Metrics};
 use super::optimizer::{AdamW, Optimizer};
 use super::schedule::Schedule;
@@ -26,8 +27,6 @@ use std::collections::BTreeMap;
 
 /// The array of a checkpoint that holds the weights of the best evaluation.
 const BEST: &str = "best.parameters";
-/// Rows that a message names.
-const ROWS_NAMED: usize = 8;
 
 /// How long to train.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -250,7 +249,8 @@ impl<'a> Run<'a> {
         }
         let score = score(&self.decoder, &self.material.held_out, &mut self.reading_lanes);
         if !score.loss.is_finite() {
-            return Err(diverged("step", self.state.updates, &format!("evaluation loss `{}`", score.loss), host));
+            let what = format!("evaluation loss `{}`", score.loss);
+            return Err(Diverged { unit: "step", count: self.state.updates, what, rows: Vec::new() }.failure(host));
         }
         if self.state.watch.hear(self.state.updates, score.loss, &plan) && plan.best {
             self.best = Some(self.decoder.weights());
@@ -299,9 +299,9 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let batch = &self.batches[self.state.batch];
-        let rows = rows_named(batch.iter().filter_map(|&index| self.material.ids.get(index).copied()));
-        let what = format!("loss `{loss}`, gradient norm `{grad_norm}`{rows}");
-        Err(diverged("step", self.state.updates + 1, &what, host))
+        let rows = batch.iter().filter_map(|&index| self.material.ids.get(index).copied()).collect();
+        let what = format!("loss `{loss}`, gradient norm `{grad_norm}`");
+        Err(Diverged { unit: "step", count: self.state.updates + 1, what, rows }.failure(host))
     }
 
     fn save(&self, host: &dyn Host) -> Result<()> {
@@ -359,26 +359,4 @@ pub(super) fn task_name(
     }
     let words = serde_json::to_vec(&(kind, settings, draw.bits(), examples)).expect("plain data is JSON");
     hasher.update(&words).finalize().to_string()
-}
-
-/// The end of a run whose numbers are no numbers any more. `what` is wrong, on which rows ([`rows_named`]).
-pub(super) fn diverged(unit: &str, count: u64, what: &str, host: &dyn Host) -> Failure {
-    let kept = match host.checkpoint_folder().map(checkpoint::newest_whole) {
-        Some(Some(path)) => format!("; the last good checkpoint is `{}`", path.display()),
-        Some(None) => "; no checkpoint had been written".to_string(),
-        None => String::new(),
-    };
-    Failure::recipe(format!("training diverged at {unit} `{count}`: {what}{kept}; try a lower learning rate"))
-}
-
-/// For a message: `, in a batch of 12 rows: ...`; nothing where no row has a name.
-pub(super) fn rows_named<'a>(ids: impl Iterator<Item = &'a str>) -> String {
-    let ids: Vec<&str> = ids.collect();
-    let named: Vec<String> = ids.iter().take(ROWS_NAMED).map(|id| format!("`{id}`")).collect();
-    match ids.len() {
-        0 => String::new(),
-        1 => format!(", in the row {}", named[0]),
-        count if count > ROWS_NAMED => format!(", in a batch of {count} rows: {}, …", named.join(", ")),
-        count => format!(", in a batch of {count} rows: {}", named.join(", ")),
-    }
 }

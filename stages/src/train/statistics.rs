@@ -1,6 +1,6 @@
 //! Means, variances and gaps over an iteration's answers.
 
-use super::Rollout;
+use super::rollouts::Rollout;
 
 /// 0 of nothing.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -8,16 +8,18 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     if count == 0 { 0.0 } else { sum / count as f64 }
 }
 
-fn variance(values: impl Iterator<Item = f64> + Clone) -> f64 {
+/// The mean squared distance from the mean.
+pub fn variance(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let middle = mean(values.clone());
     mean(values.map(|value| (value - middle) * (value - middle)))
 }
 
-/// To mean 0 and deviation 1.
-pub fn whiten(advantages: &mut [f32]) {
-    let values = advantages.iter().map(|&advantage| advantage as f64);
+/// The advantages of all answers that count, to mean 0 and deviation 1.
+pub fn whiten(rollouts: &mut [Rollout]) {
+    let counting = rollouts.iter().filter(|rollout| rollout.counts);
+    let values = counting.flat_map(|rollout| &rollout.advantages).map(|&advantage| advantage as f64);
     let (middle, deviation) = (mean(values.clone()), variance(values).sqrt());
-    for advantage in advantages {
+    for advantage in rollouts.iter_mut().flat_map(|rollout| &mut rollout.advantages) {
         *advantage = ((*advantage as f64 - middle) / (deviation + 1e-6)) as f32;
     }
 }
