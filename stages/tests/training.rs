@@ -302,9 +302,9 @@ fn divergence_stops_with_the_step_the_rows_and_the_last_good_checkpoint() {
     // The second step's rows, in the order of the epoch.
     let order = stages::train::batches::epoch_order(examples.len(), &Draw::new(7, "sft"), 0);
     let named: Vec<String> = order[3..6].iter().map(|index| format!("`row-{index}`")).collect();
-    assert!(message.contains(&format!("in a batch of 3 rows: {}", named.join(", "))), "{message}");
+    assert!(message.contains(&format!("learning from {};", named.join(", "))), "{message}");
     let message = diverges(&SftSettings { batch: BatchSize::Rows(20), ..settings }, 100);
-    assert!(message.contains("in a batch of 20 rows: `row-") && message.contains(", …"), "{message}");
+    assert!(message.contains("learning from `row-") && message.contains(" and 12 more rows"), "{message}");
     assert!(message.contains("no checkpoint had been written"), "{message}");
 }
 

@@ -199,8 +199,9 @@ pub fn positive(key: &str, value: f64, reader: &mut Reader) {
 }
 
 impl Stage for Sft {
+    /// 2 since what a folder brings along goes on with what is trained from it.
     fn version(&self) -> u32 {
-        1
+        if matches!(self.0.base, Base::Folder(_)) { 2 } else { 1 }
     }
 
     fn settings(&self) -> Value {

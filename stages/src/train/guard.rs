@@ -3,6 +3,7 @@
 use super::checkpoint::{self, Checkpoint};
 use super::host::Host;
 use crate::failure::Failure;
+use indexmap::IndexSet;
 use serde::Serialize;
 
 /// Rows that are named; of more it is only said how many.
@@ -51,9 +52,8 @@ impl Diverged<'_> {
     }
 
     fn named(&self) -> String {
-        let mut rows = self.rows.clone();
-        rows.sort_unstable();
-        rows.dedup();
+        // Several answers to one problem name it once.
+        let rows: IndexSet<&str> = self.rows.iter().copied().collect();
         if rows.is_empty() {
             return String::new();
         }

@@ -11,8 +11,8 @@
 
 use super::batches::{Example, Keep, epoch_order, packed, truncated};
 use super::checkpoint::{self, Checkpoint};
-use super::held_out::{EvaluationPlan, Score, Watch, score};
 use super::guard::Diverged;
+use super::held_out::{EvaluationPlan, Score, Watch, score};
 use super::host::{Host, Metrics};
 use super::optimizer::{AdamW, Optimizer};
 use super::schedule::Schedule;
