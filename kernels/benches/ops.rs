@@ -165,7 +165,8 @@ fn attention_operations(bench: &Bench, heads: Heads) {
     // Every sequence's pages lie apart, as in a pool that has been in use.
     let tables: Vec<u32> =
         (0..batch).flat_map(|row| (0..each).map(move |place| (place * batch + row) as u32)).collect();
-    let places: Vec<u32> = (0..batch).map(|row| tables[row * each + 79 / page] * page as u32 + 79 % page as u32).collect();
+    let places: Vec<u32> =
+        (0..batch).map(|row| tables[row * each + 79 / page] * page as u32 + 79 % page as u32).collect();
     let (tables, places, counts) =
         (bench.stream.upload(&tables), bench.stream.upload(&places), bench.stream.upload(&vec![80u32; batch]));
     bench.time("cache append, 256 rows", 0, |stream| {

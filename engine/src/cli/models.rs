@@ -101,7 +101,11 @@ pub struct ChatArgs {
 
 fn temperature(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "expected a number such as 0.7".to_string())?;
-    if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a number above 0; to take the likeliest tokens, say --greedy".into()) }
+    if value.is_finite() && value > 0.0 {
+        Ok(value)
+    } else {
+        Err("expected a number above 0; to take the likeliest tokens, say --greedy".into())
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {

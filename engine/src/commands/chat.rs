@@ -20,7 +20,8 @@ pub fn run(arguments: &ChatArgs) -> Result<Exit> {
     if is_terminal {
         eprintln!("{INTRODUCTION}");
     }
-    let mut chat = Chat { completer: &completer, wanted, system: arguments.system.clone(), messages: Vec::new(), turn: 0 };
+    let mut chat =
+        Chat { completer: &completer, wanted, system: arguments.system.clone(), messages: Vec::new(), turn: 0 };
     chat.reset();
     let mut lines = std::io::stdin().lock().lines();
     loop {
@@ -69,9 +70,9 @@ impl Chat<'_> {
             Failure::usage(failure.to_string(), Some("`/reset` forgets what was said so far".to_string()))
         })?;
         interrupts.begin();
-        let completion = self.completer.complete_aloud(&prompt, self.turn, &self.wanted, &|piece| {
-            tell(piece) && !interrupts.is_asked()
-        });
+        let completion = self
+            .completer
+            .complete_aloud(&prompt, self.turn, &self.wanted, &|piece| tell(piece) && !interrupts.is_asked());
         interrupts.end();
         let completion = completion?;
         tell("\n");
@@ -104,7 +105,8 @@ impl Interrupts {
         if is_terminal {
             let listener = interrupts.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Failure::new(Exit::Ourselves, format!("cannot listen for ctrl-C: {error}")))?;
+            let runtime =
+                runtime.map_err(|error| Failure::new(Exit::Ourselves, format!("cannot listen for ctrl-C: {error}")))?;
             std::thread::spawn(move || {
                 runtime.block_on(async {
                     while tokio::signal::ctrl_c().await.is_ok() {

@@ -70,7 +70,7 @@ pub fn open_output(path: Option<&Path>) -> Result<Box<dyn Write>> {
 
 /// Writes objects, a line each, for whoever waits for them.
 pub fn write(output: &mut dyn Write, values: impl IntoIterator<Item = Value>) -> Result<()> {
-    let mut write = || {
+    let write = || {
         for value in values {
             writeln!(output, "{value}")?;
         }

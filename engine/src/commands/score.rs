@@ -37,8 +37,7 @@ pub fn run(arguments: &ScoreArgs) -> Result<Exit> {
         lines::question(prompt.clone(), messages.clone(), arguments.raw).map_err(|reason| line.wrong(reason))?;
     }
     let completer = model::open(&arguments.model)?;
-    let texts: Vec<Text> =
-        given.iter().map(|line| text(&completer, line, arguments.raw)).collect::<Result<_>>()?;
+    let texts: Vec<Text> = given.iter().map(|line| text(&completer, line, arguments.raw)).collect::<Result<_>>()?;
     let mut output = lines::open_output(arguments.output.as_deref())?;
     for batch in texts.chunks(BATCH) {
         let pairs: Vec<(&Prompt, &[u32])> = batch.iter().map(|text| (&text.prompt, &text.tokens[..])).collect();

@@ -67,7 +67,11 @@ pub fn decode(
     out: ViewMut<'_, f32>,
 ) {
     let (rows, heads) = (lengths.len(), cache.heads);
-    assert!(rows == 0 || tables.len().is_multiple_of(rows), "cache: {} pages are no table of {rows} rows", tables.len());
+    assert!(
+        rows == 0 || tables.len().is_multiple_of(rows),
+        "cache: {} pages are no table of {rows} rows",
+        tables.len()
+    );
     assert_eq!(qkv.len(), rows * heads.packed_width(), "cache: qkv does not fit {rows} rows of {heads:?}");
     assert_eq!(out.len(), rows * heads.query_width(), "cache: out does not fit {rows} rows of {heads:?}");
     paged::decode(stream, cache, qkv.host(), tables.host(), lengths.host(), out.host());

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::cpu::gemm::{Matrix, gemm};
-use crate::cpu::parallel::{Disjoint, for_each_rows, for_each_task};
+use crate::cpu::parallel::{Disjoint, for_each_task};
 use crate::cpu::scratch;
 use crate::cpu::simd::{LANES, dot, exp, exp_sum, max, multiversion};
 use crate::cpu::transpose::transpose;

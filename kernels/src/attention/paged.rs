@@ -81,7 +81,8 @@ fn decode_place(
         let stride = scores.len() / group;
         for (place, &page) in pages.iter().enumerate() {
             let keys = &keys[page as usize * cache.page_len()..];
-            let rows = Pieces { source: keys, pages: &IN_ORDER, distance: DEPTH * page_rows, rows: DEPTH, stride: page_rows };
+            let rows =
+                Pieces { source: keys, pages: &IN_ORDER, distance: DEPTH * page_rows, rows: DEPTH, stride: page_rows };
             let target = scores[place * page_rows..].as_mut_ptr();
             // SAFETY: a page of scores for each query head; the keys of a page are `width` rows of whole registers.
             unsafe { product((group, page_rows, width), (queries, width), rows, (target, stride)) };

@@ -113,7 +113,9 @@ fn what_an_earlier_sequence_left_in_a_page_is_not_seen() {
         download(stream, &out)
     };
     let outputs = run_everywhere(|stream| {
-        [("of zeros", 0.0), ("of much", 1e30), ("of NaN", f32::NAN)].map(|(name, left)| (name, answer(stream, left))).into()
+        [("of zeros", 0.0), ("of much", 1e30), ("of NaN", f32::NAN)]
+            .map(|(name, left)| (name, answer(stream, left)))
+            .into()
     });
     for name in ["of much", "of NaN"] {
         assert_eq!(output(&outputs, "of zeros"), output(&outputs, name), "{name}");

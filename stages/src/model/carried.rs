@@ -17,8 +17,13 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 pub const COPIED: [&str; 5] = [SPECIAL_TOKENS, "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model"];
 
 /// What of `generation_config.json` we do not do, each with the value that asks for nothing.
-const NOT_SAMPLED: [(&str, f64); 5] =
-    [("repetition_penalty", 1.0), ("no_repeat_ngram_size", 0.0), ("typical_p", 1.0), ("num_beams", 1.0), ("epsilon_cutoff", 0.0)];
+const NOT_SAMPLED: [(&str, f64); 5] = [
+    ("repetition_penalty", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("typical_p", 1.0),
+    ("num_beams", 1.0),
+    ("epsilon_cutoff", 0.0),
+];
 
 /// How a model is to be sampled where nobody says otherwise; `None` where its maker does not say either.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -104,12 +104,16 @@ impl Completer {
     /// Answers in the order of the prompts, those to one prompt side by side. `first` is the place of the first prompt among all
     /// that are asked: it, the sample's number and the seed alone decide the draws, so batches may be cut anywhere.
     pub fn complete(&self, prompts: &[Prompt], first: u64, wanted: &Wanted) -> Result<Vec<Completion>> {
-        let asked: Vec<(&Prompt, u64)> = prompts.iter().zip(first..).flat_map(|asked| vec![asked; wanted.samples]).collect();
+        let asked: Vec<(&Prompt, u64)> =
+            prompts.iter().zip(first..).flat_map(|asked| vec![asked; wanted.samples]).collect();
         let samples = (0..wanted.samples as u64).cycle();
         let requests: Vec<Request> = asked
             .iter()
             .zip(samples)
-            .map(|((prompt, place), sample)| Request { prompt: &prompt.tokens, seed: seed(wanted.seed, *place, sample) })
+            .map(|((prompt, place), sample)| Request {
+                prompt: &prompt.tokens,
+                seed: seed(wanted.seed, *place, sample),
+            })
             .collect();
         let written = self.write(&requests, wanted, None)?;
         Ok(asked.iter().zip(written).map(|((prompt, _), written)| completion(prompt, written)).collect())
@@ -148,7 +152,8 @@ pub fn write(
     let room = Room::default();
     if stops.is_empty() && hear.is_none() {
         let generations = generate_watched(decoder, requests, sampling, &room, &|_, _| None)?;
-        let with_text = |generation: Generation| tokenizer.decode(&generation.tokens, false).map(|text| (generation, text));
+        let with_text =
+            |generation: Generation| tokenizer.decode(&generation.tokens, false).map(|text| (generation, text));
         return generations.into_iter().map(with_text).collect();
     }
     let desk = Desk::new(tokenizer, requests.len(), stops, hear.unwrap_or(&|_, _| true));
@@ -190,14 +195,18 @@ impl<'a> Desk<'a> {
         if let Some(failure) = self.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(failure);
         }
-        let finished = generations.into_iter().zip(self.writings).enumerate().map(|(request, (generation, writing))| {
-            let mut writing = writing.into_inner().unwrap_or_else(PoisonError::into_inner);
-            writing.finish()?;
-            (self.hear)(request, writing.take());
-            let text =
-                if writing.has_stopped() { writing.text().to_string() } else { self.tokenizer.decode(&generation.tokens, false)? };
-            Ok((generation, text))
-        });
+        let finished =
+            generations.into_iter().zip(self.writings).enumerate().map(|(request, (generation, writing))| {
+                let mut writing = writing.into_inner().unwrap_or_else(PoisonError::into_inner);
+                writing.finish()?;
+                (self.hear)(request, writing.take());
+                let text = if writing.has_stopped() {
+                    writing.text().to_string()
+                } else {
+                    self.tokenizer.decode(&generation.tokens, false)?
+                };
+                Ok((generation, text))
+            });
         finished.collect()
     }
 }

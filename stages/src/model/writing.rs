@@ -173,7 +173,10 @@ mod tests {
         let tokens = tokenizer.encode("日本\u{1F600}é").unwrap();
         assert!(tokens.len() > 8, "several tokens a character");
         let (pieces, _) = told(&tokens, &[]);
-        assert_eq!(pieces.into_iter().filter(|piece| !piece.is_empty()).collect::<Vec<_>>(), ["日", "本", "\u{1F600}", "é"]);
+        assert_eq!(
+            pieces.into_iter().filter(|piece| !piece.is_empty()).collect::<Vec<_>>(),
+            ["日", "本", "\u{1F600}", "é"]
+        );
     }
 
     proptest! {
