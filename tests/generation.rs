@@ -265,7 +265,7 @@ fn until(terminal: &mut std::fs::File, wanted: &str) -> String {
 #[test]
 fn in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program() {
     let kitchen = Kitchen::new("version: 1\n");
-    write_model(&kitchen.path("model"), 2_000_000);
+    write_model(&kitchen.path("model"), 400_000);
     // Hours of text, were it not stopped.
     let endless = kitchen.command(&["chat", "model", "--max-tokens", "1000000", "--top-k", "3"]);
     let (mut child, mut terminal) = in_a_terminal(endless);

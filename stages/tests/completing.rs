@@ -188,7 +188,8 @@ fn a_text_begins_with_one_beginning_and_no_more() {
         let Opened { completer, .. } = Opened::of(folder, Clock::default());
         let begin = completer.folder().tokenizer.id("<|im_start|>").unwrap();
         let messages = Question::Messages(vec![Message::user("one")]);
-        for question in [Question::Raw("one".into()), Question::User("one".into()), messages] {
+        let begun = Question::Raw("<|im_start|>one".into());
+        for question in [Question::Raw("one".into()), begun, Question::User("one".into()), messages] {
             let tokens = completer.prompt(&question).unwrap().tokens;
             let beginnings = tokens.iter().filter(|&&token| token == begin).count();
             assert_eq!((tokens[0], beginnings), (begin, 1), "{template:?} {question:?}");

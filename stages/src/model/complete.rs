@@ -25,7 +25,7 @@ pub struct Completer {
 /// What a model is to go on from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Question {
-    /// As it is, after what the tokenizer puts before every text; without a chat template.
+    /// As it is, after what the tokenizer puts before every text, unless it begins so itself; without a chat template.
     Raw(String),
     /// Through the model's chat template; a model that has none gets a line a message.
     User(String),
@@ -82,7 +82,12 @@ impl Completer {
     pub fn prompt(&self, question: &Question) -> Result<Prompt> {
         let tokenizer = &self.folder.tokenizer;
         let prompt = match question {
-            Question::Raw(text) => Prompt { text: text.clone(), tokens: tokenizer.encode_whole(text)? },
+            Question::Raw(text) => {
+                let (bare, whole) = (tokenizer.encode(text)?, tokenizer.encode_whole(text)?);
+                // A text that has its beginning already, such as one that a template made, gets no second one.
+                let tokens = if bare.first() == whole.first() { bare } else { whole };
+                Prompt { text: text.clone(), tokens }
+            }
             Question::User(text) => {
                 let rendered = self.rendered(&[Message::user(text)])?;
                 Prompt { text: text.clone(), tokens: tokenizer.encode(&rendered)? }
