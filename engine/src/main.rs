@@ -59,6 +59,8 @@ fn dispatch(cli: &Cli) -> Result<Exit> {
         Command::Runs(arguments) => commands::runs::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
+        Command::Score(arguments) => commands::score::run(arguments),
+        Command::Chat(arguments) => commands::chat::run(arguments),
         Command::Cache(command) => commands::cache::run(command),
     }
 }

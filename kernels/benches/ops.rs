@@ -160,17 +160,22 @@ fn attention_operations(bench: &Bench, heads: Heads) {
         attention::backward(stream, heads, &segments, saved.0, saved.1, saved.2, dout.view(), dqkv.view_mut())
     });
     let batch = 256;
-    let mut cache = Cache::new(&bench.stream, heads, batch, 256);
-    let (slots, at) = ((0..batch as u32).collect::<Vec<_>>(), vec![79u32; batch]);
-    let (slots, at, counts) =
-        (bench.stream.upload(&slots), bench.stream.upload(&at), bench.stream.upload(&vec![80u32; batch]));
+    let (page, each) = (32, 4);
+    let mut cache = Cache::new(&bench.stream, heads, batch * each, page);
+    // Every sequence's pages lie apart, as in a pool that has been in use.
+    let tables: Vec<u32> =
+        (0..batch).flat_map(|row| (0..each).map(move |place| (place * batch + row) as u32)).collect();
+    let places: Vec<u32> =
+        (0..batch).map(|row| tables[row * each + 79 / page] * page as u32 + 79 % page as u32).collect();
+    let (tables, places, counts) =
+        (bench.stream.upload(&tables), bench.stream.upload(&places), bench.stream.upload(&vec![80u32; batch]));
     bench.time("cache append, 256 rows", 0, |stream| {
-        attention::append(stream, &mut cache, qkv.slice(0..batch * heads.packed_width()), slots.view(), at.view())
+        attention::append(stream, &mut cache, qkv.slice(0..batch * heads.packed_width()), places.view())
     });
     bench.time("attention decode, 256 rows of 80", 4 * batch * 80 * heads.query_width(), |stream| {
         let (queries, out) =
             (qkv.slice(0..batch * heads.packed_width()), out.slice_mut(0..batch * heads.query_width()));
-        attention::decode(stream, &cache, queries, slots.view(), counts.view(), out)
+        attention::decode(stream, &cache, queries, tables.view(), counts.view(), out)
     });
 }
 

@@ -4,12 +4,14 @@ use kernels::{Device, logits};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use stages::model::batch::Batch;
-use stages::model::generate::{Finish, Generation, Request, Sampling, generate};
+use stages::model::generate::{Finish, Generation, Request, Room, Sampling, generate, generate_watched};
 use stages::model::parameters::Layout;
 use stages::model::workspace::{Purpose, Workspace};
 use stages::model::{Decoder, DecoderConfig, heads, tensors};
 use stages::train::batches::Example;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 fn reference(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(name)
@@ -174,6 +176,76 @@ fn an_answer_depends_on_its_prompt_and_seed_alone() {
     }
 }
 
+/// Answers in a room, and the most pages that sequences needed which had begun and not ended.
+fn answers_in(
+    room: Room,
+    decoder: &Decoder,
+    prompts: &[Vec<u32>],
+    expected: &[Generation],
+) -> (Vec<Generation>, usize) {
+    let requests: Vec<Request> =
+        prompts.iter().enumerate().map(|(index, prompt)| Request { prompt, seed: index as u64 }).collect();
+    let begun: Mutex<(BTreeMap<usize, usize>, usize)> = Mutex::default();
+    let watch = |request: usize, generation: &Generation| {
+        let (begun, most) = &mut *begun.lock().unwrap();
+        let length = prompts[request].len() + generation.tokens.len();
+        begun.insert(request, length.div_ceil(room.page_tokens));
+        *most = (*most).max(begun.values().sum());
+        if generation.tokens.len() == expected[request].tokens.len() {
+            begun.remove(&request);
+        }
+        None
+    };
+    let answers = generate_watched(decoder, &requests, &sampled(), &room, &watch).unwrap();
+    let most = begun.into_inner().unwrap().1;
+    (answers, most)
+}
+
+#[test]
+fn an_answer_depends_neither_on_pages_nor_on_being_put_back() {
+    let prompts = prompts(60);
+    for family in families() {
+        let decoder = random_of(&family, 1);
+        let expected = answers(&decoder, &prompts, &sampled());
+        for page_tokens in [16, 32, 256] {
+            let page = Room { page_tokens, cache_bytes: 0, sequences: 1 }.bytes(decoder.config(), 1, page_tokens);
+            // For the longest sequence of 66 tokens, for a little more, and for all.
+            for pages in [1, 7, 1000] {
+                let room = Room { page_tokens, cache_bytes: pages * page, sequences: 24 };
+                let (found, most) = answers_in(room, &decoder, &prompts, &expected);
+                assert!(found == expected, "{family}: {pages} pages of {page_tokens}");
+                let has = room.bytes(decoder.config(), 24, 66) / page;
+                if pages == 7 && page_tokens == 16 {
+                    assert!(
+                        most > has,
+                        "{family}: nobody was put back: {most} pages were needed at most, {has} are there"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_token_is_seen_once_and_in_order_and_an_onlooker_may_end_an_answer() {
+    let (decoder, prompts) = (random(2), prompts(40));
+    let page = Room { page_tokens: 16, cache_bytes: 0, sequences: 1 }.bytes(decoder.config(), 1, 16);
+    let room = Room { page_tokens: 16, cache_bytes: 7 * page, sequences: 24 };
+    let requests: Vec<Request> = prompts.iter().map(|prompt| Request { prompt, seed: 1 }).collect();
+    let whole = generate(&decoder, &requests, &sampled()).unwrap();
+    let seen: Mutex<Vec<Vec<u32>>> = Mutex::new(vec![Vec::new(); requests.len()]);
+    let watch = |request: usize, generation: &Generation| {
+        seen.lock().unwrap()[request].push(*generation.tokens.last().unwrap());
+        (generation.tokens.len() == 5).then_some(Finish::Interrupted)
+    };
+    let answers = generate_watched(&decoder, &requests, &sampled(), &room, &watch).unwrap();
+    for (request, (answer, whole)) in answers.iter().zip(&whole).enumerate() {
+        assert_eq!(answer.tokens, whole.tokens[..whole.tokens.len().min(5)], "{request}");
+        assert_eq!(seen.lock().unwrap()[request], answer.tokens, "{request}");
+        assert_eq!(answer.finish == Finish::Interrupted, answer.tokens.len() == 5, "{request}");
+    }
+}
+
 #[test]
 fn log_probabilities_are_bit_for_bit_those_of_training() {
     for (family, temperature) in families().iter().flat_map(|family| [(family, 1.0), (family, 0.6)]) {
@@ -224,6 +296,7 @@ fn an_answer_ends_where_it_should() {
         assert!(!answer.tokens[..inside].iter().any(ends), "{answer:?}");
         match answer.finish {
             Finish::Stop => assert!(ends(&answer.tokens[inside])),
+            Finish::Interrupted => panic!("nobody looked on"),
             Finish::Length => assert!(!ends(&answer.tokens[inside]) && answer.tokens.len() == 30),
         }
         assert_eq!(answer.logprobs.len(), answer.tokens.len());

@@ -110,3 +110,57 @@ fn a_question_that_does_not_fit_is_a_cut_off_answer_and_no_fault() {
     assert_eq!((reply.text.as_str(), reply.finish_reason.as_str()), ("", "length"));
     assert_eq!(context.meter.read().calls, 1);
 }
+
+#[test]
+fn an_answer_ends_before_a_stop_string() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), 1);
+    let free = answers(&context(open(folder.path(), json!({"temperature": 1.0}))), 30, 30);
+    let seldom = free.iter().find_map(|answer| answer.chars().nth(2)).unwrap().to_string();
+    let stopped = answers(&context(open(folder.path(), json!({"temperature": 1.0, "stop": seldom}))), 30, 30);
+    // Which replies are drawn does not depend on where they end, but their address, and with it their seed, does.
+    assert!(
+        stopped.iter().all(|answer| !answer.contains(&seldom)) && free.iter().any(|answer| answer.contains(&seldom))
+    );
+}
+
+#[test]
+fn new_settings_are_in_the_identity_only_where_they_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), 1);
+    let identity = |extra: Value| open(folder.path(), extra).identity();
+    let plain = identity(json!({}));
+    assert_eq!(identity(json!({"min_p": 0.0, "stop": []})), plain);
+    let names: Vec<&String> = plain["settings"].as_object().unwrap().keys().collect();
+    assert!(!names.iter().any(|name| ["min_p", "stop"].contains(&name.as_str())), "{names:?}");
+    assert_ne!(identity(json!({"min_p": 0.1})), plain);
+    assert_ne!(identity(json!({"stop": "x"})), plain);
+}
+
+#[test]
+fn sampling_that_cannot_be_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), 1);
+    for (key, value) in [("top_p", json!(1.5)), ("min_p", json!(-0.1)), ("temperature", json!(-1)), ("stop", json!(""))]
+    {
+        let entry = json!({"provider": "local", "path": ".", key: value});
+        let mut reader = Reader::new(folder.path(), None);
+        assert!(ModelSpec::read(entry.as_object().unwrap(), &mut reader).is_none());
+        let mistakes: Vec<&str> = reader.mistakes.iter().map(|mistake| mistake.code).collect();
+        assert_eq!(mistakes, ["out-of-range"], "{key}");
+    }
+}
+
+#[test]
+fn a_model_without_a_template_gets_a_line_a_message() {
+    let (with, without) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for folder in [&with, &without] {
+        write_model(folder.path(), 1);
+    }
+    let path = without.path().join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert!(config.as_object_mut().unwrap().remove("chat_template").is_some());
+    std::fs::write(path, config.to_string()).unwrap();
+    let greedy = |folder: &Path| answers(&context(open(folder, json!({"system": "one"}))), 5, 5);
+    assert_eq!(greedy(without.path()), greedy(with.path()));
+}

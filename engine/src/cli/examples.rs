@@ -80,8 +80,20 @@ Examples:
   decoct show pipelines/medical.yaml student --tensorboard curves";
 
 pub const GENERATE: &str = "\
+Where no flag says otherwise, the sampling defaults of the model's generation_config.json count, and are told.
+Examples:
+  decoct generate pipelines/medical.yaml:graduate --prompts prompts.jsonl --greedy
+  decoct generate models/ours --prompts prompts.jsonl --samples 8 --top-p 0.9 --stop Question: --logprobs";
+
+pub const SCORE: &str = "\
+Given what `generate` wrote, it scores those very tokens.
 Example:
-  decoct generate pipelines/medical.yaml:graduate --prompts prompts.jsonl --greedy";
+  decoct score pipelines/medical.yaml:graduate --input answers.jsonl";
+
+pub const CHAT: &str = "\
+In a terminal ctrl-C stops an answer; `/reset` begins anew, `/exit` or ctrl-D ends. Otherwise stdin holds a message a line.
+Example:
+  decoct chat pipelines/medical.yaml:graduate --greedy";
 
 pub const CACHE: &str = "\
 Example:

@@ -3,9 +3,11 @@
 mod cache;
 mod common;
 mod examples;
+mod models;
 
 pub use cache::*;
 pub use common::*;
+pub use models::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -29,6 +31,8 @@ Look:
 
 Use:
   generate     Let a trained model write: prompts in, texts out (JSONL)
+  score        Say how likely a trained model finds given texts (JSONL)
+  chat         Talk to a trained model
 
 Keep:
   cache        Look after the store of finished work, and share it
@@ -69,7 +73,8 @@ impl Cli {
             Command::Cache(CacheCommand::Verify(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Sweep(arguments)) => arguments.format,
             Command::Cache(CacheCommand::Pin(arguments)) => arguments.format,
-            Command::Show(_) | Command::Generate(_) | Command::Cache(_) => EventFormat::Plain,
+            Command::Show(_) | Command::Cache(_) => EventFormat::Plain,
+            Command::Generate(_) | Command::Score(_) | Command::Chat(_) => EventFormat::Plain,
             Command::Init(_) | Command::Schema | Command::Completions(_) | Command::Man(_) => EventFormat::Plain,
         };
         format == EventFormat::Json
@@ -108,6 +113,12 @@ pub enum Command {
     /// Let a trained model write: prompts in, texts out (JSONL)
     #[command(after_help = examples::GENERATE)]
     Generate(GenerateArgs),
+    /// Say how likely a trained model finds given texts (JSONL)
+    #[command(after_help = examples::SCORE)]
+    Score(ScoreArgs),
+    /// Talk to a trained model
+    #[command(after_help = examples::CHAT)]
+    Chat(ChatArgs),
     /// Look after the store of finished work, and share it
     #[command(subcommand, after_help = examples::CACHE)]
     Cache(CacheCommand),
@@ -332,42 +343,6 @@ pub struct ShowArgs {
     pub store: StoreArgs,
 }
 
-#[derive(Debug, Args)]
-pub struct GenerateArgs {
-    /// A folder in Hugging Face layout, or RECIPE:NODE
-    pub model: String,
-    /// JSONL with `{"prompt": text}` or `{"messages": […]}` a line; `-` reads stdin
-    #[arg(long, value_name = "FILE")]
-    pub prompts: PathBuf,
-    /// Write to a file in place of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Always take the likeliest token
-    #[arg(long, conflicts_with_all = ["temperature", "seed"])]
-    pub greedy: bool,
-    /// Sampling temperature
-    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = temperature)]
-    pub temperature: f64,
-    /// Seed of the sampling
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Tokens to write at most, a prompt
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub max_tokens: usize,
-    /// Give the log-probability of each written token
-    #[arg(long)]
-    pub logprobs: bool,
-    /// Prompts are tokenized as they are, without a chat template
-    #[arg(long)]
-    pub raw: bool,
-    #[command(flatten)]
-    pub overrides: OverrideArgs,
-    #[command(flatten)]
-    pub store: StoreArgs,
-    #[command(flatten)]
-    pub machine: MachineArgs,
-}
-
 fn dollars(text: &str) -> Result<f64, String> {
     let amount: f64 = text.parse().map_err(|_| "expected an amount such as 2.50".to_string())?;
     if amount.is_finite() && amount >= 0.0 { Ok(amount) } else { Err("expected an amount that is not negative".into()) }
@@ -378,11 +353,6 @@ fn domain(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let is_word = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits);
     if is_word { Ok(text.to_string()) } else { Err("expected one word of letters, digits, `_` and `-`".to_string()) }
-}
-
-fn temperature(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "expected a number such as 0.7".to_string())?;
-    if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a number above 0; see --greedy".into()) }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod budget;
 pub mod cache;
+pub mod chat;
 pub mod check;
 pub mod completions;
 pub mod diff;
@@ -10,11 +11,14 @@ pub mod explain;
 pub mod export;
 pub mod generate;
 pub mod init;
+mod lines;
 pub mod man;
+mod model;
 pub mod plan;
 pub mod run;
 pub mod runs;
 pub mod schema;
+pub mod score;
 pub mod show;
 mod tensorboard;
 pub mod trace;

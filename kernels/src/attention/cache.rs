@@ -1,81 +1,78 @@
-//! Keys and values of running sequences, and attention of one new row per sequence over them.
+//! Keys and values of running sequences in pages of a pool, and attention of one new row per sequence over them
+//! (Kwon et al., "PagedAttention", 2023).
 
-use super::cpu;
+use super::paged;
 use crate::{Buffer, Heads, Stream, View, ViewMut};
 
-/// Keys and values of `slots` sequences of at most `capacity` rows, one layer.
+/// Rows that a page may hold.
+const PAGE_ROWS: std::ops::RangeInclusive<usize> = 16..=256;
+/// Whole registers are read: the last row's last one reaches behind it.
+const PADDING: usize = 16;
+
+/// One layer's keys and values: `pages` pages of `page_rows` rows each, which belong to nobody here; who calls keeps books.
 ///
-/// Keys lie as `[slot, K, D, capacity]` (scores of all positions are contiguous), values as `[slot, K, capacity, D]`.
+/// A page's keys lie as `[K, D, page_rows]` (scores of neighbouring rows are contiguous), its values as `[K, page_rows, D]`.
 #[derive(Debug)]
 pub struct Cache {
     pub(super) heads: Heads,
-    pub(super) slots: usize,
-    pub(super) capacity: usize,
+    pub(super) page_rows: usize,
+    pub(super) pages: usize,
     pub(super) keys: Buffer<f32>,
     pub(super) values: Buffer<f32>,
 }
 
 impl Cache {
-    /// An empty cache.
-    pub fn new(stream: &Stream, heads: Heads, slots: usize, capacity: usize) -> Cache {
-        let len = slots * heads.key_value * heads.width * capacity;
-        Cache { heads, slots, capacity, keys: stream.zeros(len), values: stream.zeros(len) }
+    /// An empty cache. `page_rows` is a power of two from 16 to 256.
+    pub fn new(stream: &Stream, heads: Heads, pages: usize, page_rows: usize) -> Cache {
+        let fits = page_rows.is_power_of_two() && PAGE_ROWS.contains(&page_rows);
+        assert!(fits, "cache: pages of {page_rows} rows, not a power of two in {PAGE_ROWS:?}");
+        let len = pages * heads.key_value * heads.width * page_rows;
+        let (keys, values) = (stream.zeros(len), stream.zeros(len + PADDING));
+        Cache { heads, page_rows, pages, keys, values }
     }
 
-    /// How many sequences fit.
-    pub fn slots(&self) -> usize {
-        self.slots
+    /// How many pages there are.
+    pub fn pages(&self) -> usize {
+        self.pages
     }
 
-    /// How many rows a sequence may have.
-    pub fn capacity(&self) -> usize {
-        self.capacity
+    /// How many rows a page holds.
+    pub fn page_rows(&self) -> usize {
+        self.page_rows
     }
 
-    /// Elements of one slot, in keys and in values alike.
-    pub(super) fn slot_len(&self) -> usize {
-        self.heads.key_value * self.heads.width * self.capacity
+    /// Elements of one page, in keys and in values alike.
+    pub(super) fn page_len(&self) -> usize {
+        self.heads.key_value * self.heads.width * self.page_rows
     }
 }
 
-/// Writes keys and values of packed rows qkv`[T, (H+2K)·D]` (rotated already) at `(slots[t], positions[t])`.
+/// Writes keys and values of packed rows qkv`[T, (H+2K)·D]` (rotated already) at `places[t]` = page · page_rows + row in it.
 /// No two rows may share a place; a place outside the cache panics.
-pub fn append(stream: &Stream, cache: &mut Cache, qkv: View<'_, f32>, slots: View<'_, u32>, positions: View<'_, u32>) {
-    let rows = slots.len();
-    assert_eq!(positions.len(), rows, "cache: not {rows} positions");
-    assert_eq!(
-        qkv.len(),
-        rows * cache.heads.packed_width(),
-        "cache: qkv does not fit {rows} rows of {:?}",
-        cache.heads
-    );
-    cpu::append(stream, cache, qkv.host(), slots.host(), positions.host());
+pub fn append(stream: &Stream, cache: &mut Cache, qkv: View<'_, f32>, places: View<'_, u32>) {
+    let (rows, heads) = (places.len(), cache.heads);
+    assert_eq!(qkv.len(), rows * heads.packed_width(), "cache: qkv does not fit {rows} rows of {heads:?}");
+    paged::append(stream, cache, qkv.host(), places.host());
 }
 
-/// Copies one sequence's rows into another slot: several answers to one prompt.
-pub fn copy_slot(stream: &Stream, cache: &mut Cache, from: usize, to: usize) {
-    assert!(from < cache.slots && to < cache.slots, "cache: slot {from} or {to} outside {} slots", cache.slots);
-    cpu::copy_slot(stream, cache, from, to);
-}
-
-/// out`[B, H·D]`: the query of row b of qkv`[B, (H+2K)·D]` over the first `lengths[b]` rows of slot `slots[b]`, its own
-/// row (put there by [`append`]) included. On the CPU the bits equal those of [`super::forward`]'s row.
+/// out`[B, H·D]`: the query of row b of qkv`[B, (H+2K)·D]` over the first `lengths[b]` rows of the sequence whose pages
+/// are, in order, the first of row b of tables`[B, P]`; its own row (put there by [`append`]) included. On the CPU the
+/// bits equal those of [`super::forward`]'s row, whatever the size of a page.
 pub fn decode(
     stream: &Stream,
     cache: &Cache,
     qkv: View<'_, f32>,
-    slots: View<'_, u32>,
+    tables: View<'_, u32>,
     lengths: View<'_, u32>,
     out: ViewMut<'_, f32>,
 ) {
-    let rows = slots.len();
-    assert_eq!(lengths.len(), rows, "cache: not {rows} lengths");
-    assert_eq!(
-        qkv.len(),
-        rows * cache.heads.packed_width(),
-        "cache: qkv does not fit {rows} rows of {:?}",
-        cache.heads
+    let (rows, heads) = (lengths.len(), cache.heads);
+    assert!(
+        rows == 0 || tables.len().is_multiple_of(rows),
+        "cache: {} pages are no table of {rows} rows",
+        tables.len()
     );
-    assert_eq!(out.len(), rows * cache.heads.query_width(), "cache: out does not fit {rows} rows of {:?}", cache.heads);
-    cpu::decode(stream, cache, qkv.host(), slots.host(), lengths.host(), out.host());
+    assert_eq!(qkv.len(), rows * heads.packed_width(), "cache: qkv does not fit {rows} rows of {heads:?}");
+    assert_eq!(out.len(), rows * heads.query_width(), "cache: out does not fit {rows} rows of {heads:?}");
+    paged::decode(stream, cache, qkv.host(), tables.host(), lengths.host(), out.host());
 }

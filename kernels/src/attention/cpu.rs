@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::Cache;
 use crate::cpu::gemm::{Matrix, gemm};
-use crate::cpu::parallel::{Disjoint, for_each_rows, for_each_task};
+use crate::cpu::parallel::{Disjoint, for_each_task};
 use crate::cpu::scratch;
 use crate::cpu::simd::{LANES, dot, exp, exp_sum, max, multiversion};
 use crate::cpu::transpose::transpose;
@@ -121,14 +120,14 @@ fn forward_place(place: Place, qkv: &[f32], out: Disjoint<'_, f32>, lse: Disjoin
 }
 
 /// Rows of scores hold whole chunks.
-fn padded(columns: usize) -> usize {
+pub(super) fn padded(columns: usize) -> usize {
     columns.next_multiple_of(LANES)
 }
 
 multiversion! {
     /// Turns rows of scores into probabilities and returns each row's log Σ exp(scale · score); row r sees the first
     /// `visible + r` columns, the rest becomes 0.
-    fn softmax(scores: &mut [f32], stride: usize, visible: usize, scale: f32) -> [f32; TILE_ROWS] {
+    pub(super) fn softmax(scores: &mut [f32], stride: usize, visible: usize, scale: f32) -> [f32; TILE_ROWS] {
         let mut lse = [0.0; TILE_ROWS];
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
             scores[(visible + row).min(stride)..].fill(f32::NEG_INFINITY);
@@ -250,80 +249,4 @@ multiversion! {
             dscores[visible..].fill(0.0);
         }
     }
-}
-
-pub(super) fn append(stream: &Stream, cache: &mut Cache, qkv: &[f32], slots: &[u32], positions: &[u32]) {
-    let Heads { query, key_value, width } = cache.heads;
-    let (packed, capacity, slot_len) = (cache.heads.packed_width(), cache.capacity, cache.slot_len());
-    let (keys, values) = (Disjoint::new(cache.keys.view_mut().host()), Disjoint::new(cache.values.view_mut().host()));
-    for_each_rows(stream, slots.len(), 4 * key_value * width, |range| {
-        for row in range {
-            let (slot, position) = (slots[row] as usize, positions[row] as usize);
-            assert!(position < capacity, "cache: position {position} outside a capacity of {capacity}");
-            for head in 0..key_value {
-                let key = &qkv[row * packed + (query + head) * width..][..width];
-                let value = &qkv[row * packed + (query + key_value + head) * width..][..width];
-                let first = slot * slot_len + head * width * capacity;
-                for (column, &key) in key.iter().enumerate() {
-                    // SAFETY: inside the cache (checked by `range`); the contract forbids two rows one place.
-                    unsafe {
-                        keys.range(first + column * capacity + position..first + column * capacity + position + 1)[0] =
-                            key
-                    };
-                }
-                // SAFETY: as above.
-                unsafe { values.range(first + position * width..first + (position + 1) * width) }
-                    .copy_from_slice(value);
-            }
-        }
-    });
-}
-
-pub(super) fn copy_slot(_stream: &Stream, cache: &mut Cache, from: usize, to: usize) {
-    let len = cache.slot_len();
-    for buffer in [&mut cache.keys, &mut cache.values] {
-        buffer.view_mut().host().copy_within(from * len..(from + 1) * len, to * len);
-    }
-}
-
-pub(super) fn decode(stream: &Stream, cache: &Cache, qkv: &[f32], slots: &[u32], lengths: &[u32], out: &mut [f32]) {
-    let key_value = cache.heads.key_value;
-    let rows: usize = lengths.iter().map(|&length| length as usize).sum();
-    let out = Disjoint::new(out);
-    for_each_task(stream, slots.len() * key_value, 4 * rows * cache.heads.query_width(), |task| {
-        let (row, head) = (task / key_value, task % key_value);
-        let (slot, length) = (slots[row] as usize, lengths[row] as usize);
-        assert!(slot < cache.slots && length > 0 && length <= cache.capacity, "cache: slot {slot} or length {length}");
-        decode_place(cache, (slot, head), length, qkv, row, out);
-    });
-}
-
-/// The query heads of one row that share one key/value head.
-fn decode_place(
-    cache: &Cache,
-    (slot, head): (usize, usize),
-    length: usize,
-    qkv: &[f32],
-    row: usize,
-    out: Disjoint<'_, f32>,
-) {
-    let (heads, capacity, width) = (cache.heads, cache.capacity, cache.heads.width);
-    let group = heads.group();
-    let first = slot * cache.slot_len() + head * width * capacity;
-    let keys = Matrix::rows(&cache.keys.view().host()[first..first + width * capacity], capacity);
-    let values = Matrix::rows(&cache.values.view().host()[first..first + width * capacity], width);
-    let queries = Matrix::rows(&qkv[row * heads.packed_width() + head * group * width..][..group * width], width);
-    let scale = 1.0 / (width as f32).sqrt();
-    let stride = padded(length);
-    scratch::with(group * stride, |scores| {
-        // SAFETY: the parts lie inside cache, qkv and scratch; each task writes heads of its own.
-        unsafe {
-            gemm((group, length, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), stride);
-            for scores in scores.chunks_exact_mut(stride) {
-                softmax(scores, stride, length, scale);
-            }
-            let target = out.address(row * heads.query_width() + head * group * width);
-            gemm((group, width, length), Matrix::rows(scores, stride), values, Write::Overwrite, target, width);
-        }
-    });
 }

@@ -5,8 +5,9 @@
 
 mod cache;
 mod cpu;
+mod paged;
 
-pub use cache::{Cache, append, copy_slot, decode};
+pub use cache::{Cache, append, decode};
 
 use crate::{Heads, Segments, Stream, View, ViewMut};
 

@@ -10,7 +10,7 @@ use super::vector::{Portable, Vector};
 use crate::matmul::Write;
 
 /// Terms of a chain: a packed panel of this depth stays in the first-level cache.
-const DEPTH: usize = 256;
+pub(crate) const DEPTH: usize = 256;
 /// Floats of a panel: at most 32 columns are taken at once.
 const PANEL: usize = DEPTH * 32;
 /// Fewer rows than this do not pay for copying B into a panel.

@@ -51,11 +51,14 @@ fn forward_and_backward() {
     }
 }
 
-/// Every row of every document, one step at a time, each document in a slot of its own.
-fn stepwise(stream: &Stream, heads: Heads, lengths: &[usize], qkv: &[f32]) -> Vec<f32> {
+/// Every row of every document, one step at a time, each document in pages of its own, which lie about.
+fn stepwise(stream: &Stream, heads: Heads, lengths: &[usize], qkv: &[f32], page_rows: usize) -> Vec<f32> {
     let (packed, width, longest) =
         (heads.packed_width(), heads.query_width(), lengths.iter().copied().max().unwrap_or(0));
-    let mut cache = Cache::new(stream, heads, lengths.len(), longest + 3);
+    let each = longest.div_ceil(page_rows);
+    let pages = each * lengths.len() + 3;
+    let mut cache = Cache::new(stream, heads, pages, page_rows);
+    let page = |document: usize, place: usize| (pages - 2 - (place * lengths.len() + document)) as u32;
     let firsts: Vec<usize> = (0..lengths.len()).map(|document| lengths[..document].iter().sum()).collect();
     let mut all = vec![0.0; lengths.iter().sum::<usize>() * width];
     for step in 0..longest {
@@ -63,13 +66,14 @@ fn stepwise(stream: &Stream, heads: Heads, lengths: &[usize], qkv: &[f32]) -> Ve
         let row = |document: usize| firsts[document] + step;
         let rows: Vec<f32> =
             running.iter().flat_map(|&document| qkv[row(document) * packed..][..packed].iter().copied()).collect();
-        let slots: Vec<u32> = running.iter().map(|&document| document as u32).collect();
-        let (rows, slots) = (upload(stream, &rows), upload(stream, &slots));
-        let positions = upload(stream, &vec![step as u32; running.len()]);
+        let place = |&document: &usize| page(document, step / page_rows) * page_rows as u32 + (step % page_rows) as u32;
+        let table = |&document: &usize| (0..step / page_rows + 1).map(move |place| page(document, place));
+        let places = upload(stream, &running.iter().map(place).collect::<Vec<u32>>());
+        let tables = upload(stream, &running.iter().flat_map(table).collect::<Vec<u32>>());
         let row_lengths = upload(stream, &vec![step as u32 + 1; running.len()]);
-        let mut out = stream.uninit(running.len() * width);
-        attention::append(stream, &mut cache, rows.view(), slots.view(), positions.view());
-        attention::decode(stream, &cache, rows.view(), slots.view(), row_lengths.view(), out.view_mut());
+        let (rows, mut out) = (upload(stream, &rows), stream.uninit(running.len() * width));
+        attention::append(stream, &mut cache, rows.view(), places.view());
+        attention::decode(stream, &cache, rows.view(), tables.view(), row_lengths.view(), out.view_mut());
         for (values, &document) in download(stream, &out).chunks(width).zip(&running) {
             all[row(document) * width..][..width].copy_from_slice(values);
         }
@@ -78,34 +82,42 @@ fn stepwise(stream: &Stream, heads: Heads, lengths: &[usize], qkv: &[f32]) -> Ve
 }
 
 #[test]
-fn decoding_gives_the_bits_of_the_forward_pass() {
+fn decoding_gives_the_bits_of_the_forward_pass_whatever_the_pages() {
     for (heads, lengths) in CASES {
         let tokens: usize = lengths.iter().sum();
         let qkv: Vec<f32> = Random::new(tokens as u64).floats(tokens * heads.packed_width());
-        let outputs = run_everywhere(|stream| {
-            vec![("whole", forward(stream, heads, lengths, &qkv).0), ("steps", stepwise(stream, heads, lengths, &qkv))]
-        });
-        assert_eq!(output(&outputs, "whole"), output(&outputs, "steps"), "{heads:?} {lengths:?}");
+        for page_rows in [16, 32, 64, 256] {
+            let outputs = run_everywhere(|stream| {
+                let whole = forward(stream, heads, lengths, &qkv).0;
+                vec![("whole", whole), ("steps", stepwise(stream, heads, lengths, &qkv, page_rows))]
+            });
+            assert_eq!(output(&outputs, "whole"), output(&outputs, "steps"), "{heads:?} {lengths:?}: {page_rows}");
+        }
     }
 }
 
 #[test]
-fn a_copied_slot_answers_like_its_original() {
+fn what_an_earlier_sequence_left_in_a_page_is_not_seen() {
     let heads = Heads { query: 4, key_value: 2, width: 24 };
-    let qkv = Random::new(3).floats(10 * heads.packed_width());
+    let qkv = Random::new(3).floats(17 * heads.packed_width());
+    let last = &qkv[16 * heads.packed_width()..];
+    let answer = |stream: &Stream, left: f32| {
+        let mut cache = Cache::new(stream, heads, 2, 16);
+        let all = upload(stream, &(0..32).collect::<Vec<u32>>());
+        let garbage = upload(stream, &vec![left; 32 * heads.packed_width()]);
+        attention::append(stream, &mut cache, garbage.view(), all.view());
+        attention::append(stream, &mut cache, upload(stream, &qkv).view(), all.slice(0..17));
+        let (tables, lengths) = (upload(stream, &[0u32, 1]), upload(stream, &[17u32]));
+        let (queries, mut out) = (upload(stream, last), stream.uninit(heads.query_width()));
+        attention::decode(stream, &cache, queries.view(), tables.view(), lengths.view(), out.view_mut());
+        download(stream, &out)
+    };
     let outputs = run_everywhere(|stream| {
-        let mut cache = Cache::new(stream, heads, 3, 16);
-        let rows = upload(stream, &qkv);
-        let (slots, positions) = (upload(stream, &[0u32; 10]), upload(stream, &(0..10).collect::<Vec<u32>>()));
-        attention::append(stream, &mut cache, rows.view(), slots.view(), positions.view());
-        attention::copy_slot(stream, &mut cache, 0, 2);
-        let (slots, lengths) = (upload(stream, &[0u32, 2]), upload(stream, &[10u32, 10]));
-        let last = &qkv[9 * heads.packed_width()..];
-        let queries = upload(stream, &[last, last].concat());
-        let mut out = stream.uninit(2 * heads.query_width());
-        attention::decode(stream, &cache, queries.view(), slots.view(), lengths.view(), out.view_mut());
-        vec![("out", download(stream, &out))]
+        [("of zeros", 0.0), ("of much", 1e30), ("of NaN", f32::NAN)]
+            .map(|(name, left)| (name, answer(stream, left)))
+            .into()
     });
-    let (original, copy) = output(&outputs, "out").split_at(heads.query_width());
-    assert_eq!(original, copy);
+    for name in ["of much", "of NaN"] {
+        assert_eq!(output(&outputs, "of zeros"), output(&outputs, name), "{name}");
+    }
 }

@@ -2,7 +2,8 @@
 
 use super::{Fault, LanguageModel, Reply, Request, Usage};
 use crate::failure::{Failure, Result};
-use crate::model::generate::{self, Finish, Generation, Sampling, generate};
+use crate::model::complete::write;
+use crate::model::generate::{self, Finish, Sampling};
 use crate::model::{ChatTemplate, Decoder, ModelFolder, Tokenizer, chat};
 use crate::settings::{Reader, Settings, Step};
 use crate::stage::{NodeRef, Unkeyed};
@@ -11,7 +12,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -35,6 +36,12 @@ crate::settings! {
         pub top_p: f64 = 1.0,
         /// Only the k most likely tokens; 0 takes all.
         pub top_k: u32 = 0,
+        /// Only tokens at least this share as likely as the likeliest; 0 takes all.
+        #[serde(skip_serializing_if = "is_zero")]
+        pub min_p: f64 = 0.0,
+        /// An answer ends before any of these.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub stop: Vec<String> = Vec::new(),
         /// Generated tokens at most.
         pub max_tokens: u32 = 1024,
         pub seed: u64 = 0,
@@ -43,10 +50,16 @@ crate::settings! {
     }
 }
 
+/// What has its default is not in the identity: replies from before there was the setting stay.
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
 impl LocalSettings {
     /// Reads the settings and checks that exactly one source is named and that a named folder holds a model.
     pub fn read_checked(fields: &Map<String, Value>, reader: &mut Reader) -> Option<LocalSettings> {
         let mut settings = LocalSettings::read_fields(fields, reader)?;
+        settings.check_sampling(reader)?;
         match (&settings.node, &settings.path.0) {
             (None, None) => {
                 reader.mistake("missing-key", "a local model needs `node` or `path`", None);
@@ -72,12 +85,30 @@ impl LocalSettings {
     }
 }
 
+impl LocalSettings {
+    fn check_sampling(&self, reader: &mut Reader) -> Option<()> {
+        let shares = [("top_p", self.top_p), ("min_p", self.min_p)];
+        let share = shares.into_iter().filter(|(_, share)| !(0.0..=1.0).contains(share));
+        let mut wrong: Vec<(&str, &str)> = share.map(|(key, _)| (key, "expected a number from 0 to 1")).collect();
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            wrong.push(("temperature", "expected a number from 0 on"));
+        }
+        if self.stop.iter().any(String::is_empty) {
+            wrong.push(("stop", "an empty text ends every answer before it begins"));
+        }
+        for (key, message) in &wrong {
+            reader.within(Step::Key(key.to_string()), |reader| reader.mistake("out-of-range", *message, None));
+        }
+        wrong.is_empty().then_some(())
+    }
+}
+
 /// An opened local model. Its decoder lives on a thread of its own, which ends when the model is dropped.
 pub struct Local {
     settings: LocalSettings,
     identity: Value,
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
     positions_max: usize,
     jobs: mpsc::Sender<Job>,
 }
@@ -86,7 +117,14 @@ pub struct Local {
 struct Job {
     prompt: Vec<u32>,
     seed: u64,
-    answer: oneshot::Sender<std::result::Result<Generation, String>>,
+    answer: oneshot::Sender<std::result::Result<Answer, String>>,
+}
+
+/// What has been generated.
+struct Answer {
+    text: String,
+    finish: Finish,
+    tokens: usize,
 }
 
 /// A reply as it is kept.
@@ -104,11 +142,11 @@ impl Local {
         let identity = json!({"provider": "local", "settings": settings, "weights": weights_hash(folder)?});
         let positions_max = model.config.max_position_embeddings;
         let decoder = Decoder::new(&device, &model.config, &model.weights);
-        let sampling = sampling(&settings);
-        let batch_max = settings.concurrency.0.max(1);
+        let template = model.template_or_plain()?;
+        let tokenizer = Arc::new(model.tokenizer);
         let (jobs, waiting) = mpsc::channel();
-        std::thread::spawn(move || answer_all(&decoder, &sampling, batch_max, &waiting));
-        let (tokenizer, template) = (model.tokenizer, model.template);
+        let (of_thread, how) = (tokenizer.clone(), settings.clone());
+        std::thread::spawn(move || answer_all(&decoder, &of_thread, &how, &waiting));
         Ok(Local { settings, identity, tokenizer, template, positions_max, jobs })
     }
 
@@ -122,9 +160,8 @@ impl Local {
         let (answer, answered) = oneshot::channel();
         let stopped = || Failure::Ourselves("the thread of a local model stopped".to_string());
         self.jobs.send(Job { prompt, seed: self.seed(request), answer }).map_err(|_| stopped())?;
-        let generation = answered.await.map_err(|_| stopped())?.map_err(Failure::Machine)?;
-        let text = self.tokenizer.decode(&generation.tokens, false)?;
-        Ok(Envelope { text, finish: generation.finish, tokens_in, tokens_out: generation.tokens.len() as u64 })
+        let Answer { text, finish, tokens } = answered.await.map_err(|_| stopped())?.map_err(Failure::Machine)?;
+        Ok(Envelope { text, finish, tokens_in, tokens_out: tokens as u64 })
     }
 
     fn prompt_text(&self, request: &Request) -> Result<String> {
@@ -134,10 +171,7 @@ impl Local {
             .chain(asked)
             .map(|(role, content)| chat::Message { role: role.to_string(), content: content.clone() });
         let messages: Vec<chat::Message> = messages.collect();
-        match &self.template {
-            Some(template) => template.render(&messages, true),
-            None => Ok(messages.into_iter().map(|message| message.content + "\n").collect()),
-        }
+        self.template.render(&messages, true)
     }
 
     /// From the request's address, so that no answer depends on what was asked before.
@@ -194,27 +228,30 @@ pub(super) fn parse(raw: &[u8]) -> std::result::Result<Reply, Fault> {
 }
 
 /// Serves jobs until the last sender is gone, as many at once as wait.
-fn answer_all(decoder: &Decoder, sampling: &Sampling, batch_max: usize, waiting: &mpsc::Receiver<Job>) {
+fn answer_all(decoder: &Decoder, tokenizer: &Tokenizer, settings: &LocalSettings, waiting: &mpsc::Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
         let mut jobs = vec![first];
-        while jobs.len() < batch_max
+        while jobs.len() < settings.concurrency.0
             && let Ok(job) = waiting.recv_timeout(Duration::from_millis(GATHER_MS))
         {
             jobs.push(job);
         }
-        answer_batch(decoder, sampling, jobs);
+        answer_batch(decoder, tokenizer, settings, jobs);
     }
 }
 
-fn answer_batch(decoder: &Decoder, sampling: &Sampling, jobs: Vec<Job>) {
+fn answer_batch(decoder: &Decoder, tokenizer: &Tokenizer, settings: &LocalSettings, jobs: Vec<Job>) {
     let requests: Vec<generate::Request> =
         jobs.iter().map(|job| generate::Request { prompt: &job.prompt, seed: job.seed }).collect();
-    let generations = generate(decoder, &requests, sampling).map_err(|failure| failure.to_string());
-    let mut generations = generations.map(Vec::into_iter);
+    let written = write(decoder, tokenizer, &requests, (&sampling(settings), &settings.stop), None);
+    let mut written = written.map(Vec::into_iter).map_err(|failure| failure.to_string());
     for job in jobs {
-        let answer = generations.as_mut().map_err(|message| message.clone());
+        let answer = written.as_mut().map_err(|message| message.clone()).map(|all| {
+            let (generation, text) = all.next().expect("one generation a request");
+            Answer { text, finish: generation.finish, tokens: generation.tokens.len() }
+        });
         // Whoever no longer waits was cancelled.
-        _ = job.answer.send(answer.map(|all| all.next().expect("one generation a request")));
+        _ = job.answer.send(answer);
     }
 }
 
@@ -223,7 +260,7 @@ fn sampling(settings: &LocalSettings) -> Sampling {
         temperature: settings.temperature as f32,
         top_k: settings.top_k as usize,
         top_p: settings.top_p as f32,
-        min_p: 0.0,
+        min_p: settings.min_p as f32,
         tokens_max: settings.max_tokens as usize,
     }
 }

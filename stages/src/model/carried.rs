@@ -16,6 +16,26 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// Copied byte by byte where they are there: older spellings of what `tokenizer.json` says.
 pub const COPIED: [&str; 5] = [SPECIAL_TOKENS, "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model"];
 
+/// What of `generation_config.json` we do not do, each with the value that asks for nothing.
+const NOT_SAMPLED: [(&str, f64); 5] = [
+    ("repetition_penalty", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("typical_p", 1.0),
+    ("num_beams", 1.0),
+    ("epsilon_cutoff", 0.0),
+];
+
+/// How a model is to be sampled where nobody says otherwise; `None` where its maker does not say either.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SamplingDefaults {
+    pub temperature: Option<f64>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f64>,
+    pub min_p: Option<f64>,
+    /// Asked for in the file, and not done.
+    pub left_out: Vec<&'static str>,
+}
+
 /// Empty for a model made from nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Carried {
@@ -66,6 +86,20 @@ impl Carried {
             Failure::recipe(format!("`{GENERATION_CONFIG}`: eos_token_id `{ends}` is no id of a token, nor a list"))
         };
         serde_json::from_value(ends.clone()).map(OneOrMore::into_vec).map(Some).map_err(wrong)
+    }
+
+    /// What the model's maker samples with.
+    pub fn sampling(&self) -> SamplingDefaults {
+        let number = |name: &str| self.generation_config.get(name).and_then(Value::as_f64);
+        let is_greedy = self.generation_config.get("do_sample") == Some(&json!(false));
+        let differs = |(name, none): &(&str, f64)| number(name).is_some_and(|number| number != *none);
+        SamplingDefaults {
+            temperature: if is_greedy { Some(0.0) } else { number("temperature").filter(|number| *number >= 0.0) },
+            top_k: number("top_k").filter(|number| *number >= 0.0).map(|number| number as usize),
+            top_p: number("top_p").filter(|number| (0.0..=1.0).contains(number)),
+            min_p: number("min_p").filter(|number| (0.0..=1.0).contains(number)),
+            left_out: NOT_SAMPLED.iter().filter(|one| differs(one)).map(|(name, _)| *name).collect(),
+        }
     }
 
     /// Models keep their template in a file of its own or in `tokenizer_config.json`, alone or among named ones.

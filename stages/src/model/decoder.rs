@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Attention of one layer: its index, the stream, rows `[T, (H + 2K)·D]` in, rows `[T, H·D]` and log-sums `[T, H]` out.
-pub(super) type Attend<'a> = dyn FnMut(usize, &Stream, View<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) + 'a;
+pub(in crate::model) type Attend<'a> =
+    dyn FnMut(usize, &Stream, View<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) + 'a;
 
 /// A decoder's weights on a device. What is the same for copies of it is shared.
 pub struct Decoder {

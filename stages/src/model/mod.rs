@@ -14,6 +14,7 @@ pub mod parameters;
 pub mod tensors;
 pub mod tokenizer;
 pub mod workspace;
+pub mod writing;
 
 pub use carried::Carried;
 pub use chat::ChatTemplate;

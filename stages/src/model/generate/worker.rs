@@ -1,0 +1,303 @@
+//! One worker's sequences: which are read, which go on, which wait for pages, which have ended.
+
+use super::pages::{Pool, Room};
+use super::{Finish, Generation, Request, Sampling, Watch};
+use crate::model::Decoder;
+use crate::model::batch::Batch;
+use crate::model::workspace::{Purpose, Workspace};
+use kernels::attention::{self, Cache};
+use kernels::{Buffer, Stream, logits, rows, sample};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Prompt tokens read at once.
+const PROMPT_TOKENS: usize = 2_048;
+
+/// What all workers share.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub decoder: &'a Decoder,
+    pub requests: &'a [Request<'a>],
+    pub sampling: &'a Sampling,
+    pub watch: &'a Watch<'a>,
+}
+
+/// Takes requests from a common queue until there are none.
+pub(super) struct Worker<'a> {
+    task: Task<'a>,
+    slots: usize,
+    /// Tokens of the longest sequence that can come.
+    longest: usize,
+    pool: Pool,
+    caches: Vec<Cache>,
+    workspace: Workspace,
+    memory: Memory,
+    /// The one that entered last stands last.
+    running: Vec<Sequence>,
+    /// Those for which there were no pages, or no longer; they enter before new ones.
+    waiting: VecDeque<Sequence>,
+    done: Vec<(usize, Generation)>,
+}
+
+/// A request on its way.
+struct Sequence {
+    request: usize,
+    /// Where its keys and values lie, in order; none while it waits.
+    pages: Vec<u32>,
+    generation: Generation,
+    /// What the onlooker said of its last token.
+    ended: Option<Finish>,
+}
+
+impl Sequence {
+    fn new(request: usize) -> Sequence {
+        let generation = Generation { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
+        Sequence { request, pages: Vec::new(), generation, ended: None }
+    }
+
+    /// Its prompt and what it has written.
+    fn text(&self, task: &Task) -> Vec<u32> {
+        [task.requests[self.request].prompt, &self.generation.tokens].concat()
+    }
+
+    fn len(&self, task: &Task) -> usize {
+        task.requests[self.request].prompt.len() + self.generation.tokens.len()
+    }
+}
+
+/// What a step needs on the device besides the workspace; a row for each sequence.
+struct Memory {
+    tokens: Buffer<u32>,
+    positions: Buffer<u32>,
+    lengths: Buffer<u32>,
+    places: Buffer<u32>,
+    tables: Buffer<u32>,
+    hidden: Buffer<f32>,
+    logits: Buffer<f32>,
+    seeds: Buffer<u64>,
+    counters: Buffer<u64>,
+    drawn: Buffer<u32>,
+    logp: Buffer<f32>,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(task: Task<'a>, room: &Room, workers: usize) -> Worker<'a> {
+        let (config, stream) = (task.decoder.config(), task.decoder.device().stream());
+        let prompt = task.requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
+        let longest = prompt.saturating_add(task.sampling.tokens_max).min(config.max_position_embeddings).max(prompt);
+        let slots = room.sequences.min(task.requests.len().div_ceil(workers)).max(1);
+        let pages = room.pages(config, slots, longest);
+        let cache = |_| Cache::new(&stream, task.decoder.heads(), pages, room.page_tokens);
+        let pool = Pool::new(pages, room.page_tokens);
+        Worker {
+            task,
+            slots,
+            longest,
+            caches: (0..config.num_hidden_layers).map(cache).collect(),
+            memory: Memory::new(&stream, task.decoder, slots, slots * pool.needed(longest + 1)),
+            pool,
+            workspace: Workspace::new(stream, Purpose::Inference),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            done: Vec::new(),
+        }
+    }
+
+    pub fn work(mut self, next: &AtomicUsize) -> Vec<(usize, Generation)> {
+        loop {
+            self.admit(next);
+            if self.running.is_empty() {
+                return self.done;
+            }
+            self.grow();
+            self.step();
+            self.dismiss();
+        }
+    }
+
+    /// Fills free slots from the queue, several at once: reading one prompt alone costs almost as much as reading a few.
+    fn admit(&mut self, next: &AtomicUsize) {
+        while self.running.is_empty() || self.slots - self.running.len() >= self.slots.div_ceil(8) {
+            let entering = self.take(next);
+            if entering.is_empty() {
+                return;
+            }
+            self.read(entering);
+            self.dismiss();
+        }
+    }
+
+    /// Those that enter next, with pages for their text and a token more: as many as are read at once.
+    fn take(&mut self, next: &AtomicUsize) -> Vec<Sequence> {
+        let (mut taken, mut tokens) = (Vec::new(), 0);
+        while self.running.len() + taken.len() < self.slots && tokens < PROMPT_TOKENS {
+            let Some(mut sequence) = self.waiting.pop_front().or_else(|| self.fetch(next)) else { break };
+            let length = sequence.len(&self.task);
+            if !self.pool.give(&mut sequence.pages, self.longest.min(length + 1)) {
+                self.waiting.push_front(sequence);
+                break;
+            }
+            tokens += length;
+            taken.push(sequence);
+        }
+        taken
+    }
+
+    fn fetch(&self, next: &AtomicUsize) -> Option<Sequence> {
+        let request = next.fetch_add(1, Ordering::Relaxed);
+        (request < self.task.requests.len()).then(|| Sequence::new(request))
+    }
+
+    /// Reads whole texts and draws the next token of each. Of one that was put back these are its prompt and its answer so far,
+    /// which gives the keys and values that it had, bit for bit.
+    fn read(&mut self, entering: Vec<Sequence>) {
+        let (first, count) = (self.running.len(), entering.len());
+        self.running.extend(entering);
+        let Worker { task, caches, workspace, memory, pool, running, .. } = self;
+        let entered = &running[first..];
+        let texts: Vec<Vec<u32>> = entered.iter().map(|sequence| sequence.text(task)).collect();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let places = |(sequence, text): (&Sequence, &&[u32])| -> Vec<u32> {
+            (0..text.len()).map(|token| pool.place(&sequence.pages, token)).collect()
+        };
+        let places: Vec<u32> = entered.iter().zip(&texts).flat_map(places).collect();
+        let places = workspace.stream.upload(&places);
+        let batch = Batch::of_prompts(&workspace.stream, &texts);
+        let (d, heads) = (task.decoder.config().hidden_size, task.decoder.heads());
+        workspace.fit(task.decoder.config(), batch.len(), batch.chosen());
+        task.decoder.run(batch.tokens(), batch.positions(), workspace, &mut |layer, stream, qkv, attended, log_sum| {
+            attention::append(stream, &mut caches[layer], qkv, places.view());
+            attention::forward(stream, heads, &batch.segments, qkv, attended, log_sum);
+        });
+        let normed = workspace.normed.slice(0..batch.len() * d);
+        rows::gather(&workspace.stream, d, normed, batch.rows(), memory.hidden.slice_mut(0..count * d));
+        self.draw(first);
+    }
+
+    /// Makes sure of every running sequence's next page, the oldest's first; where there is none, the youngest is put back.
+    fn grow(&mut self) {
+        let mut index = 0;
+        while index < self.running.len() {
+            let tokens = self.running[index].len(&self.task);
+            while index < self.running.len() && !self.pool.give(&mut self.running[index].pages, tokens) {
+                self.put_back_youngest();
+            }
+            index += 1;
+        }
+    }
+
+    fn put_back_youngest(&mut self) {
+        let mut youngest = self.running.pop().expect("a sequence alone has room");
+        self.pool.take_back(&mut youngest.pages);
+        self.waiting.push_front(youngest);
+    }
+
+    /// One token more for every running sequence.
+    fn step(&mut self) {
+        let Worker { task, caches, workspace, memory, pool, running, .. } = self;
+        let (b, d) = (running.len(), task.decoder.config().hidden_size);
+        let stream = &workspace.stream;
+        let position = |sequence: &Sequence| sequence.len(task) as u32 - 1;
+        let last = |sequence: &Sequence| *sequence.generation.tokens.last().expect("a running sequence has a token");
+        let place = |sequence: &Sequence| pool.place(&sequence.pages, sequence.len(task) - 1);
+        write(stream, &mut memory.tokens, running, last);
+        write(stream, &mut memory.positions, running, position);
+        write(stream, &mut memory.lengths, running, |sequence| position(sequence) + 1);
+        write(stream, &mut memory.places, running, place);
+        let tables = tables(running);
+        stream.write(memory.tables.slice_mut(0..tables.len()), &tables);
+        let (positions, lengths) = (memory.positions.slice(0..b), memory.lengths.slice(0..b));
+        let (places, tables) = (memory.places.slice(0..b), memory.tables.slice(0..tables.len()));
+        workspace.fit(task.decoder.config(), b, 0);
+        task.decoder.run(memory.tokens.slice(0..b), positions, workspace, &mut |layer, stream, qkv, attended, _| {
+            attention::append(stream, &mut caches[layer], qkv, places);
+            attention::decode(stream, &caches[layer], qkv, tables, lengths, attended);
+        });
+        workspace.stream.copy(workspace.normed.slice(0..b * d), memory.hidden.slice_mut(0..b * d));
+        self.draw(0);
+    }
+
+    /// Draws the next token of the sequences from `first` on, whose hidden rows lie in memory.
+    fn draw(&mut self, first: usize) {
+        let Worker { task, workspace, memory, running, .. } = self;
+        let (stream, running) = (&workspace.stream, &mut running[first..]);
+        let config = task.decoder.config();
+        let (b, d, v) = (running.len(), config.hidden_size, config.vocab_size);
+        let mut scores = memory.logits.slice_mut(0..b * v);
+        let head = task.decoder.weight(&task.decoder.layout().head);
+        logits::forward(stream, b, v, d, memory.hidden.slice(0..b * d), head, scores.reborrow());
+        write(stream, &mut memory.seeds, running, |sequence| task.requests[sequence.request].seed);
+        write(stream, &mut memory.counters, running, |sequence| sequence.generation.tokens.len() as u64);
+        let (seeds, counters) = (memory.seeds.slice(0..b), memory.counters.slice(0..b));
+        let (drawn, logp) = (memory.drawn.slice_mut(0..b), memory.logp.slice_mut(0..b));
+        sample::forward(stream, v, &task.sampling.filter(), scores.view(), seeds, counters, drawn, logp);
+        let drawn = stream.download(memory.drawn.slice(0..b));
+        let logp = stream.download(memory.logp.slice(0..b));
+        for ((sequence, token), logp) in running.iter_mut().zip(drawn).zip(logp) {
+            sequence.generation.tokens.push(token);
+            sequence.generation.logprobs.push(logp);
+            sequence.ended = (task.watch)(sequence.request, &sequence.generation);
+        }
+    }
+
+    /// Sequences that have ended leave and give their pages back.
+    fn dismiss(&mut self) {
+        let Worker { task, running, pool, done, .. } = self;
+        running.retain_mut(|sequence| {
+            let Some(finish) = finish(task, sequence) else { return true };
+            pool.take_back(&mut sequence.pages);
+            let ended = std::mem::replace(sequence, Sequence::new(sequence.request));
+            done.push((ended.request, Generation { finish, ..ended.generation }));
+            false
+        });
+    }
+}
+
+/// How a sequence has ended, if it has.
+fn finish(task: &Task, sequence: &Sequence) -> Option<Finish> {
+    let (config, tokens) = (task.decoder.config(), &sequence.generation.tokens);
+    let stops = tokens.last().is_some_and(|token| config.eos_token_ids.contains(token));
+    // The last token of all needs no position: nothing is predicted from it.
+    let is_full = tokens.len() >= task.sampling.tokens_max || sequence.len(task) > config.max_position_embeddings;
+    sequence.ended.or(stops.then_some(Finish::Stop)).or(is_full.then_some(Finish::Length))
+}
+
+/// The pages of each sequence, in rows of one length.
+fn tables(running: &[Sequence]) -> Vec<u32> {
+    let width = running.iter().map(|sequence| sequence.pages.len()).max().unwrap_or(0);
+    let mut tables = vec![0; running.len() * width];
+    for (row, sequence) in tables.chunks_exact_mut(width.max(1)).zip(running) {
+        row[..sequence.pages.len()].copy_from_slice(&sequence.pages);
+    }
+    tables
+}
+
+impl Memory {
+    fn new(stream: &Stream, decoder: &Decoder, slots: usize, pages: usize) -> Memory {
+        let (d, v) = (decoder.config().hidden_size, decoder.config().vocab_size);
+        Memory {
+            tokens: stream.uninit(slots),
+            positions: stream.uninit(slots),
+            lengths: stream.uninit(slots),
+            places: stream.uninit(slots),
+            tables: stream.uninit(pages),
+            hidden: stream.uninit(slots * d),
+            logits: stream.uninit(slots * v),
+            seeds: stream.uninit(slots),
+            counters: stream.uninit(slots),
+            drawn: stream.uninit(slots),
+            logp: stream.uninit(slots),
+        }
+    }
+}
+
+/// One number of each running sequence, in their order.
+fn write<T: kernels::Element>(
+    stream: &Stream,
+    target: &mut Buffer<T>,
+    running: &[Sequence],
+    number: impl Fn(&Sequence) -> T,
+) {
+    let numbers: Vec<T> = running.iter().map(number).collect();
+    stream.write(target.slice_mut(0..numbers.len()), &numbers);
+}
