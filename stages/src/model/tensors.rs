@@ -4,7 +4,7 @@ use super::config::DecoderConfig;
 use super::parameters::{Layout, NamedTensor};
 use crate::failure::{Failure, Result};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -126,8 +126,10 @@ fn write_file(path: &Path, tensors: &[NamedTensor], weights: &[f32], precision: 
         .map(|(tensor, bytes)| Ok((&tensor.name, TensorView::new(dtype, tensor.shape.clone(), bytes).map_err(bug)?)))
         .collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views?, Some(metadata), path)
-        .map_err(|error| Failure::Machine(format!("cannot write `{}`: {error}", path.display())))
+    safetensors::serialize_to_file(views?, Some(metadata), path).map_err(|error| match error {
+        SafeTensorError::IoError(error) => Failure::io("write", path, error),
+        other => bug(other),
+    })
 }
 
 /// Which file holds which of the tensors.
