@@ -164,8 +164,7 @@ fn killed_again_and_again_on_one_store_it_gets_to_the_end() {
     let scene = scene();
     for kills in 0.. {
         assert!(kills < 300, "it gets nowhere");
-        // Far enough for a run to do something beyond opening the store. The last node, which trains and writes a model, is a third of
-        // all steps: some kills come late enough for it.
+        // Far enough for a run to do something beyond opening the store, and some so far that a node which trains comes to its end.
         let last = 50 + kills as usize * 29 % (UNDISTURBED.steps.len() * 3 / 4 - 50);
         let act = if kills % 2 == 0 { Act::KillBefore } else { Act::KillHalfway };
         let run = traced(&scene, |step| if step.number >= last { act } else { Act::Go });
