@@ -1,11 +1,13 @@
 //! Learning from one's own answers: the losses of an independent PyTorch loop (`tests/reference/rl`), the same bits on any number of
 //! threads and after stops, and what stops a run that goes wrong.
 
+mod stopping;
+
 use kernels::Device;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use stages::draw::Draw;
-use stages::failure::{Failure, Result};
+use stages::failure::Result;
 use stages::model::generate::{Finish, Generation, Request, Sampling};
 use stages::model::parameters::Layout;
 use stages::model::{Decoder, DecoderConfig, tensors};
@@ -23,6 +25,7 @@ use stages::train::{Host, Metrics, Quiet, dpo, grpo, ppo, rloo};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use stopping::{Stopping, with_stops};
 
 const END: u32 = 1;
 const REFERENCE_ITERATIONS: u64 = 13;
@@ -362,40 +365,6 @@ fn reinforce(algorithm: &Algorithm, threads: usize, host: &mut dyn Host) -> Resu
     let (prompts, draw) = (prompts(), Draw::new(7, "practice"));
     let task = Task { policy: fresh(threads), prompts: &prompts, ids: &[], draw: &draw };
     algorithm.train(task, &mut sevens, host)
-}
-
-/// Stops after so many questions whether to; keeps checkpoints in a folder.
-struct Stopping<'a> {
-    folder: &'a Path,
-    every: u64,
-    left: Cell<u64>,
-}
-
-impl Host for Stopping<'_> {
-    fn checkpoint_folder(&self) -> Option<&Path> {
-        Some(self.folder)
-    }
-
-    fn checkpoint_every(&self) -> u64 {
-        self.every
-    }
-
-    fn cancelled(&self) -> bool {
-        self.left.set(self.left.get().saturating_sub(1));
-        self.left.get() == 0
-    }
-
-    fn report(&mut self, _: &Metrics, _: u64) {}
-}
-
-/// Stops again and again, each time a little later, and lastly lets it end.
-fn with_stops<T>(stops: &[u64], every: u64, mut train: impl FnMut(&mut dyn Host) -> Result<T>) -> T {
-    let folder = tempfile::tempdir().unwrap();
-    for &stop in stops {
-        let mut host = Stopping { folder: folder.path(), every, left: Cell::new(stop) };
-        assert!(matches!(train(&mut host), Err(Failure::Cancelled)), "stopped after {stop} more steps");
-    }
-    train(&mut Stopping { folder: folder.path(), every, left: Cell::new(u64::MAX) }).unwrap()
 }
 
 #[test]

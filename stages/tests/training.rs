@@ -1,8 +1,10 @@
 //! Training learns, gives the same bits on any number of threads, and goes on after a stop as if there had been none.
 
+mod stopping;
+
 use kernels::Device;
 use stages::draw::Draw;
-use stages::failure::{Failure, Result};
+use stages::failure::Result;
 use stages::model::generate::{Request, Sampling, generate};
 use stages::model::workspace::Purpose;
 use stages::model::{Decoder, DecoderConfig};
@@ -17,7 +19,7 @@ use stages::train::sft::{BatchSize, Duration, Lessons, SftSettings};
 use stages::train::shards::Lanes;
 use stages::train::{Host, Metrics, Quiet, ppo, sft};
 use std::cell::Cell;
-use std::path::Path;
+use stopping::{Stopping, with_stops};
 
 const END: u32 = 1;
 
@@ -41,40 +43,6 @@ fn config() -> DecoderConfig {
 
 fn fresh(threads: usize) -> Decoder {
     Decoder::fresh(&Device::cpu(Some(threads)), &config(), 3)
-}
-
-/// Stops after so many questions whether to; keeps checkpoints in a folder.
-struct Stopping<'a> {
-    folder: &'a Path,
-    every: u64,
-    left: Cell<u64>,
-}
-
-impl Host for Stopping<'_> {
-    fn checkpoint_folder(&self) -> Option<&Path> {
-        Some(self.folder)
-    }
-
-    fn checkpoint_every(&self) -> u64 {
-        self.every
-    }
-
-    fn cancelled(&self) -> bool {
-        self.left.set(self.left.get().saturating_sub(1));
-        self.left.get() == 0
-    }
-
-    fn report(&mut self, _: &Metrics, _: u64) {}
-}
-
-/// Stops again and again, each time a little later, and lastly lets it end.
-fn with_stops<T>(stops: &[u64], every: u64, mut train: impl FnMut(&mut dyn Host) -> Result<T>) -> T {
-    let folder = tempfile::tempdir().unwrap();
-    for &stop in stops {
-        let mut host = Stopping { folder: folder.path(), every, left: Cell::new(stop) };
-        assert!(matches!(train(&mut host), Err(Failure::Cancelled)), "stopped after {stop} more steps");
-    }
-    train(&mut Stopping { folder: folder.path(), every, left: Cell::new(u64::MAX) }).unwrap()
 }
 
 fn bits(decoder: &Decoder) -> Vec<u32> {
