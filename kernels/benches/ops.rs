@@ -88,6 +88,11 @@ fn products(bench: &Bench) {
     bench.product(Layout::Nn, 192, 256, 1024);
     bench.product(Layout::Nt, 192, 256, 1024);
     bench.product(Layout::Nn, 1024, 1024, 1024);
+    for (n, k) in [(2048, 384), (384, 1024), (640, 384)] {
+        bench.product(Layout::Nt, 1024, n, k);
+        bench.product(Layout::Nn, 1024, k, n);
+        bench.product(Layout::Tn, n, k, 1024);
+    }
     for m in [192, 384] {
         for (n, k) in [(192, 96), (96, 96), (512, 96), (96, 256)] {
             bench.product(Layout::Nt, m, n, k);

@@ -20,10 +20,21 @@ pub enum DeviceError {
     NoKernels { ordinal: usize },
 }
 
+/// What the dense products of projections and of the head take of their factors. Sums, and all else, stay f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// The values as they are.
+    #[default]
+    F32,
+    /// The nearest bf16 of each value: the numbers of mixed-precision training.
+    Bf16,
+}
+
 /// A place that computes. Cheap to clone; all clones share one thread pool.
 #[derive(Clone, Debug)]
 pub struct Device {
     pool: Arc<ThreadPool>,
+    precision: Precision,
     poison: bool,
 }
 
@@ -32,7 +43,7 @@ impl Device {
     pub fn cpu(threads: Option<usize>) -> Device {
         let builder = ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
         let pool = builder.thread_name(|index| format!("kernel-{index}")).build().expect("the system gives us threads");
-        Device { pool: Arc::new(pool), poison: cfg!(debug_assertions) }
+        Device { pool: Arc::new(pool), precision: Precision::F32, poison: cfg!(debug_assertions) }
     }
 
     /// The CUDA device with this ordinal. A missing or broken driver is an error, never a panic.
@@ -58,6 +69,16 @@ impl Device {
     pub fn poisoned(mut self) -> Device {
         self.poison = true;
         self
+    }
+
+    /// The same device, whose products take their factors in another precision.
+    pub fn in_precision(mut self, precision: Precision) -> Device {
+        self.precision = precision;
+        self
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// `cpu` or `cuda:N`, as the command line spells it.

@@ -33,6 +33,6 @@ mod shape;
 pub mod swiglu;
 
 pub use buffer::{Buffer, Element, View, ViewMut};
-pub use device::{Device, DeviceError, Stream};
-pub use matmul::{Layout, Write, matmul};
+pub use device::{Device, DeviceError, Precision, Stream};
+pub use matmul::{Layout, Prepared, Write, matmul, matmul_prepared};
 pub use shape::{Heads, Segments};

@@ -7,11 +7,11 @@ use kernels::{Device, Layout, Write, matmul};
 use stages::draw::Draw;
 use stages::model::generate::{Request, Sampling, generate};
 use stages::model::{Decoder, DecoderConfig, parameters};
-use stages::train::Quiet;
 use stages::train::batches::{Example, Keep};
 use stages::train::optimizer::AdamW;
 use stages::train::schedule::{Schedule, Shape};
 use stages::train::sft::{BatchSize, Duration, SftSettings, train};
+use stages::train::{Host, Metrics};
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -37,6 +37,9 @@ const PROMPT: usize = 23;
 const TURNS: usize = 5;
 /// Of one turn.
 const SECONDS: f64 = 1.5;
+/// Of one turn, at least and at most.
+const STEPS_LEAST: usize = 4;
+const STEPS_MOST: u64 = 100_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -121,31 +124,53 @@ fn config([vocab_size, hidden_size, layers, heads, key_value_heads, feed_forward
     DecoderConfig::from_json(&config.to_string(), "the bench").expect("a model that can be")
 }
 
-/// Whole steps: forward, backward, clipping, AdamW; every token but the first is learnt.
+/// Steady steps (forward, backward, clipping, AdamW), as on the other side: the median after the first; every token but the first of
+/// a document is learnt.
 fn step(decoder: &Decoder, size: &Size) -> f64 {
     let ([vocabulary, ..], [documents, length]) = (size.shape, size.batch);
     // The first token of a document is only read, the last only learnt.
     let text = |index: usize| (0..=length).map(|place| ((index * 31 + place * 17) % vocabulary) as u32).collect();
-    let (mut steps, mut seconds) = (1, 0.0);
-    while seconds < SECONDS / 2.0 {
-        steps = if seconds == 0.0 { 2 } else { (1.3 * steps as f64 * SECONDS / seconds) as usize };
-        let examples: Vec<Example> =
-            (0..documents * steps).map(|index| Example { tokens: text(index), prompt: 1 }).collect();
-        let settings = SftSettings {
-            duration: Duration::Epochs(1.0),
-            batch: BatchSize::Rows(documents),
-            schedule: Schedule { shape: Shape::Constant, peak: 1e-4, warmup: 0.0, floor: 0.0 },
-            optimizer: AdamW::default(),
-            length_max: length + 1,
-            keep: Keep::Head,
-            micro_batch_tokens: None,
-            evaluation: None,
-        };
-        let clock = Instant::now();
-        train(decoder.copy(), &examples, &settings, &Draw::new(1, "bench"), &mut Quiet).expect("nothing to stop it");
-        seconds = clock.elapsed().as_secs_f64();
+    let examples: Vec<Example> = (0..16 * documents).map(|index| Example { tokens: text(index), prompt: 1 }).collect();
+    let settings = SftSettings {
+        duration: Duration::Steps(STEPS_MOST),
+        batch: BatchSize::Rows(documents),
+        schedule: Schedule { shape: Shape::Constant, peak: 1e-4, warmup: 0.0, floor: 0.0 },
+        optimizer: AdamW::default(),
+        length_max: length + 1,
+        keep: Keep::Head,
+        micro_batch_tokens: None,
+        evaluation: None,
+    };
+    let mut watch = Watch { begin: Instant::now(), ends: Vec::new() };
+    // The watch breaks the training off, which is a failure to `train`.
+    let _ = train(decoder.copy(), &examples, &settings, &Draw::new(1, "bench"), &mut watch);
+    let times: Vec<f64> = watch.ends.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(times.len() >= STEPS_LEAST - 1, "{} steps", watch.ends.len());
+    (documents * length) as f64 / median(times)
+}
+
+/// Notes when steps end, and stops when time is up.
+struct Watch {
+    begin: Instant,
+    ends: Vec<f64>,
+}
+
+impl Host for Watch {
+    fn checkpoint_folder(&self) -> Option<&Path> {
+        None
     }
-    (documents * length * steps) as f64 / seconds
+
+    fn checkpoint_every(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn cancelled(&self) -> bool {
+        self.ends.len() >= STEPS_LEAST && self.begin.elapsed().as_secs_f64() > SECONDS
+    }
+
+    fn report(&mut self, _: &Metrics, _: u64) {
+        self.ends.push(self.begin.elapsed().as_secs_f64());
+    }
 }
 
 fn decode(decoder: &Decoder, size: &Size) -> f64 {

@@ -7,7 +7,7 @@ use crate::cpu::parallel::{Disjoint, for_each_task};
 use crate::cpu::scratch;
 use crate::cpu::simd::{LANES, dot, exp, exp_sum, max, multiversion};
 use crate::cpu::transpose::transpose;
-use crate::{Heads, Segments, Stream, Write};
+use crate::{Heads, Precision, Segments, Stream, Write};
 
 /// Query rows of a tile: two register tiles; more would compute more scores that causality throws away.
 const TILE_ROWS: usize = 24;
@@ -108,11 +108,27 @@ fn forward_place(place: Place, qkv: &[f32], out: Disjoint<'_, f32>, lse: Disjoin
                 let scores = &mut scores[..tile * stride];
                 // SAFETY: the parts lie inside qkv and scratch; this place alone writes its columns of out and lse.
                 unsafe {
-                    gemm((tile, seen, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), stride);
+                    gemm(
+                        (tile, seen, width),
+                        Precision::F32,
+                        queries,
+                        keys,
+                        Write::Overwrite,
+                        scores.as_mut_ptr(),
+                        stride,
+                    );
                     let sums = softmax(scores, stride, first + 1, place.scale());
                     (0..tile).for_each(|row| *lse.address(place.lse(first + row, head)) = sums[row]);
                     let (target, scores) = (out.address(place.out(first, head)), Matrix::rows(scores, stride));
-                    gemm((tile, width, seen), scores, values, Write::Overwrite, target, place.heads.query_width());
+                    gemm(
+                        (tile, width, seen),
+                        Precision::F32,
+                        scores,
+                        values,
+                        Write::Overwrite,
+                        target,
+                        place.heads.query_width(),
+                    );
                 }
             }
         }
@@ -200,18 +216,27 @@ fn backward_tile(
     }
     // SAFETY: all parts lie inside qkv, dout and scratch, and this place alone writes its columns of dqkv.
     unsafe {
-        gemm((tile, seen, width), queries, keys, Write::Overwrite, shares.as_mut_ptr(), seen);
-        gemm((tile, seen, width), douts, values, Write::Overwrite, dscores.as_mut_ptr(), seen);
+        gemm((tile, seen, width), Precision::F32, queries, keys, Write::Overwrite, shares.as_mut_ptr(), seen);
+        gemm((tile, seen, width), Precision::F32, douts, values, Write::Overwrite, dscores.as_mut_ptr(), seen);
         softmax_backward(shares, dscores, seen, first + 1, place.scale(), &lse, &delta);
         let (shares, dscores) = (Matrix::rows(shares, seen), Matrix::rows(dscores, seen));
         let add = |factor: Matrix, other: Matrix, at: usize| {
-            gemm((seen, width, tile), factor.transposed(), other, Write::Accumulate, dqkv.address(at), packed)
+            gemm(
+                (seen, width, tile),
+                Precision::F32,
+                factor.transposed(),
+                other,
+                Write::Accumulate,
+                dqkv.address(at),
+                packed,
+            )
         };
         add(shares, douts, place.value(0));
         add(dscores, queries, place.key(0));
         let target = dqkv.address(place.query(first, head));
         gemm(
             (tile, width, seen),
+            Precision::F32,
             dscores,
             Matrix::rows(&saved.qkv[place.key(0)..], packed),
             Write::Overwrite,

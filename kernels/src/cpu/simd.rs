@@ -26,6 +26,38 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
+/// Defines an unsafe function that calls a generic one with the registers of this processor.
+macro_rules! vectored {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $generic:ident) => {
+        $(#[$meta])*
+        $vis unsafe fn $name($($arg: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::cpu::vector::{Avx2, Avx512};
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                unsafe fn avx512($($arg: $type),*) {
+                    // SAFETY: the caller's promise.
+                    unsafe { $generic::<Avx512>($($arg),*) }
+                }
+                #[target_feature(enable = "avx2,fma")]
+                unsafe fn avx2($($arg: $type),*) {
+                    // SAFETY: the caller's promise.
+                    unsafe { $generic::<Avx2>($($arg),*) }
+                }
+                match $crate::cpu::simd::level() {
+                    // SAFETY: `level` has found these instructions on this processor; the rest is the caller's promise.
+                    $crate::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::cpu::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::cpu::simd::Level::Baseline => {}
+                }
+            }
+            // SAFETY: the caller's promise.
+            unsafe { $generic::<$crate::cpu::vector::Portable>($($arg),*) }
+        }
+    };
+}
+pub(crate) use vectored;
+
 /// Instruction sets that bodies are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {

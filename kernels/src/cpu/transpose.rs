@@ -1,8 +1,8 @@
 //! Exchanges rows and columns in squares of registers, padding with zeros.
 
 use super::gemm::Matrix;
-use super::simd::{Level, level};
-use super::vector::{Portable, Vector};
+use super::simd::vectored;
+use super::vector::Vector;
 
 /// Targets have rows of a multiple of this many floats, so that whole registers fit.
 pub(crate) const PADDING: usize = 16;
@@ -19,29 +19,12 @@ pub(crate) fn transpose(
     assert!(rows == 0 || (rows - 1) * distance + width <= source.len());
     assert!(rows.next_multiple_of(PADDING) <= stride && width * stride <= target.len());
     let source = Matrix::rows(source, distance).transposed();
-    #[cfg(target_arch = "x86_64")]
-    match level() {
-        // SAFETY: `level` found the instructions; the parts lie inside both slices by the assertions.
-        Level::Avx512 => return unsafe { avx512(source, (width, rows), target, stride) },
-        Level::Avx2 => return unsafe { avx2(source, (width, rows), target, stride) },
-        Level::Baseline => {}
-    }
-    // SAFETY: as above.
-    unsafe { squares::<Portable>(source, (width, rows), target, stride) }
+    // SAFETY: the parts lie inside both slices by the assertions.
+    unsafe { squares_of(source, (width, rows), target.as_mut_ptr(), stride) };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn avx512(source: Matrix, shape: (usize, usize), target: &mut [f32], stride: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { squares::<super::vector::Avx512>(source, shape, target, stride) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(source: Matrix, shape: (usize, usize), target: &mut [f32], stride: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { squares::<super::vector::Avx2>(source, shape, target, stride) }
+vectored! {
+    unsafe fn squares_of(source: Matrix, shape: (usize, usize), target: *mut f32, stride: usize) = squares
 }
 
 /// Copies B`[terms, columns]`, whose columns are contiguous, into rows of `stride` floats, zeros behind the last column
@@ -50,12 +33,7 @@ unsafe fn avx2(source: Matrix, shape: (usize, usize), target: &mut [f32], stride
 /// # Safety
 /// B lies inside living memory; `target` holds `terms` rows of `columns` rounded up to whole registers.
 #[inline(always)]
-pub(crate) unsafe fn squares<V: Vector>(
-    b: Matrix,
-    (terms, columns): (usize, usize),
-    target: &mut [f32],
-    stride: usize,
-) {
+pub(crate) unsafe fn squares<V: Vector>(b: Matrix, (terms, columns): (usize, usize), target: *mut f32, stride: usize) {
     for column in (0..columns).step_by(V::LANES) {
         for term in (0..terms).step_by(V::LANES) {
             let (high, wide) = (V::LANES.min(terms - term), V::LANES.min(columns - column));
@@ -64,11 +42,12 @@ pub(crate) unsafe fn squares<V: Vector>(
                 let mut square = [V::splat(0.0); PADDING];
                 for (offset, register) in square.iter_mut().enumerate().take(wide) {
                     let address = b.at(term, column + offset).address;
-                    *register = if high == V::LANES { V::load(address) } else { V::load_first(address, high) };
+                    let values = if high == V::LANES { V::load(address) } else { V::load_first(address, high) };
+                    *register = values.factor();
                 }
                 V::transpose(&mut square[..V::LANES]);
                 for (offset, register) in square.iter().enumerate().take(high) {
-                    register.store(target.as_mut_ptr().add((term + offset) * stride + column));
+                    register.store(target.add((term + offset) * stride + column));
                 }
             }
         }
@@ -78,13 +57,17 @@ pub(crate) unsafe fn squares<V: Vector>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::{Level, level};
+    use crate::cpu::vector::Portable;
 
     fn check<V: Vector>(rows: usize, width: usize) {
         let (distance, stride) = (width + 2, rows.next_multiple_of(PADDING));
         let source: Vec<f32> = (0..rows * distance).map(|index| index as f32 + 1.0).collect();
         let mut target = vec![f32::NAN; width * stride];
         // SAFETY: both slices hold the shape, and the processor has the instructions.
-        unsafe { squares::<V>(Matrix::rows(&source, distance).transposed(), (width, rows), &mut target, stride) };
+        unsafe {
+            squares::<V>(Matrix::rows(&source, distance).transposed(), (width, rows), target.as_mut_ptr(), stride)
+        };
         for column in 0..width {
             for row in 0..rows {
                 assert_eq!(target[column * stride + row], source[row * distance + column], "{rows} × {width}");

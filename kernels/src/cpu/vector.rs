@@ -20,6 +20,18 @@ pub(crate) unsafe trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// self · factor + addend.
     unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self;
+    /// The nearest bf16 of each, the even one of two; what is no number stays none.
+    unsafe fn nearest_bf16(self) -> Self;
+
+    /// What a product takes of a factor's values.
+    #[inline(always)]
+    unsafe fn factor(self) -> Self {
+        self
+    }
+
+    /// Fetches a cache line that will be wanted soon, into the second-level cache. The address may lie anywhere.
+    #[inline(always)]
+    unsafe fn prefetch(_address: *const f32) {}
 
     /// Exchanges rows and columns of a square of registers; `square` holds [`Vector::LANES`] of them.
     #[inline(always)]
@@ -105,6 +117,91 @@ unsafe impl Vector for Portable {
         }
         addend
     }
+
+    #[inline(always)]
+    unsafe fn nearest_bf16(mut self) -> Self {
+        self.0.iter_mut().for_each(|value| *value = half::bf16::from_f32(*value).to_f32());
+        self
+    }
+}
+
+/// Registers whose products take the nearest bf16 of each factor. Sums stay f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounded<V>(V);
+
+// SAFETY: as the registers inside.
+unsafe impl<V: Vector> Vector for Rounded<V> {
+    const LANES: usize = V::LANES;
+    const ROWS: usize = V::ROWS;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller's promise, here and below.
+        Rounded(unsafe { V::splat(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(address: *const f32) -> Self {
+        // SAFETY: see above.
+        Rounded(unsafe { V::load(address) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(address: *const f32, count: usize) -> Self {
+        // SAFETY: see above.
+        Rounded(unsafe { V::load_first(address, count) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, address: *mut f32) {
+        // SAFETY: see above.
+        unsafe { self.0.store(address) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, address: *mut f32, count: usize) {
+        // SAFETY: see above.
+        unsafe { self.0.store_first(address, count) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Rounded(unsafe { self.0.add(other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: see above.
+        Rounded(unsafe { self.0.multiply_add(factor.0, addend.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn nearest_bf16(self) -> Self {
+        // SAFETY: see above.
+        Rounded(unsafe { self.0.nearest_bf16() })
+    }
+
+    #[inline(always)]
+    unsafe fn factor(self) -> Self {
+        // SAFETY: see above.
+        unsafe { self.nearest_bf16() }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const f32) {
+        // SAFETY: see above.
+        unsafe { V::prefetch(address) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(square: &mut [Self]) {
+        let mut inner = [square[0].0; 16];
+        inner.iter_mut().zip(&*square).for_each(|(inner, register)| *inner = register.0);
+        // SAFETY: see above.
+        unsafe { V::transpose(&mut inner[..V::LANES]) };
+        square.iter_mut().zip(inner).for_each(|(register, inner)| register.0 = inner);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -116,6 +213,9 @@ mod x86 {
 
     use super::Vector;
 
+    /// Of a float, those that a bf16 has.
+    const KEPT_BITS: i32 = 0xffff_0000_u32 as i32;
+
     /// Sixteen floats.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(__m512);
@@ -124,6 +224,12 @@ mod x86 {
     unsafe impl Vector for Avx512 {
         const LANES: usize = 16;
         const ROWS: usize = 12;
+
+        #[inline(always)]
+        unsafe fn prefetch(address: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn splat(value: f32) -> Self {
@@ -165,6 +271,19 @@ mod x86 {
         unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
             // SAFETY: see the impl.
             Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn nearest_bf16(self) -> Self {
+            // SAFETY: see the impl.
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+                let rounded = _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(KEPT_BITS)));
+                let no_number = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                Avx512(_mm512_mask_blend_ps(no_number, rounded, self.0))
+            }
         }
 
         #[inline(always)]
@@ -214,6 +333,12 @@ mod x86 {
         const ROWS: usize = 6;
 
         #[inline(always)]
+        unsafe fn prefetch(address: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn splat(value: f32) -> Self {
             // SAFETY: see the impl.
             Avx2(unsafe { _mm256_set1_ps(value) })
@@ -254,11 +379,78 @@ mod x86 {
             // SAFETY: see the impl.
             Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, addend.0) })
         }
+
+        #[inline(always)]
+        unsafe fn nearest_bf16(self) -> Self {
+            // SAFETY: see the impl.
+            unsafe {
+                let bits = _mm256_castps_si256(self.0);
+                let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), last);
+                let rounded = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(KEPT_BITS)));
+                let no_number = _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0);
+                Avx2(_mm256_blendv_ps(rounded, self.0, no_number))
+            }
+        }
     }
 
     #[inline(always)]
     unsafe fn lanes_before(count: usize) -> __m256i {
         // SAFETY: called only where AVX2 is present.
         unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::vectored;
+
+    vectored! {
+        unsafe fn round_by_level(values: &mut [f32; 16]) = round
+    }
+
+    #[inline(always)]
+    unsafe fn round<V: Vector>(values: &mut [f32; 16]) {
+        for first in (0..16).step_by(V::LANES) {
+            // SAFETY: sixteen floats are there.
+            unsafe { V::load(values.as_ptr().add(first)).nearest_bf16().store(values.as_mut_ptr().add(first)) };
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_even_bf16_and_keeps_what_is_no_number() {
+        let bits = [
+            0x0000_0000,
+            0x8000_0000,
+            0x3f80_0000,
+            0x3f80_7fff,
+            0x3f80_8000,
+            0x3f80_8001,
+            0x3f81_8000,
+            0xbf81_7fff,
+            0x7f7f_ffff,
+            0x7f80_0000,
+            0xff80_0000,
+            0x7fff_ffff,
+            0x7fc0_0000,
+            0x0000_8000,
+            0x0001_8000,
+            0x8000_0001,
+        ];
+        let values: [f32; 16] = bits.map(f32::from_bits);
+        let (mut best, mut portable) = (values, values);
+        // SAFETY: the processor has the instructions.
+        unsafe {
+            round_by_level(&mut best);
+            round::<Portable>(&mut portable);
+        }
+        for (index, value) in values.into_iter().enumerate() {
+            let expected = half::bf16::from_f32(value).to_f32();
+            for actual in [best[index], portable[index]] {
+                let is_right = actual.to_bits() == expected.to_bits() || (actual.is_nan() && expected.is_nan());
+                assert!(is_right, "{:#x}: {:#x} for {:#x}", bits[index], actual.to_bits(), expected.to_bits());
+            }
+        }
     }
 }

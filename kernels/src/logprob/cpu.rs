@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{EntropyGradient, Head};
-use crate::cpu::gemm::{Matrix, gemm};
+use crate::cpu::gemm::{Matrix, gemm, shared};
 use crate::cpu::parallel::{Disjoint, for_each_task};
 use crate::cpu::scratch;
 use crate::cpu::simd::{exp, multiversion};
@@ -32,15 +32,6 @@ pub(super) struct Saved<'a> {
     pub entropy: Option<EntropyGradient<'a>>,
 }
 
-/// Calls `task` with tiles of rows.
-fn for_each_tile(stream: &Stream, head: Head, rows: Range<usize>, task: impl Fn(Range<usize>) + Sync + Send) {
-    let work = 2 * rows.len() * head.vocabulary * head.width;
-    for_each_task(stream, rows.len().div_ceil(TILE_ROWS), work, |tile| {
-        let first = rows.start + tile * TILE_ROWS;
-        task(first..rows.end.min(first + TILE_ROWS));
-    });
-}
-
 pub(super) fn forward(
     stream: &Stream,
     head: Head,
@@ -49,38 +40,23 @@ pub(super) fn forward(
     targets: &[u32],
     outputs: Outputs<'_>,
 ) {
-    let (logp, lse) = (Disjoint::new(outputs.logp), Disjoint::new(outputs.lse));
-    let entropy = outputs.entropy.map(Disjoint::new);
-    for_each_tile(stream, head, 0..targets.len(), |rows| {
-        // SAFETY: tiles are disjoint.
-        let (logp, lse) = unsafe { (logp.range(rows.clone()), lse.range(rows.clone())) };
-        // SAFETY: as above.
-        let entropy = entropy.map(|entropy| unsafe { entropy.range(rows.clone()) });
-        let part = &hidden[rows.start * head.width..rows.end * head.width];
-        forward_tile(head, part, weight, &targets[rows], Outputs { logp, lse, entropy });
-    });
-}
-
-fn forward_tile(head: Head, hidden: &[f32], weight: &[f32], targets: &[u32], outputs: Outputs<'_>) {
-    let (rows, scale) = (targets.len(), 1.0 / head.temperature);
-    let mut running = vec![RunningSoftmax::new(); rows];
-    scratch::with(rows * PIECE.min(head.vocabulary), |logits| {
-        for first in (0..head.vocabulary).step_by(PIECE) {
-            let columns = PIECE.min(head.vocabulary - first);
-            let factor = Matrix::rows(&weight[first * head.width..], head.width).transposed();
-            let shape = (rows, columns, head.width);
-            // SAFETY: the parts lie inside hidden, weight and scratch.
-            unsafe {
-                gemm(shape, Matrix::rows(hidden, head.width), factor, Write::Overwrite, logits.as_mut_ptr(), columns)
-            };
-            for (row, logits) in logits.chunks_exact(columns).take(rows).enumerate() {
-                running[row].push(logits, scale);
-                if let Some(logit) = (targets[row] as usize).checked_sub(first).and_then(|column| logits.get(column)) {
-                    outputs.logp[row] = *logit * scale;
-                }
-            }
-        }
-    });
+    let mut running = vec![RunningSoftmax::new(); targets.len()];
+    for piece in pieces(head) {
+        let (states, logp) = (Disjoint::new(&mut running), Disjoint::new(&mut *outputs.logp));
+        for_each_tile_of_logits(
+            stream,
+            head,
+            hidden,
+            weight,
+            (0..targets.len(), piece.clone()),
+            None,
+            |rows, logits| {
+                // SAFETY: tiles are disjoint.
+                let (states, logp) = unsafe { (states.range(rows.clone()), logp.range(rows.clone())) };
+                forward_tile(head, piece.start, logits, &targets[rows], states, logp);
+            },
+        );
+    }
     for (row, running) in running.iter().enumerate() {
         assert!((targets[row] as usize) < head.vocabulary, "logprob: target `{}` past the vocabulary", targets[row]);
         outputs.lse[row] = running.log_sum_exp();
@@ -88,6 +64,63 @@ fn forward_tile(head: Head, hidden: &[f32], weight: &[f32], targets: &[u32], out
     }
     for (entropy, running) in outputs.entropy.into_iter().flatten().zip(&running) {
         *entropy = running.entropy();
+    }
+}
+
+fn pieces(head: Head) -> impl Iterator<Item = Range<usize>> {
+    (0..head.vocabulary).step_by(PIECE).map(move |first| first..head.vocabulary.min(first + PIECE))
+}
+
+/// Calls `task` with the logits of tiles of rows by one piece of the vocabulary; they stay in `kept` where that is given.
+fn for_each_tile_of_logits(
+    stream: &Stream,
+    head: Head,
+    hidden: &[f32],
+    weight: &[f32],
+    (rows, piece): (Range<usize>, Range<usize>),
+    kept: Option<Disjoint<f32>>,
+    task: impl Fn(Range<usize>, &mut [f32]) + Sync + Send,
+) {
+    let (columns, width) = (piece.len(), head.width);
+    let factor = Matrix::rows(&weight[piece.start * width..piece.end * width], width).transposed();
+    let (tiles, precision) = (rows.len().div_ceil(TILE_ROWS), stream.device().precision());
+    // SAFETY: the factor has the weights of the piece.
+    unsafe {
+        shared(stream, factor, (width, columns), tiles, |factor| {
+            for_each_task(stream, tiles, 2 * rows.len() * columns * width, |tile| {
+                let (first, start) = (rows.start + tile * TILE_ROWS, tile * TILE_ROWS * columns);
+                let rows = first..rows.end.min(first + TILE_ROWS);
+                let len = rows.len() * columns;
+                let work = |logits: &mut [f32]| {
+                    let (shape, part) = ((rows.len(), columns, width), Matrix::rows(&hidden[first * width..], width));
+                    // SAFETY: the parts lie inside hidden, the factor and the tile.
+                    gemm(shape, precision, part, factor, Write::Overwrite, logits.as_mut_ptr(), columns);
+                    task(rows, logits);
+                };
+                match kept {
+                    // SAFETY: tiles are disjoint.
+                    Some(kept) => work(kept.range(start..start + len)),
+                    None => scratch::with(len, work),
+                }
+            });
+        });
+    }
+}
+
+fn forward_tile(
+    head: Head,
+    first: usize,
+    logits: &[f32],
+    targets: &[u32],
+    states: &mut [RunningSoftmax],
+    logp: &mut [f32],
+) {
+    let (scale, columns) = (1.0 / head.temperature, logits.len() / targets.len());
+    for (row, logits) in logits.chunks_exact(columns).enumerate() {
+        states[row].push(logits, scale);
+        if let Some(logit) = (targets[row] as usize).checked_sub(first).and_then(|column| logits.get(column)) {
+            logp[row] = *logit * scale;
+        }
     }
 }
 
@@ -105,9 +138,8 @@ pub(super) fn backward(
     for block in (0..rows).step_by(BLOCK_ROWS) {
         let block = block..rows.min(block + BLOCK_ROWS);
         let part = block.start * width..block.end * width;
-        for first in (0..head.vocabulary).step_by(PIECE) {
-            let piece = first..head.vocabulary.min(first + PIECE);
-            let (m, columns) = (block.len(), piece.len());
+        for piece in pieces(head) {
+            let (first, m, columns) = (piece.start, block.len(), piece.len());
             let dlogits = &mut dlogits[..m * columns];
             logit_gradients(stream, head, hidden, weight, saved, (block.clone(), piece.clone()), dlogits);
             let gradients = Matrix::rows(dlogits, columns);
@@ -131,17 +163,11 @@ fn logit_gradients(
     (block, piece): (Range<usize>, Range<usize>),
     dlogits: &mut [f32],
 ) {
-    let (columns, width, start) = (piece.len(), head.width, block.start);
-    let target = Disjoint::new(dlogits);
-    for_each_tile(stream, head, block, |rows| {
-        // SAFETY: tiles are disjoint.
-        let tile = unsafe { target.range((rows.start - start) * columns..(rows.end - start) * columns) };
-        let part = Matrix::rows(&hidden[rows.start * width..], width);
-        let factor = Matrix::rows(&weight[piece.start * width..], width).transposed();
-        // SAFETY: the parts lie inside hidden, weight and the tile.
-        unsafe { gemm((rows.len(), columns, width), part, factor, Write::Overwrite, tile.as_mut_ptr(), columns) };
-        for (row, logits) in rows.zip(tile.chunks_exact_mut(columns)) {
-            row_gradients(head, saved, row, piece.start, logits);
+    let (columns, first) = (piece.len(), piece.start);
+    let kept = Some(Disjoint::new(dlogits));
+    for_each_tile_of_logits(stream, head, hidden, weight, (block, piece), kept, |rows, logits| {
+        for (row, logits) in rows.zip(logits.chunks_exact_mut(columns)) {
+            row_gradients(head, saved, row, first, logits);
         }
     });
 }

@@ -2,7 +2,8 @@
 
 pub(crate) mod cpu;
 
-use crate::{Stream, View, ViewMut};
+use crate::cpu::gemm::Panels;
+use crate::{Buffer, Stream, View, ViewMut};
 
 /// Which factor lies transposed in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,4 +42,38 @@ pub fn matmul(
     assert_eq!(b.len(), k * n, "matmul: B is not {k} × {n}");
     assert_eq!(c.len(), m * n, "matmul: C is not {m} × {n}");
     cpu::matmul(stream, layout, (m, n, k), a.host(), b.host(), write, c.host());
+}
+
+/// W`[n, k]` copied into the order in which products read it: worth its memory (as much as W again) where many products of few rows
+/// follow, as in generation.
+#[derive(Debug)]
+pub struct Prepared {
+    panels: Buffer<f32>,
+    n: usize,
+    k: usize,
+}
+
+impl Prepared {
+    /// Of weights `[n, k]`, as Hugging Face stores them.
+    pub fn new(stream: &Stream, n: usize, k: usize, weight: View<'_, f32>) -> Prepared {
+        assert_eq!(weight.len(), n * k, "matmul: W is not {n} × {k}");
+        let mut panels = stream.uninit(Panels::len(k, n));
+        cpu::prepare(stream, (n, k), weight.host(), panels.view_mut().host());
+        Prepared { panels, n, k }
+    }
+}
+
+/// C`[m, n]` (= | +=) A`[m, k]` · Wᵀ: the bits of [`matmul`] with [`Layout::Nt`].
+pub fn matmul_prepared(
+    stream: &Stream,
+    m: usize,
+    a: View<'_, f32>,
+    weight: &Prepared,
+    write: Write,
+    c: ViewMut<'_, f32>,
+) {
+    let Prepared { n, k, .. } = *weight;
+    assert_eq!(a.len(), m * k, "matmul: A is not {m} × {k}");
+    assert_eq!(c.len(), m * n, "matmul: C is not {m} × {n}");
+    cpu::matmul_prepared(stream, (m, n, k), a.host(), weight.panels.view().host(), write, c.host());
 }

@@ -1,12 +1,14 @@
 //! Dense products, sums of rows, elementwise operations, and whole-view sums.
 
-use kernels::{Layout, Stream, Write, bias, elementwise, embedding, matmul, reduce, rows};
+use kernels::{
+    Layout, Precision, Prepared, Stream, Write, bias, elementwise, embedding, matmul, matmul_prepared, reduce, rows,
+};
 
 use crate::reference;
 use crate::support::*;
 
 /// m, n, k: one of everything, one less and one more than tiles, and the target model's own.
-const SHAPES: [(usize, usize, usize); 14] = [
+const SHAPES: [(usize, usize, usize); 15] = [
     (1, 1, 1),
     (1, 40, 96),
     (2, 3, 5),
@@ -21,6 +23,8 @@ const SHAPES: [(usize, usize, usize); 14] = [
     (100, 192, 96),
     (96, 256, 383),
     (31, 7, 600),
+    // Enough for B to be copied once for all tasks.
+    (397, 97, 701),
 ];
 
 fn product(
@@ -64,7 +68,9 @@ fn a_row_has_the_same_bits_alone_and_among_others() {
     for (n, k) in [(1, 96), (41, 96), (192, 96), (96, 256), (33, 700)] {
         for layout in [Layout::Nn, Layout::Nt] {
             let mut random = Random::new((n * k) as u64);
-            let (m, a, b) = (50, random.floats(50 * k), random.floats(k * n));
+            // The last one's B is copied once for all tasks where many rows are computed, and not where few are.
+            let m = if k == 700 { 1000 } else { 50 };
+            let (a, b) = (random.floats(m * k), random.floats(k * n));
             let whole = run_everywhere(|stream| {
                 vec![("c", product(stream, layout, (m, n, k), Write::Overwrite, &[a.clone(), b.clone(), vec![]]))]
             });
@@ -79,6 +85,47 @@ fn a_row_has_the_same_bits_alone_and_among_others() {
                     &output(&whole, "c")[rows.start * n..rows.end * n],
                     "{layout:?} {n} × {k}"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn prepared_weights_give_the_same_bits() {
+    for ((m, n, k), precision) in SHAPES.into_iter().zip([Precision::F32, Precision::Bf16].into_iter().cycle()) {
+        let mut random = Random::new((m * n * k) as u64);
+        let inputs = [random.floats(m * k), random.floats(k * n), random.floats(m * n)];
+        for write in [Write::Overwrite, Write::Accumulate] {
+            run_everywhere(|stream| {
+                let stream = &stream.device().clone().in_precision(precision).stream();
+                let (a, weight) = (upload(stream, &inputs[0]), upload(stream, &inputs[1]));
+                let prepared = Prepared::new(stream, n, k, weight.view());
+                let mut c = if write == Write::Accumulate { upload(stream, &inputs[2]) } else { stream.uninit(m * n) };
+                matmul_prepared(stream, m, a.view(), &prepared, write, c.view_mut());
+                let c = download(stream, &c);
+                assert_eq!(c, product(stream, Layout::Nt, (m, n, k), write, &inputs), "{write:?} {m} × {n} × {k}");
+                vec![("c", c)]
+            });
+        }
+    }
+}
+
+#[test]
+fn bf16_products_are_f32_products_of_rounded_factors() {
+    let nearest = |values: &[f32]| values.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect::<Vec<_>>();
+    for (m, n, k) in SHAPES {
+        let mut random = Random::new((m + n * k) as u64);
+        let inputs = [random.floats(m * k), random.floats(k * n), random.floats(m * n)];
+        let rounded = [nearest(&inputs[0]), nearest(&inputs[1]), inputs[2].clone()];
+        for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+            for write in [Write::Overwrite, Write::Accumulate] {
+                run_everywhere(|stream| {
+                    let half = stream.device().clone().in_precision(Precision::Bf16).stream();
+                    let c = product(&half, layout, (m, n, k), write, &inputs);
+                    let what = format!("{layout:?} {write:?} {m} × {n} × {k}");
+                    assert_eq!(c, product(stream, layout, (m, n, k), write, &rounded), "{what}");
+                    vec![("c", c)]
+                });
             }
         }
     }

@@ -7,18 +7,23 @@
 use super::batch::Batch;
 use super::config::DecoderConfig;
 use super::parameters::{LayerRanges, Layout};
+use super::prepared::Prepared;
 use super::workspace::{LayerMemory, Workspace};
 use kernels::Layout::{Nn, Nt, Tn};
 use kernels::Write::{Accumulate, Overwrite};
 use kernels::{
-    Buffer, Device, Heads, Stream, View, ViewMut, attention, bias, embedding, head_norm, matmul, norm, rope, swiglu,
+    Buffer, Device, Heads, Stream, View, ViewMut, attention, bias, embedding, head_norm, matmul, matmul_prepared, norm,
+    rope, swiglu,
 };
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Attention of one layer: its index, the stream, rows `[T, (H + 2K)·D]` in, rows `[T, H·D]` and log-sums `[T, H]` out.
 pub(in crate::model) type Attend<'a> =
     dyn FnMut(usize, &Stream, View<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) + 'a;
+
+/// Larger models are not given the memory for a second copy of their weights.
+const PREPARED_PARAMETERS_MAX: usize = 1_000_000_000;
 
 /// A decoder's weights on a device. What is the same for copies of it is shared.
 pub struct Decoder {
@@ -28,6 +33,7 @@ pub struct Decoder {
     /// `[positions, D]`
     tables: Arc<Buffer<f32>>,
     parameters: Buffer<f32>,
+    prepared: OnceLock<Prepared>,
 }
 
 impl Decoder {
@@ -43,6 +49,7 @@ impl Decoder {
             device: device.clone(),
             tables: Arc::new(tables),
             parameters: stream.upload(weights),
+            prepared: OnceLock::new(),
         }
     }
 
@@ -87,6 +94,7 @@ impl Decoder {
             device: self.device.clone(),
             tables: self.tables.clone(),
             parameters: self.device.stream().zeros(0),
+            prepared: OnceLock::new(),
         }
     }
 
@@ -121,6 +129,7 @@ impl Decoder {
     }
 
     pub fn parameters_mut(&mut self) -> &mut Buffer<f32> {
+        self.prepared.take();
         &mut self.parameters
     }
 
@@ -139,7 +148,23 @@ impl Decoder {
         write: kernels::Write,
         y: ViewMut<'_, f32>,
     ) {
-        matmul(stream, Nt, rows, outputs, inputs, x, self.weight(weight), write, y);
+        match self.prepared.get().and_then(|prepared| prepared.matrix(weight)) {
+            Some(prepared) => matmul_prepared(stream, rows, x, prepared, write, y),
+            None => matmul(stream, Nt, rows, outputs, inputs, x, self.weight(weight), write, y),
+        }
+    }
+
+    /// Gets ready for many small forward passes, until the weights change.
+    pub(super) fn prepare(&self) {
+        if self.layout.len <= PREPARED_PARAMETERS_MAX {
+            self.prepared.get_or_init(|| Prepared::new(self));
+        }
+    }
+
+    /// logits`[rows, V]` of the last norm's output `[rows, d]`.
+    pub(super) fn logits(&self, stream: &Stream, rows: usize, hidden: View<'_, f32>, logits: ViewMut<'_, f32>) {
+        let sizes = [rows, self.config.hidden_size, self.config.vocab_size];
+        self.linear(stream, hidden, &self.layout.head, sizes, Overwrite, logits);
     }
 
     /// Norms rows `[rows, d]`, and saves `[rows]` for the way back.

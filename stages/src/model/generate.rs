@@ -93,6 +93,7 @@ pub fn generate_watched(
     watch: &Watch,
 ) -> Result<Vec<Generation>> {
     check(decoder, requests)?;
+    decoder.prepare();
     let next = AtomicUsize::new(0);
     let workers = workers(decoder, requests.len());
     let task = Task { decoder, requests, sampling, watch };

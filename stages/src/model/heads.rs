@@ -7,7 +7,7 @@ use kernels::Layout::{Nn, Nt, Tn};
 use kernels::Write::{Accumulate, Overwrite};
 use kernels::logprob::{EntropyGradient, Head};
 use kernels::sample::{self, Sampling};
-use kernels::{Buffer, View, Write, bias, logits, logprob, matmul, rows};
+use kernels::{Buffer, View, Write, bias, logprob, matmul, rows};
 
 /// Scores of the vocabulary that [`likeliest`] holds at once.
 const SCORES_MAX: usize = 1 << 20;
@@ -38,8 +38,7 @@ pub fn likeliest(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) ->
     for first in (0..n).step_by(rows_max) {
         let rows = rows_max.min(n - first);
         let hidden = heads.hidden.slice(first * d..(first + rows) * d);
-        let weight = decoder.weight(&decoder.layout().head);
-        logits::forward(stream, rows, v, d, hidden, weight, scores.slice_mut(0..rows * v));
+        decoder.logits(stream, rows, hidden, scores.slice_mut(0..rows * v));
         let (scores, seeds) = (scores.slice(0..rows * v), seeds.slice(0..rows));
         let (tokens, logp) = (tokens.slice_mut(first..first + rows), logp.slice_mut(0..rows));
         sample::forward(stream, v, &Sampling::GREEDY, scores, seeds, seeds, tokens, logp);

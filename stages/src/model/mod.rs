@@ -11,6 +11,7 @@ pub mod generate;
 pub mod heads;
 pub mod losses;
 pub mod parameters;
+mod prepared;
 pub mod tensors;
 pub mod tokenizer;
 pub mod workspace;

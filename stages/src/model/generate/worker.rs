@@ -6,7 +6,7 @@ use crate::model::Decoder;
 use crate::model::batch::Batch;
 use crate::model::workspace::{Purpose, Workspace};
 use kernels::attention::{self, Cache};
-use kernels::{Buffer, Stream, logits, rows, sample};
+use kernels::{Buffer, Stream, rows, sample};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -224,8 +224,7 @@ impl<'a> Worker<'a> {
         let config = task.decoder.config();
         let (b, d, v) = (running.len(), config.hidden_size, config.vocab_size);
         let mut scores = memory.logits.slice_mut(0..b * v);
-        let head = task.decoder.weight(&task.decoder.layout().head);
-        logits::forward(stream, b, v, d, memory.hidden.slice(0..b * d), head, scores.reborrow());
+        task.decoder.logits(stream, b, memory.hidden.slice(0..b * d), scores.reborrow());
         write(stream, &mut memory.seeds, running, |sequence| task.requests[sequence.request].seed);
         write(stream, &mut memory.counters, running, |sequence| sequence.generation.tokens.len() as u64);
         let (seeds, counters) = (memory.seeds.slice(0..b), memory.counters.slice(0..b));
