@@ -3,7 +3,7 @@
 //! `cargo bench --workspace --bench training [-- --largest MILLIONS] [--smallest MILLIONS] [--threads N] [--alone]`. PyTorch is found in
 //! `target/venv-reference`, which `tests/reference/run` makes; without it, or with `--alone`, our own numbers are printed alone.
 
-use kernels::{Device, Layout, Write, matmul};
+use kernels::{Device, Layout, Precision, Write, matmul};
 use stages::draw::Draw;
 use stages::model::generate::{Request, Sampling, generate};
 use stages::model::{Decoder, DecoderConfig, parameters};
@@ -63,7 +63,8 @@ fn main() {
 
 fn compare(device: &Device, size: &Size, parameters: f64, mut torch: Option<&mut Torch>) {
     let decoder = Decoder::fresh(device, &config(size.shape), 1);
-    let mut rates: [Vec<f64>; 6] = Default::default();
+    let half = Decoder::fresh(&device.clone().in_precision(Precision::Bf16), &config(size.shape), 1);
+    let mut rates: [Vec<f64>; 8] = Default::default();
     for _ in 0..TURNS {
         rates[0].push(step(&decoder, size));
         rates[1].push(decode(&decoder, size));
@@ -72,15 +73,18 @@ fn compare(device: &Device, size: &Size, parameters: f64, mut torch: Option<&mut
             rates[3].push(torch.ask("train", size.shape, &size.batch));
             rates[4].push(torch.ask("decode", size.shape, &[SEQUENCES, PROMPT, size.new]));
             rates[5].push(torch.ask("generate", size.shape, &[SEQUENCES, PROMPT, size.new]));
+            rates[7].push(torch.ask("train_bf16", size.shape, &size.batch));
         }
+        rates[6].push(step(&half, size));
     }
-    let [trained, decoded, peak, torch_trained, torch_decoded, transformers] = rates.map(median);
+    let [trained, decoded, peak, torch_trained, torch_decoded, transformers, halves, torch_halves] = rates.map(median);
     let share = trained * operations(size, parameters) / peak;
     println!(
         "  step f32   {trained:>9.0} {} · {:.0} % of the GEMM peak",
         beside(trained, torch_trained),
         100.0 * share
     );
+    println!("  step bf16  {halves:>9.0} {}", beside(halves, torch_halves));
     println!("  decode     {decoded:>9.0} {}", beside(decoded, torch_decoded));
     println!("  decode, beside transformers' generate {}", beside(decoded, transformers));
 }
