@@ -116,6 +116,7 @@ impl Lab {
             length_max: 512,
             keep: Keep::Tail,
             micro_batch_tokens: None,
+            checkpointing: false,
             evaluation: None,
         };
         let tokens: usize = examples.iter().map(|example| example.tokens.len()).sum();

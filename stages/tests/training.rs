@@ -67,6 +67,7 @@ fn sft_settings() -> SftSettings {
         length_max: 40,
         keep: Keep::Tail,
         micro_batch_tokens: None,
+        checkpointing: false,
         evaluation: None,
     }
 }

@@ -56,6 +56,10 @@ impl Context for NodeContext<'_> {
         caller(&self.callers, self.node, port)
     }
 
+    fn memory_available(&self) -> Option<u64> {
+        stages::train::memory::available()
+    }
+
     fn runtime(&self) -> &tokio::runtime::Handle {
         &self.runtime
     }

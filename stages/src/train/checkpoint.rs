@@ -8,14 +8,19 @@
 //! ```
 
 use crate::failure::{Failure, Result};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::{BTreeMap, HashMap};
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const KEPT: usize = 2;
+/// Numbers that are turned into bytes at once.
+const PIECE: usize = 1 << 16;
+/// Arrays in a file of safetensors begin at multiples of this.
+const ALIGNMENT: usize = 8;
 
 /// Everything a loop needs to go on: arrays bit for bit, and `state` as JSON.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,11 +41,11 @@ struct Header<S> {
 
 /// Publishes a checkpoint: whole or not at all.
 pub fn save<S: Serialize>(folder: &Path, checkpoint: &Checkpoint<S>) -> Result<()> {
-    let bytes = to_bytes(checkpoint)?;
     let path = folder.join(format!("step-{:012}.checkpoint", checkpoint.step));
     let aside = path.with_extension("writing");
+    let head = head(checkpoint)?;
     fs::create_dir_all(folder).map_err(|error| Failure::io("create", folder, error))?;
-    write_synced(&aside, &bytes).map_err(|error| Failure::io("write", &aside, error))?;
+    write_synced(&aside, &head, checkpoint.arrays.values()).map_err(|error| Failure::io("write", &aside, error))?;
     fs::rename(&aside, &path).map_err(|error| Failure::io("rename", &aside, error))?;
     for old in newest_first(folder).into_iter().skip(KEPT) {
         // One checkpoint too many does no harm; failing the run over it would.
@@ -67,28 +72,40 @@ fn newest_first(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Piece by piece: a checkpoint is as large as the model three times over, and should not be in memory once more as bytes.
+fn write_synced<'a>(path: &Path, head: &[u8], arrays: impl Iterator<Item = &'a Vec<f32>>) -> std::io::Result<()> {
     let mut file = fs::File::create(path)?;
-    file.write_all(bytes)?;
+    let mut hasher = blake3::Hasher::new();
+    file.write_all(&[0; blake3::OUT_LEN])?;
+    let mut write = |bytes: &[u8]| {
+        hasher.update(bytes);
+        file.write_all(bytes)
+    };
+    write(head)?;
+    for piece in arrays.flat_map(|array| array.chunks(PIECE)) {
+        write(&little_endian(piece))?;
+    }
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(hasher.finalize().as_bytes())?;
     file.sync_all()
 }
 
-fn to_bytes<S: Serialize>(checkpoint: &Checkpoint<S>) -> Result<Vec<u8>> {
+/// What stands before the arrays in a file of safetensors: the length of what follows, then names and places as JSON.
+fn head<S: Serialize>(checkpoint: &Checkpoint<S>) -> Result<Vec<u8>> {
     let Checkpoint { step, task, state, arrays } = checkpoint;
-    let bug = |error: String| Failure::Ourselves(format!("a checkpoint cannot be written: {error}"));
-    let header = Header { step: *step, task: task.clone(), state };
-    let header = serde_json::to_string(&header).map_err(|error| bug(error.to_string()))?;
-    let raw: Vec<_> = arrays.iter().map(|(name, values)| (name, little_endian(values))).collect();
-    let views: Result<Vec<_>, _> = raw
-        .iter()
-        .map(|(name, bytes)| {
-            TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map(|view| (name.as_str(), view))
-        })
-        .collect();
-    let metadata = HashMap::from([("checkpoint".to_string(), header)]);
-    let body = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
-    let body = body.map_err(|error| bug(error.to_string()))?;
-    Ok([blake3::hash(&body).as_bytes().as_slice(), &body].concat())
+    let bug = |error: serde_json::Error| Failure::Ourselves(format!("a checkpoint cannot be written: {error}"));
+    let header = serde_json::to_string(&Header { step: *step, task: task.clone(), state }).map_err(bug)?;
+    let mut places = serde_json::Map::from_iter([("__metadata__".to_string(), json!({"checkpoint": header}))]);
+    let mut end = 0;
+    for (name, values) in arrays {
+        let start = end;
+        end += values.len() * size_of::<f32>();
+        let place = json!({"dtype": "F32", "shape": [values.len()], "data_offsets": [start, end]});
+        places.insert(name.clone(), place);
+    }
+    let mut text = serde_json::to_vec(&places).map_err(bug)?;
+    text.resize(text.len().next_multiple_of(ALIGNMENT), b' ');
+    Ok([(text.len() as u64).to_le_bytes().as_slice(), &text].concat())
 }
 
 /// What stands behind the hash, where it is what was written.
