@@ -1,4 +1,6 @@
-//! What training nodes will hold in memory, told in a plan and compared with the machine before a run begins.
+//! What training nodes will hold in memory, told in a plan and compared with what there is before a run begins.
+//!
+//! There is what the machine and the control group have left; `DECOCT_MEMORY` may allow less, as a whole for this process.
 
 use crate::failure::{Exit, Failure, Result};
 use crate::graph::NodeIndex;
@@ -8,6 +10,33 @@ use stages::model::DecoderConfig;
 use stages::stage::{Form, MemoryOutlook};
 use stages::train::memory::{self, in_words};
 use std::collections::HashMap;
+
+/// The variable that says how much this process may take, such as `8GB`.
+const VARIABLE: &str = "DECOCT_MEMORY";
+/// As `in_words` counts.
+const UNITS: [(&str, u64); 4] = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("B", 1)];
+
+/// Bytes that this process may still take; `None` where nobody tells.
+///
+/// # Errors
+/// If `DECOCT_MEMORY` is no amount of memory.
+pub fn available() -> Result<Option<u64>> {
+    let Ok(told) = std::env::var(VARIABLE) else { return Ok(memory::available()) };
+    let limit = bytes(&told).ok_or_else(|| Failure::Plain {
+        exit: Exit::Recipe,
+        message: format!("`{VARIABLE}` is `{told}`, which is no amount of memory"),
+        hint: Some("such as `500MB` or `8GB`".to_string()),
+    })?;
+    let left = limit.saturating_sub(memory::held());
+    Ok(Some(memory::available().map_or(left, |free| free.min(left))))
+}
+
+fn bytes(words: &str) -> Option<u64> {
+    let words = words.trim().to_uppercase();
+    let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((words.strip_suffix(name)?, *unit)))?;
+    let number: f64 = number.trim().parse().ok()?;
+    (number > 0.0 && number.is_finite()).then_some((number * unit as f64) as u64)
+}
 
 /// Of each node that is to run and trains a model whose shape is known, in the plan's order.
 pub fn outlooks<'a>(planner: &Planner<'a>, planned: &[Planned]) -> Vec<(&'a str, MemoryOutlook)> {
@@ -30,43 +59,68 @@ pub fn outlooks<'a>(planner: &Planner<'a>, planned: &[Planned]) -> Vec<(&'a str,
 }
 
 /// A line each, with what to change where it may not fit.
-pub fn lines(outlooks: &[(&str, MemoryOutlook)]) -> Vec<String> {
-    let free = memory::available();
+///
+/// # Errors
+/// If `DECOCT_MEMORY` is no amount of memory.
+pub fn lines(outlooks: &[(&str, MemoryOutlook)]) -> Result<Vec<String>> {
+    if outlooks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let free = available()?;
     let line = |(node, outlook): &(&str, MemoryOutlook)| {
         let total = outlook.likely.total();
         let short = free
             .filter(|&free| free < total)
             .map_or(String::new(), |free| format!("; {} are free here, and {}", in_words(free), outlook.advice));
-        format!("  {node}: about {} ({}){short}", in_words(total), outlook.because)
+        let uses = outlook.likely.uses_in_words();
+        format!("  {node}: about {} with {} ({uses}){short}", in_words(total), outlook.because)
     };
-    let head = (!outlooks.is_empty()).then(|| "memory:".to_string());
-    head.into_iter().chain(outlooks.iter().map(line)).collect()
+    Ok(["memory:".to_string()].into_iter().chain(outlooks.iter().map(line)).collect())
 }
 
-pub fn to_json(outlook: &MemoryOutlook) -> Value {
+/// # Errors
+/// If `DECOCT_MEMORY` is no amount of memory.
+pub fn to_json(outlook: &MemoryOutlook) -> Result<Value> {
     let MemoryOutlook { likely, because, least, advice } = outlook;
-    json!({
-        "bytes": likely.total(), "bytes_least": least, "assumed": because, "advice": advice,
-        "parts": likely.parts(), "bytes_available": memory::available(),
-    })
+    Ok(json!({
+        "bytes": likely.total(), "bytes_least": least.total(), "assumed": because, "advice": advice,
+        "parts": likely.parts(), "bytes_available": available()?,
+    }))
 }
 
 /// Refuses what cannot fit whatever the rows are like, before anything is spent.
 ///
 /// # Errors
-/// If a node needs more than is free.
+/// If a node needs more than is free, or `DECOCT_MEMORY` is no amount of memory.
 pub fn check(outlooks: &[(&str, MemoryOutlook)]) -> Result<()> {
-    let Some(free) = memory::available() else { return Ok(()) };
-    match outlooks.iter().find(|(_, outlook)| outlook.least > free) {
+    let Some(free) = available()? else { return Ok(()) };
+    match outlooks.iter().find(|(_, outlook)| outlook.least.total() > free) {
         None => Ok(()),
-        Some((node, outlook)) => Err(Failure::Plain {
+        Some((node, MemoryOutlook { least, advice, .. })) => Err(Failure::Plain {
             exit: Exit::Recipe,
             message: format!(
-                "`{node}` needs at least {} of memory, and {} are free here",
-                in_words(outlook.least),
+                "`{node}` would hold at least {} in memory whatever its rows are like ({}), and {} are free here",
+                in_words(least.total()),
+                least.uses_in_words(),
                 in_words(free)
             ),
-            hint: Some(outlook.advice.clone()),
+            hint: Some(advice.clone()),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_of_memory_are_read() {
+        let check = |words: &str, expected: Option<u64>| assert_eq!(bytes(words), expected, "{words}");
+        check("8GB", Some(8_000_000_000));
+        check(" 1.5 mb ", Some(1_500_000));
+        check("700B", Some(700));
+        check("700", None);
+        check("-1GB", None);
+        check("much", None);
     }
 }

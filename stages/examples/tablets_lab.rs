@@ -208,6 +208,7 @@ impl Lab {
             kl_limit: None,
             entropy: self.option("bonus", 0.0) as f32,
             truncated: Truncated { reward: Some(0.0), masked: false },
+            checkpointing: false,
         }
     }
 

@@ -98,8 +98,8 @@ pub struct MemoryOutlook {
     pub likely: MemoryPlan,
     /// What is assumed in it.
     pub because: String,
-    /// Bytes that it takes whatever its rows are like.
-    pub least: u64,
+    /// What it takes whatever its rows are like.
+    pub least: MemoryPlan,
     /// What to change where it does not fit.
     pub advice: String,
 }

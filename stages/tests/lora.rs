@@ -1,13 +1,14 @@
 //! Low-rank adaptation: beside a plain PyTorch loop (`tests/reference/lora`), by finite differences, through stops, and merged.
 
+mod stopping;
+
 use kernels::Device;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use stages::draw::Draw;
-use stages::failure::Failure;
 use stages::model::batch::Batch;
-use stages::model::lora::Target;
+use stages::model::lora::{PeftAdapter, Target};
 use stages::model::parameters::Layout;
 use stages::model::workspace::{Purpose, Workspace};
 use stages::model::{Decoder, DecoderConfig, Lora, heads, tensors};
@@ -17,9 +18,9 @@ use stages::train::optimizer::AdamW;
 use stages::train::schedule::{Schedule, Shape};
 use stages::train::sft::{BatchSize, Duration, SftSettings, train};
 use stages::train::shards::Lanes;
-use stages::train::{Host, Metrics, Quiet};
-use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use stages::train::{Host, Quiet};
+use std::path::PathBuf;
+use stopping::with_stops;
 
 /// As the script spells them.
 #[derive(Deserialize)]
@@ -210,29 +211,6 @@ fn checkpointing_gives_the_same_bits() {
     }
 }
 
-/// Stops after so many questions whether to.
-struct Stopping<'a> {
-    folder: &'a Path,
-    left: Cell<u64>,
-}
-
-impl Host for Stopping<'_> {
-    fn checkpoint_folder(&self) -> Option<&Path> {
-        Some(self.folder)
-    }
-
-    fn checkpoint_every(&self) -> u64 {
-        4
-    }
-
-    fn cancelled(&self) -> bool {
-        self.left.set(self.left.get().saturating_sub(1));
-        self.left.get() == 0
-    }
-
-    fn report(&mut self, _: &Metrics, _: u64) {}
-}
-
 #[test]
 fn stops_and_threads_change_no_bit() {
     let settings: Settings = read("lora/settings.json");
@@ -242,12 +220,47 @@ fn stops_and_threads_change_no_bit() {
     };
     let (whole, rows) = go(1, &mut Quiet).unwrap();
     assert_eq!(bits(&go(3, &mut Quiet).unwrap().0), bits(&whole));
-    let folder = tempfile::tempdir().unwrap();
-    for stop in [3, 6, 9] {
-        let mut host = Stopping { folder: folder.path(), left: Cell::new(stop) };
-        assert!(matches!(go(2, &mut host), Err(Failure::Cancelled)));
-    }
-    let mut host = Stopping { folder: folder.path(), left: Cell::new(u64::MAX) };
-    let (resumed, again) = go(2, &mut host).unwrap();
+    let (resumed, again) = with_stops(&[3, 6, 9], 4, |host| go(2, host));
     assert_eq!((bits(&resumed), again), (bits(&whole), rows));
+}
+
+#[test]
+fn kept_adapters_are_peft_s_and_merging_them_gives_the_model() {
+    let (settings, folder): (Settings, _) = (read("lora/settings.json"), tempfile::tempdir().unwrap());
+    let lora = Lora { targets: vec![Target::Query, Target::Value, Target::Up, Target::Down], ..settings.lora() };
+    let adapted = base(2).adapted(&lora, 1);
+    let (trained, _) = train(adapted, &documents(), &settings.ours(), &draw(), &mut Quiet).unwrap();
+    PeftAdapter::of(&trained, &lora).save(folder.path()).unwrap();
+    let config: Value = serde_json::from_slice(&std::fs::read(folder.path().join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["peft_type"], &config["r"]), (&json!("LORA"), &json!(settings.rank)));
+    assert_eq!(config["target_modules"], json!(["q_proj", "v_proj", "up_proj", "down_proj"]));
+    let bytes = std::fs::read(folder.path().join("adapter_model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str| -> (Vec<usize>, Vec<f64>) {
+        let tensor = file.tensor(name).unwrap();
+        let values = tensor.data().as_chunks::<4>().0.iter().map(|&four| f64::from(f32::from_le_bytes(four)));
+        (tensor.shape().to_vec(), values.collect())
+    };
+    let (merged, frozen) = (trained.copy().merged(), base(2));
+    let (layout, layers) = (Layout::new(frozen.config(), false), frozen.config().num_hidden_layers);
+    assert_eq!(file.len(), 2 * 4 * layers);
+    let (before, after) = (frozen.weights(), merged.weights());
+    for named in layout.tensors(frozen.config()) {
+        let Some(module) = named.name.strip_suffix(".weight").filter(|it| file.names().iter().any(|name| name.contains(it)))
+        else {
+            assert_eq!(before[named.range.clone()], after[named.range], "{}", named.name);
+            continue;
+        };
+        let (a_shape, a) = tensor(&format!("base_model.model.{module}.lora_A.weight"));
+        let (b_shape, b) = tensor(&format!("base_model.model.{module}.lora_B.weight"));
+        let [outputs, inputs] = named.shape[..] else { panic!("a matrix") };
+        let rank = settings.rank;
+        assert_eq!((&a_shape[..], &b_shape[..]), (&[rank, inputs][..], &[outputs, rank][..]), "{module}");
+        for (place, index) in named.range.enumerate() {
+            let (row, column) = (place / inputs, place % inputs);
+            let added: f64 = (0..rank).map(|r| b[row * rank + r] * a[r * inputs + column]).sum();
+            let expected = f64::from(before[index]) + f64::from(settings.alpha) / rank as f64 * added;
+            assert!((f64::from(after[index]) - expected).abs() < 1e-5, "{module} [{row}, {column}]");
+        }
+    }
 }

@@ -2,21 +2,33 @@
 //!
 //! Every allocation of this program is counted, those of our buffers and all others. Tests take turns.
 
+mod stopping;
+
 use kernels::Device;
 use stages::draw::Draw;
+use stages::failure::{Failure, Result};
+use stages::model::generate::{Request, Sampling, generate};
 use stages::model::lora::Target;
 use stages::model::{Decoder, DecoderConfig, Lora};
 use stages::train::batches::{Example, Keep};
-use stages::train::memory::{Lengths, MemoryPlan, ModelSizes, PracticeSizes, SftSizes};
+use stages::train::dpo::{DpoSettings, Pair};
+use stages::train::grpo::GrpoSettings;
+use stages::train::memory::{CriticSizes, DpoSizes, Lengths, MemoryPlan, ModelSizes, PracticeSizes, SftSizes, generation};
 use stages::train::optimizer::AdamW;
-use stages::train::ppo::{Answer, Judgement, PpoSettings, PpoTask};
+use stages::train::policy::{Over, Ratio};
+use stages::train::ppo::{Critic, PpoSettings};
+use stages::train::practice::{Divergence, KlAs, PracticeSettings, Task, Truncated};
+use stages::train::rloo::RlooSettings;
+use stages::train::rollouts::{Answer, Judgement};
 use stages::train::schedule::{Schedule, Shape};
 use stages::train::sft::{BatchSize, Duration, SftSettings, batches_of};
-use stages::train::{Host, Metrics, Quiet, ppo, sft};
+use stages::train::{Host, Metrics, dpo, grpo, ppo, rloo, sft};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
+use stopping::Stopping;
 
 struct Counting;
 
@@ -202,87 +214,228 @@ fn adapters_take_no_gradients_and_moments_for_what_is_frozen() {
     assert!(20 * adapted.learnt < adapted.parameters, "{} of {}", adapted.learnt, adapted.parameters);
 }
 
-fn ppo_settings(rollouts: usize, minibatch: usize, answer_tokens_max: usize) -> PpoSettings {
-    PpoSettings {
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    PpoWithCritic,
+    PpoShared,
+    Grpo,
+    Rloo,
+}
+
+fn practice(rollouts: usize, minibatch: usize, answer_tokens_max: usize) -> PracticeSettings {
+    PracticeSettings {
         iterations: 2,
         rollouts,
+        group: 1,
         temperature: 1.0,
         answer_tokens_max,
         minibatch,
         epochs: 1,
-        value_epochs: 1,
-        value_warmup: 0,
-        policy_schedule: Schedule { shape: Shape::Constant, peak: 1e-4, warmup: 0.0, floor: 1.0 },
-        value_rate: 1e-3,
-        policy_optimizer: AdamW::default(),
-        value_optimizer: AdamW::default(),
-        discount: 1.0,
-        trace: 1.0,
-        clip: 0.2,
-        value_clip: Some(0.2),
-        kl: 0.03,
-        whiten: true,
-        truncated_reward: None,
+        idle: 0,
+        schedule: Schedule { shape: Shape::Constant, peak: 1e-4, warmup: 0.0, floor: 1.0 },
+        optimizer: AdamW::default(),
+        clip: (0.2, 0.2),
+        kl: Divergence { beta: 0.03, place: KlAs::Reward, adaptive: None },
+        kl_stop: None,
+        kl_limit: None,
+        entropy: 0.0,
+        truncated: Truncated::default(),
+        checkpointing: false,
     }
 }
 
+impl Way {
+    fn train(self, task: Task, practice: &PracticeSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
+        let mut judge = |answers: &[Answer]| {
+            let reward = |answer: &Answer| (answer.tokens[0] % 5) as f32 / 5.0;
+            let judged = answers.iter().map(|it| Judgement { reward: reward(it), right: false, formatted: true });
+            Ok(judged.collect())
+        };
+        let practice = PracticeSettings { group: if self.is_grouped() { 4 } else { 1 }, ..practice.clone() };
+        match self {
+            Way::Grpo => {
+                let settings = GrpoSettings { practice, deviation: true, over: Over::Answers };
+                grpo::train(task, &settings, &mut judge, host)
+            }
+            Way::Rloo => {
+                let settings = RlooSettings { practice, ratio: Ratio::Answer, whiten: false };
+                rloo::train(task, &settings, &mut judge, host)
+            }
+            Way::PpoWithCritic | Way::PpoShared => {
+                ppo::train(task, &self.ppo(practice), &mut judge, host)
+            }
+        }
+    }
+
+    fn is_grouped(self) -> bool {
+        matches!(self, Way::Grpo | Way::Rloo)
+    }
+
+    fn ppo(self, practice: PracticeSettings) -> PpoSettings {
+        let (optimizer, minibatch) = (practice.optimizer, practice.minibatch);
+        let critic = match self {
+            Way::PpoWithCritic => Critic::Separate { rate: 1e-3, optimizer, epochs: 1, minibatch },
+            _ => Critic::Shared { coefficient: 0.5 },
+        };
+        PpoSettings {
+            practice,
+            critic,
+            discount: 1.0,
+            trace: 1.0,
+            value_trace: None,
+            value_clip: Some(0.2),
+            whiten: true,
+        }
+    }
+}
+
+/// No text ends early: a token that ends one is past the vocabulary.
+fn endless(config: DecoderConfig) -> DecoderConfig {
+    DecoderConfig { eos_token_ids: vec![u32::MAX], ..config }
+}
+
+fn prompts(count: u32, tokens: usize) -> Vec<Vec<u32>> {
+    (0..count).map(|index| (0..tokens as u32).map(|place| 2 + (place * 3 + index) % 90).collect()).collect()
+}
+
 /// Plan, the most that was held, and the largest piece.
-fn practised(config: &DecoderConfig, settings: &PpoSettings, prompt_tokens: usize) -> (MemoryPlan, usize, usize) {
-    let device = Device::cpu(Some(2));
+fn practised(
+    way: Way,
+    config: &DecoderConfig,
+    settings: &PracticeSettings,
+    prompt_tokens: usize,
+) -> (MemoryPlan, usize, usize) {
+    let minibatch = settings.minibatch;
     let plan = PracticeSizes {
         model: &ModelSizes::new(config, None),
         rollouts: settings.rollouts,
-        minibatch: settings.minibatch,
-        critic_minibatch: Some(settings.minibatch),
+        minibatch,
+        critic: if way == Way::PpoWithCritic { CriticSizes::Model { minibatch } } else { CriticSizes::Nothing },
+        is_checkpointing: settings.checkpointing,
         prompt_tokens,
         answer_tokens: settings.answer_tokens_max,
-        keeps_checkpoints: false,
+        keeps_checkpoints: true,
         threads: 2,
     }
     .plan();
-    let prompt = |index: u32| (0..prompt_tokens as u32).map(|place| 2 + (place * 3 + index) % 90).collect();
-    let prompts: Vec<Vec<u32>> = (0..4).map(prompt).collect();
-    let mut judge = |answers: &[Answer]| {
-        let reward = |answer: &Answer| (answer.tokens[0] % 5) as f32 / 5.0;
-        let judged = answers.iter().map(|it| Judgement { reward: reward(it), right: false, formatted: true });
-        Ok(judged.collect())
-    };
+    let (device, prompts, folder) = (Device::cpu(Some(2)), prompts(4, prompt_tokens), tempfile::tempdir().unwrap());
     let (most, largest) = measured(|| {
         let policy = Decoder::fresh(&device, config, 3);
-        let task = PpoTask { policy, prompts: &prompts, settings, draw: &Draw::new(7, "memory") };
-        ppo::train(task, &mut judge, &mut Quiet).unwrap();
+        let task = Task { policy, prompts: &prompts, ids: &[], draw: &Draw::new(7, "memory") };
+        way.train(task, settings, &mut Keeping(folder.path())).unwrap();
     });
     (plan, most, largest)
 }
 
 #[test]
-fn ppo_holds_what_its_plan_says() {
+fn practice_holds_what_its_plan_says() {
     let _turn = turn();
-    // No text ends early: a token that ends one is past the vocabulary.
-    let endless = |config: DecoderConfig| DecoderConfig { eos_token_ids: vec![u32::MAX], ..config };
-    for (what, config, settings) in [
-        ("small", endless(config(600, 96, 3, 256)), ppo_settings(32, 16, 40)),
-        ("long answers", endless(config(600, 96, 2, 256)), ppo_settings(8, 4, 200)),
-        ("large vocabulary", endless(config(20_000, 64, 1, 128)), ppo_settings(16, 8, 32)),
+    for way in [Way::PpoWithCritic, Way::PpoShared, Way::Grpo, Way::Rloo] {
+        for (what, config, settings) in [
+            ("small", endless(config(600, 96, 3, 256)), practice(32, 16, 40)),
+            ("long answers", endless(config(600, 96, 2, 256)), practice(8, 4, 200)),
+            ("large vocabulary", endless(config(20_000, 64, 1, 128)), practice(16, 8, 32)),
+        ] {
+            let (plan, most, _) = practised(way, &config, &settings, 24);
+            check(&format!("{way:?}, {what}"), &plan, most);
+        }
+    }
+}
+
+/// The vocabulary of Qwen2.5, and four answers of 488 tokens after 24: 2,048 tokens an update.
+#[test]
+fn ppo_never_holds_tokens_times_vocabulary() {
+    let _turn = turn();
+    let config = endless(config(151_936, 8, 1, 16));
+    let (plan, most, largest) =
+        practised(Way::PpoWithCritic, &config, &PracticeSettings { iterations: 1, ..practice(4, 4, 488) }, 24);
+    let tokens_by_vocabulary = 2_048 * 151_936 * 4;
+    assert!(largest < tokens_by_vocabulary / 100, "a piece of {largest} bytes");
+    assert!(most < tokens_by_vocabulary / 4, "{most} bytes in all");
+    check("vocabulary of 151,936", &plan, most);
+}
+
+#[test]
+fn preference_learning_holds_what_its_plan_says() {
+    let _turn = turn();
+    for (what, config, count, batch) in [
+        ("small", config(600, 96, 3, 256), 60, 8),
+        ("wide", config(3_000, 256, 2, 704), 24, 4),
+        ("large vocabulary", config(30_000, 64, 1, 128), 16, 4),
     ] {
-        let (plan, most, _) = practised(&config, &settings, 24);
+        let texts = texts(2 * count, config.vocab_size);
+        let pair = |(index, two): (usize, &[Example])| Pair {
+            id: index.to_string(),
+            chosen: two[0].clone(),
+            rejected: two[1].clone(),
+        };
+        let pairs: Vec<Pair> = texts.chunks(2).enumerate().map(pair).collect();
+        let length = |it: &Example| (it.tokens.len(), it.targets());
+        let lengths: Vec<[Lengths; 2]> =
+            pairs.iter().map(|pair| [length(&pair.chosen), length(&pair.rejected)]).collect();
+        let model = ModelSizes::new(&config, None);
+        let plan = DpoSizes {
+            model: &model,
+            batch,
+            is_checkpointing: false,
+            pairs: &lengths,
+            keeps_checkpoints: true,
+            threads: 2,
+        }
+        .plan();
+        let settings = DpoSettings {
+            epochs: 2,
+            batch,
+            schedule: Schedule { shape: Shape::Constant, peak: 1e-4, warmup: 0.0, floor: 1.0 },
+            optimizer: AdamW::default(),
+            beta: 0.1,
+            smoothing: 0.0,
+            checkpointing: false,
+        };
+        let (device, folder) = (Device::cpu(Some(2)), tempfile::tempdir().unwrap());
+        let (most, _) = measured(|| {
+            let policy = Decoder::fresh(&device, &config, 3);
+            let draw = Draw::new(7, "memory");
+            dpo::train(policy, &pairs, &settings, &draw, &mut Keeping(folder.path())).unwrap();
+        });
         check(what, &plan, most);
     }
 }
 
-/// The vocabulary of Qwen2.5. A minute of work, so only where everything is tested.
 #[test]
-fn ppo_never_holds_tokens_times_vocabulary() {
-    if std::env::var_os("DECOCT_TESTS_FULL").is_none() {
-        return;
-    }
+fn generation_holds_what_its_plan_says() {
     let _turn = turn();
-    let mut config = config(151_936, 8, 1, 16);
-    config.eos_token_ids = vec![u32::MAX];
-    // Four answers of 488 tokens after 24: 2,048 tokens an update.
-    let (plan, most, largest) = practised(&config, &ppo_settings(4, 4, 488), 24);
-    let tokens_by_vocabulary = 2_048 * 151_936 * 4;
-    assert!(largest < tokens_by_vocabulary / 8, "a piece of {largest} bytes");
-    assert!(most < tokens_by_vocabulary, "{most} bytes in all");
-    check("vocabulary of 151,936", &plan, most);
+    for (what, config, requests, prompt, answer) in [
+        ("many short", config(600, 96, 3, 256), 100, 20, 60),
+        ("few long", config(600, 96, 2, 256), 6, 200, 300),
+        ("large vocabulary", config(60_000, 32, 1, 64), 24, 16, 24),
+    ] {
+        let (config, device) = (endless(config), Device::cpu(Some(2)));
+        let prompts = prompts(requests as u32, prompt);
+        let plan = generation(&ModelSizes::new(&config, None), requests, (prompt, answer), 2);
+        let (most, _) = measured(|| {
+            let decoder = Decoder::fresh(&device, &config, 3);
+            let requests: Vec<Request> = prompts.iter().map(|prompt| Request { prompt, seed: 1 }).collect();
+            let sampling = Sampling { tokens_max: answer, ..Sampling::default() };
+            assert!(generate(&decoder, &requests, &sampling).unwrap().iter().all(|it| it.tokens.len() == answer));
+        });
+        check(what, &plan, most);
+    }
+}
+
+/// Whoever goes on from a checkpoint holds no more than who was never stopped.
+#[test]
+fn resuming_holds_no_more_than_going_through() {
+    let _turn = turn();
+    let (config, settings) = (endless(config(3_000, 256, 2, 704)), practice(8, 4, 24));
+    let (device, prompts, folder) = (Device::cpu(Some(2)), prompts(4, 24), tempfile::tempdir().unwrap());
+    let go = |left: u64| {
+        let policy = Decoder::fresh(&device, &config, 3);
+        let task = Task { policy, prompts: &prompts, ids: &[], draw: &Draw::new(7, "memory") };
+        let mut host = Stopping { folder: folder.path(), every: 1, left: Cell::new(left) };
+        Way::PpoWithCritic.train(task, &settings, &mut host).map(|_| ())
+    };
+    let (before_the_stop, _) = measured(|| assert!(matches!(go(2), Err(Failure::Cancelled))));
+    let (after_it, _) = measured(|| go(u64::MAX).unwrap());
+    assert!(after_it as f64 <= 1.02 * before_the_stop as f64, "{before_the_stop} bytes, then {after_it}");
 }

@@ -32,7 +32,7 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
             let mut plan = told::to_json(&overrides_as_written(&arguments.recipe), &lines, &totals);
             for (node, outlook) in &memory {
                 let place = lines.iter().position(|line| line.node == *node).expect("a node of the plan");
-                plan["nodes"][place]["memory"] = memory::to_json(outlook);
+                plan["nodes"][place]["memory"] = memory::to_json(outlook)?;
             }
             if recipe.egress.is_some() {
                 plan["egress"] = egress::to_json(recipe, by_node());
@@ -42,7 +42,7 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
         EventFormat::Plain => {
             overrides_as_written(&arguments.recipe).iter().for_each(|overlay| println!("with {overlay}"));
             told::lines(&lines, &totals).iter().for_each(|line| println!("{line}"));
-            memory::lines(&memory).iter().for_each(|line| println!("{line}"));
+            memory::lines(&memory)?.iter().for_each(|line| println!("{line}"));
             priced_by_table(recipe).iter().for_each(|line| println!("{line}"));
             egress::lines(recipe, by_node()).iter().for_each(|line| println!("{line}"));
         }

@@ -57,7 +57,8 @@ impl Context for NodeContext<'_> {
     }
 
     fn memory_available(&self) -> Option<u64> {
-        stages::train::memory::available()
+        // A variable that is no amount of memory stopped the run at its start.
+        crate::memory::available().ok().flatten()
     }
 
     fn runtime(&self) -> &tokio::runtime::Handle {

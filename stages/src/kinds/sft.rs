@@ -16,10 +16,11 @@ use super::student::{NodeHost, Student};
 use crate::columns::Need;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::model::DecoderConfig;
 use crate::model::chat::ChatTemplate;
+use crate::model::lora::PeftAdapter;
 use crate::model::tensors;
 use crate::model::tokenizer::END_OF_TEXT;
+use crate::model::{Decoder, DecoderConfig};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Artifact, Input, Inputs, Kind, MemoryOutlook, NodeRef, Output, Outputs, Stage, Unkeyed};
@@ -296,8 +297,10 @@ impl Stage for Sft {
             None => student.decoder,
         };
         let (decoder, metrics) = train(decoder, lessons, &settings, &draw, &mut host)?;
+        let adapter = self.kept_adapter(&decoder);
         let student = Student { decoder: decoder.merged(), ..student };
         student.save_trained(&folder, precision, &metrics, started)?;
+        adapter.map_or(Ok(()), |adapter| adapter.save(&folder.join("adapter")))?;
         host.save_times(&folder, &metrics)?;
         let report = told::report(&trained, &held_out, &metrics, settings.evaluation.as_ref());
         let outputs = Outputs { report, ..Outputs::default() };
@@ -311,6 +314,11 @@ const EVALUATION: &str = "evaluation";
 impl Sft {
     fn evaluation_rows(&self) -> Option<&NodeRef> {
         self.0.evaluation.as_ref()?.input.as_ref()
+    }
+
+    fn kept_adapter(&self, decoder: &Decoder) -> Option<PeftAdapter> {
+        let lora = self.0.lora.as_ref().filter(|lora| lora.keep_adapter)?;
+        Some(PeftAdapter::of(decoder, &lora.of_model()))
     }
 
     /// Rows as lessons: to be trained on, and held out.

@@ -3,6 +3,10 @@
 //! An adapter has a part of its own for each of query, key, value, output, gate, up and down, fused in memory or not, as PEFT has.
 //! All A and B lie in one flat buffer; gradients, moments and checkpoints have its layout, so nothing is kept for frozen weights.
 
+mod peft;
+
+pub use peft::PeftAdapter;
+
 use super::config::DecoderConfig;
 use super::parameters::{Layout, Projection, fill_normal};
 use super::workspace::AdapterMemory;
@@ -45,6 +49,7 @@ impl Target {
 /// Where one adapter lies, and which rows of its projection it adds to.
 #[derive(Debug, Clone)]
 pub struct Adapter {
+    pub target: Target,
     /// A `[r, inputs]`
     pub a: Range<usize>,
     /// B `[outputs.len(), r]`
@@ -74,12 +79,13 @@ impl Lora {
             {
                 let adapted = parts.into_iter().filter(|(target, _)| self.targets.contains(target));
                 let inputs = projection.inputs;
-                let mut adapter = |outputs: Range<usize>| Adapter {
+                let mut adapter = |(target, outputs): (Target, Range<usize>)| Adapter {
+                    target,
                     a: take(self.rank * inputs),
                     b: take(outputs.len() * self.rank),
                     outputs,
                 };
-                projection.adapters = adapted.map(|(_, outputs)| adapter(outputs)).collect();
+                projection.adapters = adapted.map(&mut adapter).collect();
             }
         }
         take(0).end

@@ -168,7 +168,7 @@ impl Workspace {
         let layer = 3 * d + 2 + head_norms + qkv + queries + heads + 3 * f;
         let back = if purpose.is_training() { t * (2 * d + qkv + queries + 3 * f) + n * d } else { 0 };
         let (layers, residuals) = purpose.kept(config.num_hidden_layers);
-        t * (layers * layer + residuals * d + d + 1) + back + n * (d + 6)
+        t * (layers * layer + residuals * d + d + 1) + back + n * (d + 5)
     }
 
     fn allocate(&mut self, config: &DecoderConfig) {

@@ -44,6 +44,9 @@ pub struct DpoSettings {
     pub beta: f32,
     /// ε, the share of pairs that are thought to be the wrong way round.
     pub smoothing: f32,
+    /// As in [`super::practice::PracticeSettings`].
+    #[serde(skip)]
+    pub checkpointing: bool,
 }
 
 /// Two answers to one prompt.
@@ -111,7 +114,7 @@ impl<'a> Run<'a> {
         let task = task_name("dpo", settings, &[&policy], draw, &pairs);
         let examples: Vec<&Example> = pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]).collect();
         let reference = log_probabilities(&policy, &examples, 1.0);
-        let policy = Learner::new(policy, settings.optimizer);
+        let policy = Learner::new(policy, settings.optimizer, settings.checkpointing);
         Run { policy, pairs, reference, settings, draw, task, state: State::default() }
     }
 

@@ -4,6 +4,12 @@
 //! Everything is f32 in memory, whatever a file holds. Sizes of activations are [`Workspace::floats`]; how batches are cut is
 //! [`Cut::lanes`]; logits are never stored.
 
+mod machine;
+mod sizes;
+
+pub use machine::{available, held};
+pub use sizes::{CriticSizes, DpoSizes, PracticeSizes, SftSizes, generation};
+
 use super::shards::Cut;
 use crate::failure::{Failure, Result};
 use crate::model::DecoderConfig;
@@ -12,7 +18,6 @@ use crate::model::lora::Lora;
 use crate::model::parameters::Layout;
 use crate::model::workspace::{Purpose, Workspace};
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// A number of f32, in bytes.
 const FLOAT: u64 = 4;
@@ -23,51 +28,104 @@ const LOGIT_ROWS: usize = 96;
 /// What a product copies into order on a thread: rows, each as deep as the product but no deeper than this, and a panel.
 const PRODUCT: (usize, usize, usize) = (192, 1_024, 8_208);
 
+/// What memory is held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Use {
+    Parameters,
+    Gradients,
+    Optimizer,
+    Activations,
+    KvCache,
+    Other,
+}
+
+impl Use {
+    const ALL: [Use; 6] =
+        [Use::Parameters, Use::Gradients, Use::Optimizer, Use::Activations, Use::KvCache, Use::Other];
+
+    fn name(self) -> &'static str {
+        match self {
+            Use::Parameters => "parameters",
+            Use::Gradients => "gradients",
+            Use::Optimizer => "optimizer",
+            Use::Activations => "activations",
+            Use::KvCache => "KV cache",
+            Use::Other => "other",
+        }
+    }
+}
+
 /// One thing that takes memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Part {
+    #[serde(rename = "use")]
+    pub of: Use,
     pub what: &'static str,
     pub bytes: u64,
 }
 
-/// All that a training holds. What passes is never there together, so that only the most of it counts.
+/// All that a training holds. Of the phases that pass, one at a time, only the largest counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
     pub lasting: Vec<Part>,
-    pub passing: Vec<Part>,
+    pub passing: Vec<Vec<Part>>,
+}
+
+fn part((of, what, floats): (Use, &'static str, usize)) -> Part {
+    Part { of, what, bytes: floats as u64 * FLOAT }
+}
+
+fn sum(parts: &[Part]) -> u64 {
+    parts.iter().map(|part| part.bytes).sum()
 }
 
 impl MemoryPlan {
-    fn lasting(mut self, what: &'static str, floats: usize) -> MemoryPlan {
-        self.lasting.push(Part { what, bytes: floats as u64 * FLOAT });
+    fn lasting(mut self, of: Use, what: &'static str, floats: usize) -> MemoryPlan {
+        self.lasting.push(part((of, what, floats)));
         self
     }
 
-    fn passing(mut self, what: &'static str, floats: usize) -> MemoryPlan {
-        self.passing.push(Part { what, bytes: floats as u64 * FLOAT });
+    fn passing<const N: usize>(mut self, parts: [(Use, &'static str, usize); N]) -> MemoryPlan {
+        self.passing.push(parts.map(part).to_vec());
         self
     }
 
-    /// With the model written to a folder before and after: its weights once more, and as the file has them.
-    pub fn with_export(self, model: &ModelSizes) -> MemoryPlan {
-        let work: u64 = self.lasting.iter().map(|part| part.bytes).sum();
-        let held_then = (model.parameters + 2 * model.parameters) as u64 * FLOAT;
-        let beyond = held_then.saturating_sub(work);
-        self.passing("the model while it is written", (beyond / FLOAT) as usize)
+    /// With the model read from a folder before, and written to one after: its weights once more, and as a file has them.
+    pub fn with_folders(self, model: &ModelSizes) -> MemoryPlan {
+        let beyond = (3 * model.parameters as u64 * FLOAT).saturating_sub(sum(&self.lasting));
+        self.passing([(Use::Parameters, "the model while it is read or written", (beyond / FLOAT) as usize)])
+    }
+
+    /// With answers to so many prompts before, when there was but the model.
+    pub fn after_generation(self, model: &ModelSizes, plan: &MemoryPlan) -> MemoryPlan {
+        let own = sum(&self.lasting) - model.parameters as u64 * FLOAT;
+        let beyond = (plan.total() - model.parameters as u64 * FLOAT).saturating_sub(own);
+        self.passing([(Use::KvCache, "answers before", (beyond / FLOAT) as usize)])
     }
 
     /// The most that is held at once, in bytes.
     pub fn total(&self) -> u64 {
-        let passing = self.passing.iter().map(|part| part.bytes).max().unwrap_or(0);
-        self.lasting.iter().map(|part| part.bytes).sum::<u64>() + passing
+        sum(&self.parts())
     }
 
-    /// The parts that count, the largest first.
-    pub fn parts(&self) -> Vec<&Part> {
-        let most = self.passing.iter().max_by_key(|part| part.bytes);
-        let mut parts: Vec<&Part> = self.lasting.iter().chain(most).filter(|part| part.bytes > 0).collect();
-        parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
-        parts
+    /// The parts that make the total.
+    pub fn parts(&self) -> Vec<Part> {
+        let most = self.passing.iter().max_by_key(|phase| sum(phase));
+        self.lasting.iter().chain(most.into_iter().flatten()).filter(|part| part.bytes > 0).cloned().collect()
+    }
+
+    /// Bytes for each use, all of them.
+    pub fn uses(&self) -> Vec<(&'static str, u64)> {
+        let parts = self.parts();
+        let of = |wanted: Use| parts.iter().filter(|part| part.of == wanted).map(|part| part.bytes).sum();
+        Use::ALL.map(|wanted| (wanted.name(), of(wanted))).to_vec()
+    }
+
+    /// Such as `parameters 12.4 MB, gradients 24.8 MB`, without what takes nothing.
+    pub fn uses_in_words(&self) -> String {
+        let uses = self.uses().into_iter().filter(|(_, bytes)| *bytes > 0);
+        uses.map(|(name, bytes)| format!("{name} {}", in_words(bytes))).collect::<Vec<_>>().join(", ")
     }
 
     /// An error with what to change, where `available` bytes are too few.
@@ -76,13 +134,11 @@ impl MemoryPlan {
     /// If the total does not fit.
     pub fn check(&self, available: Option<u64>, advice: &str) -> Result<()> {
         let Some(available) = available.filter(|&available| self.total() > available) else { return Ok(()) };
-        let parts: Vec<String> =
-            self.parts().iter().take(4).map(|part| format!("{} {}", part.what, in_words(part.bytes))).collect();
         Err(Failure::recipe(format!(
-            "this training needs about {}, and {} are free here ({}); {advice}",
+            "this training would hold about {} in memory ({}), and {} are free here; {advice}",
             in_words(self.total()),
+            self.uses_in_words(),
             in_words(available),
-            parts.join(", ")
         )))
     }
 }
@@ -116,24 +172,34 @@ impl ModelSizes {
         ModelSizes { config: config.clone(), parameters: layout.len, learnt, rank }
     }
 
+    fn cut(&self) -> Cut {
+        Cut { parameters: self.parameters, tokens_max: usize::MAX }
+    }
+
+    /// Activations of each lane's largest pass.
+    fn work(&self, lanes: &[(usize, usize)], purpose: Purpose) -> usize {
+        lanes.iter().map(|&lane| self.workspace(purpose, lane)).sum()
+    }
+
     fn workspace(&self, purpose: Purpose, (tokens, chosen): (usize, usize)) -> usize {
         let adapters = if self.rank > 0 { Workspace::adapter_floats(&self.config, self.rank, tokens) } else { 0 };
         // A batch itself: tokens and places, rows and targets.
         Workspace::floats(&self.config, purpose, tokens, chosen) + adapters + 2 * (tokens + chosen)
     }
 
-    /// What answering `requests` prompts holds, where the longest has `prompt` tokens and each answer is as long as it may be.
-    fn generation(&self, requests: usize, (prompt, answer): (usize, usize), threads: usize) -> usize {
+    /// What answering `requests` prompts holds, where the longest has `prompt` tokens and each answer is as long as it may be: keys and
+    /// values, and the rows at work.
+    fn answers(&self, requests: usize, (prompt, answer): (usize, usize), threads: usize) -> (usize, usize) {
         let (config, room) = (&self.config, Room::default());
         let crew = Crew::new((config, self.parameters), threads, &room, requests, (prompt, answer));
-        let rows = crew.cache_bytes(config, &room) + crew.row_bytes(config, &room);
+        let floats = |bytes: usize| bytes.div_ceil(FLOAT as usize);
         let read = crew.tokens_read(prompt).max(crew.slots);
-        crew.workers * (rows.div_ceil(FLOAT as usize) + self.workspace(Purpose::Inference, (read, crew.slots)))
+        let rows = floats(crew.row_bytes(config, &room)) + self.workspace(Purpose::Inference, (read, crew.slots));
+        (crew.workers * floats(crew.cache_bytes(config, &room)), crew.workers * rows)
     }
 
     /// What threads keep between operations: two pieces each, as large as the largest was.
-    fn scratch(&self, lanes: &[(usize, usize)], threads: usize) -> usize {
-        let tokens = lanes.iter().map(|(tokens, _)| *tokens).max().unwrap_or(0);
+    fn scratch(&self, tokens: usize, threads: usize) -> usize {
         let (rows, depth_max, panel) = PRODUCT;
         let depth = tokens.max(self.config.intermediate_size).max(self.config.hidden_size).min(depth_max);
         let logits = LOGIT_ROWS * self.config.vocab_size.min(LOGIT_PIECE.1);
@@ -175,124 +241,7 @@ pub fn lane_sizes<'a>(
     lanes
 }
 
-/// What a supervised training is made of, as far as it takes memory.
-pub struct SftSizes<'a> {
-    pub model: &'a ModelSizes,
-    pub is_checkpointing: bool,
-    pub micro_batch_tokens: Option<usize>,
-    pub batches: &'a [Vec<usize>],
-    pub lengths: &'a [Lengths],
-    pub held_out: &'a [Lengths],
-    /// Whether the best weights are kept.
-    pub keeps_best: bool,
-    /// Whether checkpoints are written.
-    pub keeps_checkpoints: bool,
-    pub threads: usize,
-}
-
-impl SftSizes<'_> {
-    pub fn plan(&self) -> MemoryPlan {
-        let ModelSizes { parameters, learnt, .. } = *self.model;
-        let cut = Cut { parameters, tokens_max: usize::MAX }.within(self.micro_batch_tokens);
-        let purpose = Purpose::training(self.is_checkpointing);
-        let lanes = lane_sizes(cut, self.batches.iter().map(Vec::as_slice), self.lengths);
-        let all: Vec<usize> = (0..self.held_out.len()).collect();
-        let reading = if all.is_empty() { Vec::new() } else { lane_sizes(cut, [&all[..]], self.held_out) };
-        let work = |lanes: &[(usize, usize)], purpose| -> usize {
-            lanes.iter().map(|&lane| self.model.workspace(purpose, lane)).sum()
-        };
-        let (kept, best) = (usize::from(self.keeps_checkpoints) * 3 * learnt, usize::from(self.keeps_best) * learnt);
-        let head = self.model.head(&lanes, self.threads);
-        let adapters = if learnt == parameters { 0 } else { learnt };
-        MemoryPlan::default()
-            .lasting("parameters", parameters)
-            .lasting("adapters", adapters)
-            .lasting("moments of the optimizer", 2 * learnt)
-            .lasting("gradients", lanes.len() * learnt)
-            .lasting("activations", work(&lanes, purpose))
-            .lasting("evaluation", work(&reading, Purpose::Inference))
-            .lasting("best weights", best)
-            .lasting("scratch of threads", self.model.scratch(&lanes, self.threads))
-            .passing("a piece of logits in the LM head", head)
-            .passing("a checkpoint while it is written", kept)
-    }
-}
-
-/// What a reinforcement learning is made of, as far as it takes memory; answers as long as they may be.
-pub struct PracticeSizes<'a> {
-    pub model: &'a ModelSizes,
-    /// Answers an iteration, and an update.
-    pub rollouts: usize,
-    pub minibatch: usize,
-    /// Answers an update of a critic of its own.
-    pub critic_minibatch: Option<usize>,
-    /// Tokens of the longest problem and of the longest answer.
-    pub prompt_tokens: usize,
-    pub answer_tokens: usize,
-    pub keeps_checkpoints: bool,
-    pub threads: usize,
-}
-
-impl PracticeSizes<'_> {
-    pub fn plan(&self) -> MemoryPlan {
-        let (model, parameters) = (self.model, self.model.parameters);
-        let lengths = vec![(self.prompt_tokens + self.answer_tokens, self.answer_tokens); self.rollouts];
-        let cut = Cut { parameters, tokens_max: usize::MAX };
-        let lanes_of = |answers: usize| {
-            let batch: Vec<usize> = (0..answers.min(self.rollouts)).collect();
-            lane_sizes(cut, [&batch[..]], &lengths)
-        };
-        let work = |lanes: &[(usize, usize)], purpose| -> usize {
-            lanes.iter().map(|&lane| model.workspace(purpose, lane)).sum()
-        };
-        let (policy, critic) = (lanes_of(self.minibatch), self.critic_minibatch.map(lanes_of).unwrap_or_default());
-        let critics = usize::from(self.critic_minibatch.is_some());
-        let all = lanes_of(self.rollouts);
-        // Six columns a token: log-probabilities three times, values, advantages, returns; and the tokens.
-        let rollouts = self.rollouts * (7 * self.answer_tokens + self.prompt_tokens);
-        MemoryPlan::default()
-            .lasting("parameters of the policy", parameters)
-            .lasting("the model to stay near", parameters)
-            .lasting("parameters of the critic", critics * parameters)
-            .lasting("moments of the optimizer", 2 * (1 + critics) * parameters)
-            .lasting("gradients", (policy.len() + critic.len()) * parameters)
-            .lasting("activations", work(&policy, Purpose::Training) + work(&critic, Purpose::Training))
-            .lasting("answers", rollouts)
-            .lasting("scratch of threads", model.scratch(&policy, self.threads))
-            .passing("keys, values and logits of the sampler", self.sampler())
-            .passing("scoring of answers", work(&all, Purpose::Inference))
-            .passing("a piece of logits in the LM head", model.head(&policy, self.threads))
-            .passing(
-                "a checkpoint while it is written",
-                usize::from(self.keeps_checkpoints) * 3 * (1 + critics) * parameters,
-            )
-    }
-
-    /// What `generate` holds while it answers.
-    fn sampler(&self) -> usize {
-        self.model.generation(self.rollouts, (self.prompt_tokens, self.answer_tokens), self.threads)
-    }
-}
-
-/// Bytes that this process may still take: what the system says is available, and no more than its control group allows. `None` where
-/// nobody tells.
-pub fn available() -> Option<u64> {
-    let told = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kilobytes: BTreeMap<&str, u64> = told
-        .lines()
-        .filter_map(|line| {
-            let (name, rest) = line.split_once(':')?;
-            Some((name, rest.split_whitespace().next()?.parse().ok()?))
-        })
-        .collect();
-    let free = kilobytes.get("MemAvailable")? * 1024;
-    Some(group_limit().map_or(free, |limit| limit.min(free)))
-}
-
-/// What the control group has left.
-fn group_limit() -> Option<u64> {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let left = |limit: &str, used: &str| Some(number(limit)?.saturating_sub(number(used)?));
-    left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
-        .or_else(|| left("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+/// Tokens of the longest pass.
+fn longest(lanes: &[(usize, usize)]) -> usize {
+    lanes.iter().map(|(tokens, _)| *tokens).max().unwrap_or(0)
 }

@@ -18,6 +18,9 @@ crate::settings! {
         pub alpha: Option<f64> = None,
         /// The matrices of each layer that get one.
         pub targets: Vec<LoraTarget> = vec![LoraTarget::Attention, LoraTarget::FeedForward],
+        /// The folder `adapter` of the model holds A and B for themselves besides, as PEFT reads them.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        pub keep_adapter: bool = false,
     }
 }
 
@@ -104,5 +107,6 @@ mod tests {
         assert_eq!(read(json!({"targets": ["feed_forward", "attention", "q"], "alpha": 32})), whole);
         assert_eq!(read(json!({"targets": ["o", "v", "k", "q"]})), read(json!({"targets": "attention"})));
         assert_ne!(read(json!({"targets": ["q", "v"]})), whole);
+        assert_eq!(serde_json::to_value(read(json!({"keep_adapter": false}))).unwrap(), serde_json::to_value(whole).unwrap());
     }
 }

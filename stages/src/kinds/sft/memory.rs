@@ -47,7 +47,7 @@ impl Sft {
         Some(MemoryOutlook {
             likely: plan_of(length, texts),
             because: format!("texts of {length} tokens"),
-            least: plan_of(2, 1).total(),
+            least: plan_of(2, 1),
             advice: self.advice(),
         })
     }
@@ -97,7 +97,7 @@ impl Sft {
             threads,
         }
         .plan()
-        .with_export(model)
+        .with_folders(model)
     }
 
     /// What to change, of what has not been done already.
