@@ -20,8 +20,7 @@ fn long_texts(count: usize, words: usize) -> String {
 }
 
 fn scene(nodes: &str, texts: &str) -> Kitchen {
-    let kitchen =
-        Kitchen::new(&format!("version: 1\nnodes:\n  exam: {{ kind: source, path: exam.jsonl }}\n{nodes}"));
+    let kitchen = Kitchen::new(&format!("version: 1\nnodes:\n  exam: {{ kind: source, path: exam.jsonl }}\n{nodes}"));
     kitchen.write("exam.jsonl", texts);
     kitchen
 }
@@ -45,7 +44,8 @@ const LARGE: &str = "  student: { kind: sft, input: exam, response: answer,
 fn a_plan_tells_what_a_training_will_hold_and_of_what_it_is_made() {
     let kitchen = scene(LARGE, &long_texts(3, 10));
     let plan = kitchen.says(&["plan", "recipe.yaml"]);
-    let line = plan.lines().find(|line| line.trim_start().starts_with("student: about")).unwrap_or_else(|| panic!("{plan}"));
+    let line =
+        plan.lines().find(|line| line.trim_start().starts_with("student: about")).unwrap_or_else(|| panic!("{plan}"));
     for part in ["texts of 256 tokens", "parameters", "gradients", "optimizer", "activations"] {
         assert!(line.contains(part), "{line}");
     }
@@ -61,7 +61,9 @@ fn what_cannot_fit_is_refused_before_anything_is_done() {
     let kitchen = scene(LARGE, &long_texts(3, 10));
     let run = run_within(&kitchen, "400MB", &[]);
     assert_eq!((run.exit, kitchen.blobs()), (2, Vec::new()), "{}", run.told);
-    for part in ["`student`", "parameters", "gradients", "optimizer", "activations", "are free here", "checkpointing: true"] {
+    for part in
+        ["`student`", "parameters", "gradients", "optimizer", "activations", "are free here", "checkpointing: true"]
+    {
         assert!(run.told.contains(part), "no `{part}`: {}", run.told);
     }
     let plan = kitchen.command(&["plan", "recipe.yaml"]).env("DECOCT_MEMORY", "400MB").output().unwrap();
@@ -139,7 +141,10 @@ fn check(what: &str, [small, large]: [&str; 2], node: &str) {
     let (plan, peak) = measured(&kitchen, node);
     let [plan_mb, peak_mb, base_mb] = [plan, peak, base].map(|bytes| bytes as f64 / 1e6);
     let off = (peak_mb - base_mb) / plan_mb - 1.0;
-    println!("{what}: {plan_mb:.1} MB planned, {peak_mb:.1} MB at the peak, {base_mb:.1} MB of it the program's own ({:+.1} %)", 100.0 * off);
+    println!(
+        "{what}: {plan_mb:.1} MB planned, {peak_mb:.1} MB at the peak, {base_mb:.1} MB of it the program's own ({:+.1} %)",
+        100.0 * off
+    );
     assert!(base_mb < 80.0 && off.abs() <= 0.10, "{what}");
 }
 

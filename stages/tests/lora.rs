@@ -231,7 +231,8 @@ fn kept_adapters_are_peft_s_and_merging_them_gives_the_model() {
     let adapted = base(2).adapted(&lora, 1);
     let (trained, _) = train(adapted, &documents(), &settings.ours(), &draw(), &mut Quiet).unwrap();
     PeftAdapter::of(&trained, &lora).save(folder.path()).unwrap();
-    let config: Value = serde_json::from_slice(&std::fs::read(folder.path().join("adapter_config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("adapter_config.json")).unwrap()).unwrap();
     assert_eq!((&config["peft_type"], &config["r"]), (&json!("LORA"), &json!(settings.rank)));
     assert_eq!(config["target_modules"], json!(["q_proj", "v_proj", "up_proj", "down_proj"]));
     let bytes = std::fs::read(folder.path().join("adapter_model.safetensors")).unwrap();
@@ -246,7 +247,8 @@ fn kept_adapters_are_peft_s_and_merging_them_gives_the_model() {
     assert_eq!(file.len(), 2 * 4 * layers);
     let (before, after) = (frozen.weights(), merged.weights());
     for named in layout.tensors(frozen.config()) {
-        let Some(module) = named.name.strip_suffix(".weight").filter(|it| file.names().iter().any(|name| name.contains(it)))
+        let Some(module) =
+            named.name.strip_suffix(".weight").filter(|it| file.names().iter().any(|name| name.contains(it)))
         else {
             assert_eq!(before[named.range.clone()], after[named.range], "{}", named.name);
             continue;

@@ -2,18 +2,22 @@
 //!
 //! Every allocation of this program is counted, those of our buffers and all others. Tests take turns.
 
+#[expect(dead_code, reason = "only its host is wanted here")]
 mod stopping;
 
 use kernels::Device;
+use serde_json::json;
 use stages::draw::Draw;
 use stages::failure::{Failure, Result};
 use stages::model::generate::{Request, Sampling, generate};
 use stages::model::lora::Target;
 use stages::model::{Decoder, DecoderConfig, Lora};
-use stages::train::batches::{Example, Keep};
+use stages::train::batches::{Example, Keep, epoch_order};
 use stages::train::dpo::{DpoSettings, Pair};
 use stages::train::grpo::GrpoSettings;
-use stages::train::memory::{CriticSizes, DpoSizes, Lengths, MemoryPlan, ModelSizes, PracticeSizes, SftSizes, generation};
+use stages::train::memory::{
+    CriticSizes, DpoSizes, Lengths, MemoryPlan, ModelSizes, PracticeSizes, SftSizes, generation,
+};
 use stages::train::optimizer::AdamW;
 use stages::train::policy::{Over, Ratio};
 use stages::train::ppo::{Critic, PpoSettings};
@@ -91,18 +95,12 @@ fn check(what: &str, plan: &MemoryPlan, measured: usize) {
 }
 
 fn config(vocabulary: usize, hidden: usize, layers: usize, feed_forward: usize) -> DecoderConfig {
-    DecoderConfig {
-        vocab_size: vocabulary,
-        hidden_size: hidden,
-        num_hidden_layers: layers,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        intermediate_size: feed_forward,
-        tie_word_embeddings: true,
-        max_position_embeddings: 2_048,
-        eos_token_ids: vec![1],
-        ..DecoderConfig::default()
-    }
+    let config = json!({
+        "model_type": "qwen2", "vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": feed_forward, "tie_word_embeddings": true, "eos_token_id": 1,
+        "max_position_embeddings": 2_048,
+    });
+    DecoderConfig::from_json(&config.to_string(), "sizes").unwrap()
 }
 
 fn texts(count: usize, vocabulary: usize) -> Vec<Example> {
@@ -125,7 +123,7 @@ fn settings(batch_tokens: usize, checkpointing: bool, micro_batch_tokens: Option
     }
 }
 
-/// Keeps a checkpoint every other step.
+/// Keeps a checkpoint every step.
 struct Keeping<'a>(&'a Path);
 
 impl Host for Keeping<'_> {
@@ -134,7 +132,7 @@ impl Host for Keeping<'_> {
     }
 
     fn checkpoint_every(&self) -> u64 {
-        2
+        1
     }
 
     fn cancelled(&self) -> bool {
@@ -147,7 +145,7 @@ impl Host for Keeping<'_> {
 fn supervised(config: &DecoderConfig, lora: Option<&Lora>, settings: &SftSettings) -> (MemoryPlan, usize, Vec<u32>) {
     let (device, examples) = (Device::cpu(Some(2)), texts(120, config.vocab_size));
     let lengths: Vec<Lengths> = examples.iter().map(|it| (it.tokens.len(), it.targets())).collect();
-    let order: Vec<usize> = (0..examples.len()).collect();
+    let order = epoch_order(examples.len(), &Draw::new(7, "memory"), 0);
     let plan = SftSizes {
         model: &ModelSizes::new(config, lora),
         is_checkpointing: settings.checkpointing,
@@ -261,9 +259,7 @@ impl Way {
                 let settings = RlooSettings { practice, ratio: Ratio::Answer, whiten: false };
                 rloo::train(task, &settings, &mut judge, host)
             }
-            Way::PpoWithCritic | Way::PpoShared => {
-                ppo::train(task, &self.ppo(practice), &mut judge, host)
-            }
+            Way::PpoWithCritic | Way::PpoShared => ppo::train(task, &self.ppo(practice), &mut judge, host),
         }
     }
 
@@ -374,9 +370,11 @@ fn preference_learning_holds_what_its_plan_says() {
         let lengths: Vec<[Lengths; 2]> =
             pairs.iter().map(|pair| [length(&pair.chosen), length(&pair.rejected)]).collect();
         let model = ModelSizes::new(&config, None);
+        let draw = Draw::new(7, "memory");
+        let steps: Vec<Vec<usize>> = (0..2).flat_map(|epoch| dpo::steps_of(count, batch, &draw, epoch)).collect();
         let plan = DpoSizes {
             model: &model,
-            batch,
+            steps: &steps,
             is_checkpointing: false,
             pairs: &lengths,
             keeps_checkpoints: true,
@@ -395,7 +393,6 @@ fn preference_learning_holds_what_its_plan_says() {
         let (device, folder) = (Device::cpu(Some(2)), tempfile::tempdir().unwrap());
         let (most, _) = measured(|| {
             let policy = Decoder::fresh(&device, &config, 3);
-            let draw = Draw::new(7, "memory");
             dpo::train(policy, &pairs, &settings, &draw, &mut Keeping(folder.path())).unwrap();
         });
         check(what, &plan, most);

@@ -298,7 +298,15 @@ fn fifty_steps_of_dpo_have_the_losses_of_an_independent_loop() {
     };
     let pairs: Vec<Pair> = given.pairs.iter().enumerate().map(pair).collect();
     for (name, beta, smoothing) in [("dpo", 0.1, 0.0), ("dpo_smoothed", 0.5, 0.1)] {
-        let settings = DpoSettings { epochs: 17, batch: 8, schedule: FALLING, optimizer: PLAIN, beta, smoothing, checkpointing: false };
+        let settings = DpoSettings {
+            epochs: 17,
+            batch: 8,
+            schedule: FALLING,
+            optimizer: PLAIN,
+            beta,
+            smoothing,
+            checkpointing: false,
+        };
         let mut host = Listening::default();
         dpo::train(reference_model(), &pairs, &settings, &reference_draw(), &mut host).unwrap();
         let losses: Vec<_> = host.rows.iter().map(|row| ("policy".to_string(), row.get("loss"))).collect();

@@ -1,8 +1,6 @@
 //! `ppo`: a policy answers problems and learns from a verifier's reward, held near the model it started from.
 
-use super::practising::{
-    self, Algorithm, KL_HORIZON, KlPlace, Practising, Reward, is_kl_horizon, is_zero, practising,
-};
+use super::practising::{self, Algorithm, KL_HORIZON, KlPlace, Practising, Reward, is_kl_horizon, is_zero, practising};
 use super::sft::{ScheduleShape, StoredPrecision, positive};
 use super::verifier::Verifier;
 use crate::failure::Result;

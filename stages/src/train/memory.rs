@@ -41,8 +41,7 @@ pub enum Use {
 }
 
 impl Use {
-    const ALL: [Use; 6] =
-        [Use::Parameters, Use::Gradients, Use::Optimizer, Use::Activations, Use::KvCache, Use::Other];
+    const ALL: [Use; 6] = [Use::Parameters, Use::Gradients, Use::Optimizer, Use::Activations, Use::KvCache, Use::Other];
 
     fn name(self) -> &'static str {
         match self {

@@ -22,7 +22,13 @@ impl Practising<'_> {
     }
 
     /// With problems of at most so many tokens, and answers as long as they may be.
-    pub fn memory_plan(&self, config: &DecoderConfig, critic: CriticSizes, prompt: usize, threads: usize) -> MemoryPlan {
+    pub fn memory_plan(
+        &self,
+        config: &DecoderConfig,
+        critic: CriticSizes,
+        prompt: usize,
+        threads: usize,
+    ) -> MemoryPlan {
         let model = ModelSizes::new(config, None);
         let answer = self.max_new_tokens.min((config.max_position_embeddings + 1).saturating_sub(prompt)).max(1);
         self.sizes(&model, critic, (self.rollouts, [prompt, answer]), threads).plan().with_folders(&model)
@@ -63,7 +69,8 @@ impl Practising<'_> {
     /// What to change, of what has not been done already.
     fn advice(&self, critic: CriticSizes) -> String {
         let again = if self.checkpointing { "" } else { "`checkpointing: true`, " };
-        let shared = if critic == CriticSizes::Nothing { "" } else { "`critic: shared` in place of a model of its own, " };
+        let shared =
+            if critic == CriticSizes::Nothing { "" } else { "`critic: shared` in place of a model of its own, " };
         format!(
             "what takes less: {again}a smaller `minibatch`, `rollouts` or `max_new_tokens`, {shared}a smaller model"
         )

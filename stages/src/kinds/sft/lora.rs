@@ -107,6 +107,9 @@ mod tests {
         assert_eq!(read(json!({"targets": ["feed_forward", "attention", "q"], "alpha": 32})), whole);
         assert_eq!(read(json!({"targets": ["o", "v", "k", "q"]})), read(json!({"targets": "attention"})));
         assert_ne!(read(json!({"targets": ["q", "v"]})), whole);
-        assert_eq!(serde_json::to_value(read(json!({"keep_adapter": false}))).unwrap(), serde_json::to_value(whole).unwrap());
+        assert_eq!(
+            serde_json::to_value(read(json!({"keep_adapter": false}))).unwrap(),
+            serde_json::to_value(whole).unwrap()
+        );
     }
 }

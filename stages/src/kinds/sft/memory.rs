@@ -5,12 +5,21 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::model::{Decoder, DecoderConfig};
 use crate::stage::MemoryOutlook;
-use crate::train::batches::{Example, packed};
+use crate::train::batches::{Example, epoch_order, packed};
 use crate::train::memory::{Lengths, MemoryPlan, ModelSizes, SftSizes};
-use crate::train::sft::{BatchSize, SftSettings, batches_of, usable};
+use crate::train::sft::{BatchSize, Duration, SftSettings, batches_of, usable};
 
+const EPOCHS_MAX: u64 = 8;
 /// Tokens of a text of which nothing is known.
 const LIKELY_TOKENS: usize = 256;
+
+/// Epochs whose steps are looked at: each cuts them another way.
+fn epochs_looked_at(settings: &SftSettings) -> u64 {
+    match settings.duration {
+        Duration::Epochs(epochs) => (epochs.ceil() as u64).clamp(1, EPOCHS_MAX),
+        _ => 1,
+    }
+}
 
 impl Sft {
     /// The model's shape, as far as it stands before a run. A fresh model's vocabulary is at most what is asked for.
@@ -64,7 +73,10 @@ impl Sft {
             usable(examples, settings).iter().map(|example| (example.tokens.len(), example.targets())).collect()
         };
         let (lengths, held_out) = (lengths_of(trained), lengths_of(held_out));
-        let batches = batches_of(settings.batch, &(0..lengths.len()).collect::<Vec<_>>(), |text| lengths[text].0);
+        let (draw, epochs) = (context.draw().of("training"), epochs_looked_at(settings));
+        let orders = (0..epochs).map(|epoch| epoch_order(lengths.len(), &draw, epoch));
+        let batches: Vec<Vec<usize>> =
+            orders.flat_map(|order| batches_of(settings.batch, &order, |text| lengths[text].0)).collect();
         let threads = context.device().threads();
         let plan = self.plan(&self.sizes(decoder.config()), settings, &batches, &lengths, &held_out, threads);
         // The parameters are in memory already.

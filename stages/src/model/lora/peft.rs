@@ -75,7 +75,8 @@ impl PeftAdapter {
 
 /// The base has no name here: what it is called differs from machine to machine, and whoever loads the adapter says it.
 fn config(lora: &Lora) -> serde_json::Value {
-    let modules: Vec<&str> = Target::ALL.iter().filter(|it| lora.targets.contains(it)).map(|it| it.module().1).collect();
+    let modules: Vec<&str> =
+        Target::ALL.iter().filter(|it| lora.targets.contains(it)).map(|it| it.module().1).collect();
     json!({
         "alpha_pattern": {}, "auto_mapping": null, "base_model_name_or_path": null, "bias": "none", "fan_in_fan_out": false,
         "inference_mode": true, "init_lora_weights": true, "layers_pattern": null, "layers_to_transform": null,

@@ -51,8 +51,11 @@ fn left_in(folder: &Path) -> Option<u64> {
     let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
     let taken = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
     let told = read_to_string(folder.join("memory.stat")).unwrap_or_default();
-    let stat: HashMap<&str, u64> =
-        told.lines().filter_map(|line| line.split_once(' ')).filter_map(|(name, n)| Some((name, n.parse().ok()?))).collect();
+    let stat: HashMap<&str, u64> = told
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(name, n)| Some((name, n.parse().ok()?)))
+        .collect();
     let files: u64 = [["total_inactive_file", "inactive_file"], ["total_active_file", "active_file"]]
         .iter()
         .filter_map(|names| names.iter().find_map(|name| stat.get(name)))

@@ -107,8 +107,8 @@ impl PracticeSizes<'_> {
 /// What learning from pairs is made of.
 pub struct DpoSizes<'a> {
     pub model: &'a ModelSizes,
-    /// Pairs a step.
-    pub batch: usize,
+    /// The pairs of each step.
+    pub steps: &'a [Vec<usize>],
     pub is_checkpointing: bool,
     /// The better and the worse answer of each pair.
     pub pairs: &'a [[Lengths; 2]],
@@ -120,11 +120,8 @@ impl DpoSizes<'_> {
     pub fn plan(&self) -> MemoryPlan {
         let (model, parameters) = (self.model, self.model.parameters);
         let both = |pair: &[Lengths; 2]| (pair[0].0 + pair[1].0, pair[0].1 + pair[1].1);
-        // Pairs are drawn into other steps each time: a step of the longest ones is the most that can come.
-        let mut together: Vec<Lengths> = self.pairs.iter().map(both).collect();
-        together.sort_unstable_by(|a, b| b.cmp(a));
-        let step: Vec<usize> = (0..self.batch.min(together.len())).collect();
-        let lanes = lane_sizes(model.cut(), [&step[..]], &together);
+        let together: Vec<Lengths> = self.pairs.iter().map(both).collect();
+        let lanes = lane_sizes(model.cut(), self.steps.iter().map(Vec::as_slice), &together);
         let answers: Vec<Lengths> = self.pairs.iter().flatten().copied().collect();
         let all: Vec<usize> = (0..answers.len()).collect();
         let scored = model.work(&lane_sizes(model.cut(), [&all[..]], &answers), Purpose::Inference);
@@ -147,12 +144,7 @@ impl DpoSizes<'_> {
 }
 
 /// A model that answers so many prompts; tokens of the longest of them, and of an answer.
-pub fn generation(
-    model: &ModelSizes,
-    requests: usize,
-    (prompt, answer): (usize, usize),
-    threads: usize,
-) -> MemoryPlan {
+pub fn generation(model: &ModelSizes, requests: usize, (prompt, answer): (usize, usize), threads: usize) -> MemoryPlan {
     let (cache, rows) = model.answers(requests, (prompt, answer), threads);
     let scratch = model.scratch(prompt, threads).max(threads * model.config.vocab_size.next_power_of_two());
     MemoryPlan::default()
