@@ -294,13 +294,20 @@ fn prompts(count: u32, tokens: usize) -> Vec<Vec<u32>> {
     (0..count).map(|index| (0..tokens as u32).map(|place| 2 + (place * 3 + index) % 90).collect()).collect()
 }
 
-/// Plan, the most that was held, and the largest piece.
+struct Practised {
+    plan: MemoryPlan,
+    /// The most that was held, and the largest piece.
+    most: usize,
+    largest: usize,
+    weights: Vec<u32>,
+}
+
 fn practised(
     way: Way,
     config: &DecoderConfig,
     settings: &PracticeSettings,
     prompt_tokens: usize,
-) -> (MemoryPlan, usize, usize) {
+) -> Practised {
     let minibatch = settings.minibatch;
     let plan = PracticeSizes {
         model: &ModelSizes::new(config, None),
@@ -315,12 +322,14 @@ fn practised(
     }
     .plan();
     let (device, prompts, folder) = (Device::cpu(Some(2)), prompts(4, prompt_tokens), tempfile::tempdir().unwrap());
+    let mut weights = Vec::new();
     let (most, largest) = measured(|| {
         let policy = Decoder::fresh(&device, config, 3);
         let task = Task { policy, prompts: &prompts, ids: &[], draw: &Draw::new(7, "memory") };
-        way.train(task, settings, &mut Keeping(folder.path())).unwrap();
+        let (decoder, _) = way.train(task, settings, &mut Keeping(folder.path())).unwrap();
+        weights = decoder.weights();
     });
-    (plan, most, largest)
+    Practised { plan, most, largest, weights: weights.iter().map(|weight| weight.to_bits()).collect() }
 }
 
 #[test]
@@ -332,9 +341,24 @@ fn practice_holds_what_its_plan_says() {
             ("long answers", endless(config(600, 96, 2, 256)), practice(8, 4, 200)),
             ("large vocabulary", endless(config(20_000, 64, 1, 128)), practice(16, 8, 32)),
         ] {
-            let (plan, most, _) = practised(way, &config, &settings, 24);
+            let Practised { plan, most, .. } = practised(way, &config, &settings, 24);
             check(&format!("{way:?}, {what}"), &plan, most);
         }
+    }
+}
+
+#[test]
+fn checkpointed_practice_takes_less_and_changes_no_bit() {
+    let _turn = turn();
+    let (config, kept) = (endless(config(400, 64, 12, 192)), practice(32, 32, 60));
+    for way in [Way::PpoWithCritic, Way::Grpo] {
+        let [with_all, with_less] = [false, true].map(|checkpointing| {
+            let done = practised(way, &config, &PracticeSettings { checkpointing, ..kept.clone() }, 24);
+            check(&format!("{way:?}, checkpointing {checkpointing}"), &done.plan, done.most);
+            done
+        });
+        assert_eq!(with_less.weights, with_all.weights);
+        assert!((with_less.most as f64) < 0.7 * with_all.most as f64, "{} of {}", with_less.most, with_all.most);
     }
 }
 
@@ -343,7 +367,7 @@ fn practice_holds_what_its_plan_says() {
 fn ppo_never_holds_tokens_times_vocabulary() {
     let _turn = turn();
     let config = endless(config(151_936, 8, 1, 16));
-    let (plan, most, largest) =
+    let Practised { plan, most, largest, .. } =
         practised(Way::PpoWithCritic, &config, &PracticeSettings { iterations: 1, ..practice(4, 4, 488) }, 24);
     let tokens_by_vocabulary = 2_048 * 151_936 * 4;
     assert!(largest < tokens_by_vocabulary / 100, "a piece of {largest} bytes");
