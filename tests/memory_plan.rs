@@ -14,7 +14,9 @@ use std::process::{Command, Stdio};
 fn long_texts(count: usize, words: usize) -> String {
     let line = |row: usize| {
         let answer: Vec<String> = (0..words).map(|word| format!("{}", (row * 31 + word * 7) % 89)).collect();
-        format!("{{\"question\": \"how much is {row}?\", \"answer\": \"{}\"}}\n", answer.join(" "))
+        // As long as a plan thinks a problem is, or nearly so.
+        let question = (0..50).map(|place| ((row + place) % 10).to_string()).collect::<Vec<_>>().join(" ");
+        format!("{{\"question\": \"how much is {question}?\", \"answer\": \"{}\"}}\n", answer.join(" "))
     };
     (0..count).map(line).collect()
 }
@@ -79,15 +81,15 @@ fn what_these_rows_do_not_leave_room_for_stops_before_its_first_step_and_finishe
         "  student: { kind: sft, input: exam, response: answer, steps: 2, max_length: 64, batch_tokens: 256,
     base: { architecture: qwen2, layers: 2, hidden: 64, heads: 4, tokenizer: { train: words, size: 300 } } }
   grown: { kind: sft, input: exam, response: answer, steps: 2, batch_tokens: 20000, base: { node: student } }\n",
-        &long_texts(12, 900),
+        &long_texts(12, 1_800),
     );
-    let refused = run_within(&kitchen, "160MB", &[]);
+    let refused = run_within(&kitchen, "100MB", &[]);
     assert_eq!(refused.states(), "exam:ran student:ran grown:failed", "{}", refused.told);
     let told = refused.node("grown")["error"].to_string() + &refused.told;
     for part in ["parameters", "gradients", "optimizer", "activations", "are free here", "a smaller `max_length`"] {
         assert!(told.contains(part), "no `{part}`: {told}");
     }
-    let shorter = run_within(&kitchen, "160MB", &["--set", "nodes.grown.max_length=64"]).expect_done();
+    let shorter = run_within(&kitchen, "100MB", &["--set", "nodes.grown.max_length=64"]).expect_done();
     assert_eq!(shorter.states(), "exam:hit student:hit grown:ran");
 }
 
@@ -160,8 +162,8 @@ fn the_program_keeps_to_its_plan_of_a_fine_tuning() {
 fn the_program_keeps_to_its_plan_of_reinforcement() {
     let nodes = [SMALL, WIDE].map(|shape| {
         student(true, shape)
-            + "  graduate: { kind: ppo, policy: student, problems: exam, truth: answer, verifier: rules, iterations: 2, rollouts: 16,
-    minibatch: 8, max_new_tokens: 64, checkpoint_every: 1 }\n"
+            + "  graduate: { kind: ppo, policy: student, problems: exam, truth: answer, verifier: rules, iterations: 2, rollouts: 8,
+    minibatch: 1, max_new_tokens: 64, checkpoint_every: 1 }\n"
     });
     check("ppo", [&nodes[0], &nodes[1]], "graduate");
 }

@@ -302,12 +302,7 @@ struct Practised {
     weights: Vec<u32>,
 }
 
-fn practised(
-    way: Way,
-    config: &DecoderConfig,
-    settings: &PracticeSettings,
-    prompt_tokens: usize,
-) -> Practised {
+fn practised(way: Way, config: &DecoderConfig, settings: &PracticeSettings, prompt_tokens: usize) -> Practised {
     let minibatch = settings.minibatch;
     let plan = PracticeSizes {
         model: &ModelSizes::new(config, None),
