@@ -9,6 +9,7 @@ mod failure;
 mod forecast;
 mod graph;
 mod manifest;
+mod memory;
 mod plan;
 mod report;
 mod schedule;

@@ -209,7 +209,7 @@ fn vocabulary_operations(bench: &Bench, rows: usize, width: usize) {
                 logp.view(),
                 None,
                 gradients.0,
-                gradients.1,
+                Some(gradients.1),
             )
         });
         let (mut scores, mut tokens) = (bench.random(rows * vocabulary), bench.stream.uninit(rows));

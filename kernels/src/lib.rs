@@ -12,6 +12,7 @@ pub mod adamw;
 pub mod attention;
 pub mod bias;
 mod buffer;
+pub mod columns;
 mod cpu;
 mod device;
 pub mod dpo;

@@ -143,6 +143,7 @@ fn step(decoder: &Decoder, size: &Size) -> f64 {
         length_max: length + 1,
         keep: Keep::Head,
         micro_batch_tokens: None,
+        checkpointing: false,
         evaluation: None,
     };
     let mut watch = Watch { begin: Instant::now(), ends: Vec::new() };

@@ -116,6 +116,7 @@ impl Lab {
             length_max: 512,
             keep: Keep::Tail,
             micro_batch_tokens: None,
+            checkpointing: false,
             evaluation: None,
         };
         let tokens: usize = examples.iter().map(|example| example.tokens.len()).sum();
@@ -207,6 +208,7 @@ impl Lab {
             kl_limit: None,
             entropy: self.option("bonus", 0.0) as f32,
             truncated: Truncated { reward: Some(0.0), masked: false },
+            checkpointing: false,
         }
     }
 

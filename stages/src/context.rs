@@ -17,6 +17,10 @@ pub trait Context: Send + Sync {
     /// Where asynchronous work runs; stages themselves run on a thread that may block.
     fn runtime(&self) -> &tokio::runtime::Handle;
     fn device(&self) -> Device;
+    /// Bytes that are free for this node's work on the device; `None` where nobody tells.
+    fn memory_available(&self) -> Option<u64> {
+        None
+    }
     /// A folder that survives a crash of this node (checkpoints) and goes away once its result is published.
     fn scratch(&self) -> &Path;
     /// Becomes true on ctrl-C or when the run cannot go on; a stage then returns [`Failure::Cancelled`] at the next safe point.

@@ -3,11 +3,13 @@
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::Result;
+use crate::model::DecoderConfig;
 use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting};
 use crate::table::{StoredRows, Table, TableView};
+use crate::train::memory::MemoryPlan;
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -79,7 +81,27 @@ pub trait Stage: Send + Sync {
     fn is_quick(&self) -> bool {
         false
     }
+    /// The shape of the models that it gives, where that can be told before it runs; `models` are those of its inputs of models.
+    fn shape(&self, _models: &[Option<DecoderConfig>]) -> Option<DecoderConfig> {
+        None
+    }
+    /// What it will hold in memory on a device with so many threads, where it trains a model whose shape is known.
+    fn memory(&self, _models: &[Option<DecoderConfig>], _threads: usize) -> Option<MemoryOutlook> {
+        None
+    }
     fn run(&self, inputs: Inputs, context: &dyn Context) -> Result<Outputs>;
+}
+
+/// Memory, spoken of before the work is done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryOutlook {
+    pub likely: MemoryPlan,
+    /// What is assumed in it.
+    pub because: String,
+    /// What it takes whatever its rows are like.
+    pub least: MemoryPlan,
+    /// What to change where it does not fit.
+    pub advice: String,
 }
 
 /// A count that is spoken of before the work is done: certain bounds, and what to expect where nothing was measured.

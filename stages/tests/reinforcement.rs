@@ -186,6 +186,7 @@ fn reference_practice(group: usize) -> PracticeSettings {
         kl_limit: None,
         entropy: 0.0,
         truncated: Truncated::default(),
+        checkpointing: false,
     }
 }
 
@@ -297,7 +298,15 @@ fn fifty_steps_of_dpo_have_the_losses_of_an_independent_loop() {
     };
     let pairs: Vec<Pair> = given.pairs.iter().enumerate().map(pair).collect();
     for (name, beta, smoothing) in [("dpo", 0.1, 0.0), ("dpo_smoothed", 0.5, 0.1)] {
-        let settings = DpoSettings { epochs: 17, batch: 8, schedule: FALLING, optimizer: PLAIN, beta, smoothing };
+        let settings = DpoSettings {
+            epochs: 17,
+            batch: 8,
+            schedule: FALLING,
+            optimizer: PLAIN,
+            beta,
+            smoothing,
+            checkpointing: false,
+        };
         let mut host = Listening::default();
         dpo::train(reference_model(), &pairs, &settings, &reference_draw(), &mut host).unwrap();
         let losses: Vec<_> = host.rows.iter().map(|row| ("policy".to_string(), row.get("loss"))).collect();
@@ -546,7 +555,7 @@ fn prefer(threads: usize, settings: &DpoSettings, host: &mut dyn Host) -> Result
 
 fn dpo_settings() -> DpoSettings {
     let schedule = Schedule { peak: 3e-3, ..FALLING };
-    DpoSettings { epochs: 3, batch: 12, schedule, optimizer: PLAIN, beta: 0.1, smoothing: 0.05 }
+    DpoSettings { epochs: 3, batch: 12, schedule, optimizer: PLAIN, beta: 0.1, smoothing: 0.05, checkpointing: false }
 }
 
 #[test]

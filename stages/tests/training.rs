@@ -67,6 +67,7 @@ fn sft_settings() -> SftSettings {
         length_max: 40,
         keep: Keep::Tail,
         micro_batch_tokens: None,
+        checkpointing: false,
         evaluation: None,
     }
 }
@@ -308,6 +309,7 @@ fn ppo_settings() -> PpoSettings {
             kl_limit: None,
             entropy: 0.0,
             truncated: Truncated::default(),
+            checkpointing: false,
         },
         critic: Critic::Separate { rate: 5e-3, optimizer, epochs: 2, minibatch: 10 },
         discount: 1.0,

@@ -40,6 +40,7 @@ impl Settings {
             length_max: self.length_max,
             keep: Keep::Tail,
             micro_batch_tokens: None,
+            checkpointing: false,
             evaluation: None,
         }
     }

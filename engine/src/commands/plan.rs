@@ -3,6 +3,7 @@
 use crate::cli::{EventFormat, PlanArgs};
 use crate::failure::{Exit, Result};
 use crate::forecast::{self, Foreseen, Totals};
+use crate::memory;
 use crate::plan::{Decision, Planned, Planner};
 use crate::report::PlainReporter;
 use crate::report::egress;
@@ -24,10 +25,15 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
     let lines: Vec<Line> = planned.iter().zip(&foreseen).map(|(one, foreseen)| line(&planner, one, foreseen)).collect();
     let totals = Totals::of(&foreseen);
     let recipe = &workplace.recipe;
+    let memory = memory::outlooks(&planner, &planned);
     let by_node = || lines.iter().map(|line| (line.node, line.foreseen));
     match arguments.format {
         EventFormat::Json => {
             let mut plan = told::to_json(&overrides_as_written(&arguments.recipe), &lines, &totals);
+            for (node, outlook) in &memory {
+                let place = lines.iter().position(|line| line.node == *node).expect("a node of the plan");
+                plan["nodes"][place]["memory"] = memory::to_json(outlook)?;
+            }
             if recipe.egress.is_some() {
                 plan["egress"] = egress::to_json(recipe, by_node());
             }
@@ -36,6 +42,7 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
         EventFormat::Plain => {
             overrides_as_written(&arguments.recipe).iter().for_each(|overlay| println!("with {overlay}"));
             told::lines(&lines, &totals).iter().for_each(|line| println!("{line}"));
+            memory::lines(&memory)?.iter().for_each(|line| println!("{line}"));
             priced_by_table(recipe).iter().for_each(|line| println!("{line}"));
             egress::lines(recipe, by_node()).iter().for_each(|line| println!("{line}"));
         }

@@ -7,6 +7,7 @@ use crate::executor::{self, Executor};
 use crate::failure::{Exit, Failure, Result};
 use crate::forecast::{self, Totals};
 use crate::graph::NodeIndex;
+use crate::memory;
 use crate::plan::{Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
@@ -39,6 +40,7 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let planned = planner.plan(&mut known_now, &wishes)?;
     workplace.check_environment(&planned, &wishes)?;
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
+    memory::check(&memory::outlooks(&planner, &planned))?;
     begin(arguments, &planner, &*reporter);
     if let Some(budget_usd) = arguments.budget_usd {
         let foreseen = forecast::forecast(&planner, &planned, &known_now, &wishes, Some(&store))?;

@@ -56,6 +56,11 @@ impl Context for NodeContext<'_> {
         caller(&self.callers, self.node, port)
     }
 
+    fn memory_available(&self) -> Option<u64> {
+        // A variable that is no amount of memory stopped the run at its start.
+        crate::memory::available().ok().flatten()
+    }
+
     fn runtime(&self) -> &tokio::runtime::Handle {
         &self.runtime
     }

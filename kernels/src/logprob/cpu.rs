@@ -131,7 +131,7 @@ pub(super) fn backward(
     weight: &[f32],
     saved: Saved<'_>,
     dhidden: &mut [f32],
-    dweight: &mut [f32],
+    mut dweight: Option<&mut [f32]>,
 ) {
     let (rows, width) = (saved.targets.len(), head.width);
     let mut dlogits = vec![0.0f32; rows.min(BLOCK_ROWS) * PIECE.min(head.vocabulary)];
@@ -143,12 +143,15 @@ pub(super) fn backward(
             let dlogits = &mut dlogits[..m * columns];
             logit_gradients(stream, head, hidden, weight, saved, (block.clone(), piece.clone()), dlogits);
             let gradients = Matrix::rows(dlogits, columns);
-            let (weight, dweight) = (&weight[first * width..], &mut dweight[first * width..piece.end * width]);
+            let weight = &weight[first * width..];
             let write = if first == 0 { Write::Overwrite } else { Write::Accumulate };
             let target = &mut dhidden[part.clone()];
             product(stream, (m, width, columns), gradients, Matrix::rows(weight, width), write, target, width);
-            let rows = Matrix::rows(&hidden[part.clone()], width);
-            product(stream, (columns, width, m), gradients.transposed(), rows, Write::Accumulate, dweight, width);
+            if let Some(dweight) = &mut dweight {
+                let target = &mut dweight[first * width..piece.end * width];
+                let rows = Matrix::rows(&hidden[part.clone()], width);
+                product(stream, (columns, width, m), gradients.transposed(), rows, Write::Accumulate, target, width);
+            }
         }
     }
 }

@@ -50,7 +50,8 @@ pub struct EntropyGradient<'a> {
     pub dentropy: View<'a, f32>,
 }
 
-/// dhidden`[N, d]` and dweight`[V, d]` += from dlogp`[N]` (and the entropy's gradient), given what forward saw and wrote.
+/// dhidden`[N, d]` and, where wanted, dweight`[V, d]` += from dlogp`[N]` (and the entropy's gradient), given what forward saw and
+/// wrote.
 ///
 /// With p = softmax(z), z = logits / temperature: dz = dlogp·(onehot − p) − dentropy·p·(log p + entropy).
 pub fn backward(
@@ -63,16 +64,17 @@ pub fn backward(
     dlogp: View<'_, f32>,
     entropy: Option<EntropyGradient<'_>>,
     dhidden: ViewMut<'_, f32>,
-    dweight: ViewMut<'_, f32>,
+    dweight: Option<ViewMut<'_, f32>>,
 ) {
     let rows = targets.len();
     head.check(rows, hidden.len(), weight.len());
     assert_eq!((lse.len(), dlogp.len()), (rows, rows), "logprob: saved values are not {rows}");
-    assert_eq!((dhidden.len(), dweight.len()), (hidden.len(), weight.len()), "logprob: gradients do not fit");
+    let dweight_fits = dweight.as_ref().is_none_or(|dweight| dweight.len() == weight.len());
+    assert!(dhidden.len() == hidden.len() && dweight_fits, "logprob: gradients do not fit");
     assert!(
         entropy.is_none_or(|entropy| entropy.entropy.len() == rows && entropy.dentropy.len() == rows),
         "logprob: entropy is not {rows}"
     );
     let saved = cpu::Saved { targets: targets.host(), lse: lse.host(), dlogp: dlogp.host(), entropy };
-    cpu::backward(stream, head, hidden.host(), weight.host(), saved, dhidden.host(), dweight.host());
+    cpu::backward(stream, head, hidden.host(), weight.host(), saved, dhidden.host(), dweight.map(ViewMut::host));
 }

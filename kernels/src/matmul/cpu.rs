@@ -2,7 +2,7 @@
 
 use super::{Layout, Write};
 use crate::Stream;
-use crate::cpu::gemm::{Factor, Matrix, Panels, Shape, gemm, pack_panels, shared};
+use crate::cpu::gemm::{self, Factor, Matrix, Panels, Shape, gemm, pack_panels, shared};
 use crate::cpu::parallel::{Disjoint, for_each_task};
 
 /// Rows of a task, about: enough that copying B into panels costs little beside using them.
@@ -53,6 +53,12 @@ pub(super) fn matmul_prepared(
     let cut = Cut::of_prepared((m, n, k), stream.device().threads());
     let (a, panels, c) = (Matrix::rows(a, k), Panels::new(panels, k, n), Disjoint::new(c));
     by_tasks(stream, (m, n, k), cut, a, panels.into(), write, c, n);
+}
+
+/// Floats of scratch that a product takes at most: on the thread that begins it, and on each that takes part.
+pub(super) fn scratch_floats((m, n, k): Shape, threads: usize) -> (usize, usize) {
+    let cut = Cut::new((m, n, k), threads);
+    (if cut.is_large { Panels::len(k, n) } else { 0 }, gemm::scratch_floats(cut.rows.min(m), k))
 }
 
 /// C (= | +=) A·B for strided A and B; rows of C are `stride` floats apart.

@@ -3,6 +3,7 @@
 pub(crate) mod cpu;
 
 use crate::cpu::gemm::Panels;
+use crate::cpu::scratch;
 use crate::{Buffer, Stream, View, ViewMut};
 
 /// Which factor lies transposed in memory.
@@ -44,6 +45,16 @@ pub fn matmul(
     cpu::matmul(stream, layout, (m, n, k), a.host(), b.host(), write, c.host());
 }
 
+/// Floats that threads keep after products of these shapes (m, n, k) and work that held `beside` floats around a product: two pieces
+/// each, as large as the largest needed.
+pub fn scratch_floats(shapes: &[(usize, usize, usize)], beside: usize, threads: usize) -> usize {
+    let (outer, inner): (Vec<usize>, Vec<usize>) =
+        shapes.iter().map(|&shape| cpu::scratch_floats(shape, threads)).unzip();
+    let largest = |sizes: Vec<usize>| sizes.into_iter().max().unwrap_or(0);
+    let inner = largest(inner);
+    threads * (scratch::kept(largest(outer).max(beside).max(inner)) + scratch::kept(inner))
+}
+
 /// W`[n, k]` copied into the order in which products read it: worth its memory (as much as W again) where many products of few rows
 /// follow, as in generation.
 #[derive(Debug)]
@@ -61,6 +72,11 @@ impl Prepared {
         cpu::prepare(stream, (n, k), weight.host(), panels.view_mut().host());
         Prepared { panels, n, k }
     }
+}
+
+/// Floats of [`Prepared`] weights `[n, k]`.
+pub fn prepared_floats(n: usize, k: usize) -> usize {
+    Panels::len(k, n)
 }
 
 /// C`[m, n]` (= | +=) A`[m, k]` · Wᵀ: the bits of [`matmul`] with [`Layout::Nt`].

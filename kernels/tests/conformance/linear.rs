@@ -1,7 +1,8 @@
 //! Dense products, sums of rows, elementwise operations, and whole-view sums.
 
 use kernels::{
-    Layout, Precision, Prepared, Stream, Write, bias, elementwise, embedding, matmul, matmul_prepared, reduce, rows,
+    Layout, Precision, Prepared, Stream, Write, bias, columns, elementwise, embedding, matmul, matmul_prepared, reduce,
+    rows,
 };
 
 use crate::reference;
@@ -209,5 +210,29 @@ fn elementwise_and_sums() {
         let a = wide(&a);
         let expected = [a.iter().sum::<f64>(), a.iter().map(|a| a * a).sum()];
         assert_within("sums", output(&outputs, "sums"), &expected, 1e-7 * (1.0 + expected[1]));
+    }
+}
+
+#[test]
+fn columns_are_added_and_taken() {
+    for (rows, width, part) in [(1, 1, 0..1), (3, 20, 4..9), (130, 96, 32..96), (500, 33, 32..33)] {
+        let mut random = Random::new((rows * width) as u64);
+        let (whole, some) = (random.floats(rows * width), random.floats(rows * part.len()));
+        let outputs = run_everywhere(|stream| {
+            let (mut target, source) = (upload(stream, &whole), upload(stream, &some));
+            let mut out = stream.uninit(some.len());
+            columns::take(stream, width, part.clone(), -0.5, target.view(), out.view_mut());
+            columns::add(stream, width, part.clone(), 3.0, source.view(), target.view_mut());
+            vec![("target", download(stream, &target)), ("out", download(stream, &out))]
+        });
+        let (mut target, mut out) = (wide(&whole), Vec::new());
+        for row in 0..rows {
+            for column in part.clone() {
+                out.push(-0.5 * target[row * width + column]);
+                target[row * width + column] += 3.0 * f64::from(some[row * part.len() + column - part.start]);
+            }
+        }
+        assert_close("target", output(&outputs, "target"), &target, TOLERANCE);
+        assert_close("out", output(&outputs, "out"), &out, TOLERANCE);
     }
 }

@@ -65,7 +65,7 @@ impl Case {
             dlogp.view(),
             gradient,
             dhidden_view,
-            dweight_view,
+            Some(dweight_view),
         );
         let buffers = [("logp", logp), ("lse", lse), ("entropy", entropy), ("dhidden", dhidden), ("dweight", dweight)];
         buffers.iter().map(|(name, buffer)| (*name, download(stream, buffer))).collect()

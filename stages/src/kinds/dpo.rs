@@ -1,6 +1,7 @@
 //! `dpo`: a model learns which of two answers is better, from pairs that are given, or from its own answers that a verifier told
 //! apart.
 
+mod memory;
 mod pairs;
 
 use super::practising::{Problems, out_of_range, report};
@@ -11,11 +12,12 @@ use super::verifier::Verifier;
 use crate::columns::{Columns, Need};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
+use crate::model::DecoderConfig;
 use crate::prompt::Prompt;
 use crate::report::Report;
 use crate::rows::{Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step};
-use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Artifact, Input, Inputs, Kind, MemoryOutlook, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
 use crate::train::Metrics;
 use crate::train::batches::Example;
 use crate::train::dpo::{DpoSettings, Pair, train};
@@ -74,6 +76,9 @@ crate::settings! {
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
         pub precision: StoredPrecision = StoredPrecision::F32,
+        /// Activations inside the layers are computed again on the way back, not kept: less memory, more time, the same result.
+        #[serde(skip)]
+        pub checkpointing: Unkeyed<bool> = Unkeyed(false),
         /// Steps between two checkpoints.
         pub checkpoint_every: Unkeyed<u64> = Unkeyed(100),
     }
@@ -169,6 +174,14 @@ impl Stage for Dpo {
         [Output::model("")].into_iter().chain(pairs).collect()
     }
 
+    fn shape(&self, models: &[Option<DecoderConfig>]) -> Option<DecoderConfig> {
+        models.first().cloned().flatten()
+    }
+
+    fn memory(&self, models: &[Option<DecoderConfig>], threads: usize) -> Option<MemoryOutlook> {
+        Some(self.memory_outlook(models.first()?.as_ref()?, threads))
+    }
+
     fn columns(&self, output: &str, _: &[Columns]) -> Columns {
         if output == "pairs" { Columns::known(pairs::COLUMNS) } else { Columns::unknown() }
     }
@@ -204,12 +217,17 @@ impl Stage for Dpo {
             let settings = &self.settings;
             let rows = inputs.take_rows("problems")?;
             let problems = Problems::new(&rows, settings.question.as_deref(), &settings.truth)?;
-            let sampled = pairs::sample(&student, &problems, settings, self.prompt.as_ref(), context)?;
+            let prompts = problems.prompts(&student)?;
+            self.check_sampled(student.decoder.config(), &prompts, context)?;
+            let sampled = pairs::sample(&student, &problems, &prompts, settings, self.prompt.as_ref(), context)?;
             (sampled.pairs, Some(sampled.rows), sampled.told)
         } else {
             (self.given(&student, &inputs.take_rows("input")?)?, None, Report::default())
         };
         let pairs = self.within_length(pairs, &student, &mut told)?;
+        if rows.is_none() {
+            self.check_given(student.decoder.config(), &pairs, context)?;
+        }
         let note = |row: &Metrics| format!("loss {:.3}, accuracy {:.3}", row.get("loss"), row.get("accuracy"));
         let mut host = NodeHost::new(context, self.settings.checkpoint_every.0, "steps", note)?;
         let draw = context.draw().of("training");
@@ -233,6 +251,11 @@ impl Dpo {
         self.settings.input.is_none()
     }
 
+    /// Tokens of the longest text that is learnt from.
+    fn length_max(&self, config: &DecoderConfig) -> usize {
+        self.settings.max_length.min(config.max_position_embeddings).max(2)
+    }
+
     /// The pairs of a table.
     fn given(&self, student: &Student, rows: &Rows) -> Result<Vec<Pair>> {
         let question = question_column(rows, self.settings.question.as_deref())?;
@@ -251,7 +274,7 @@ impl Dpo {
 
     /// Without those that the model cannot read; it is told how many.
     fn within_length(&self, pairs: Vec<Pair>, student: &Student, told: &mut Report) -> Result<Vec<Pair>> {
-        let most = self.settings.max_length.min(student.decoder.config().max_position_embeddings);
+        let most = self.length_max(student.decoder.config());
         let (all, fits) = (pairs.len(), |example: &Example| example.tokens.len() <= most + 1);
         let kept: Vec<Pair> = pairs.into_iter().filter(|pair| fits(&pair.chosen) && fits(&pair.rejected)).collect();
         if kept.is_empty() {
@@ -273,6 +296,7 @@ impl Dpo {
             optimizer: AdamW { decay: settings.weight_decay as f32, ..AdamW::default() },
             beta: settings.beta as f32,
             smoothing: settings.smoothing as f32,
+            checkpointing: settings.checkpointing.0,
         }
     }
 }

@@ -1,24 +1,24 @@
 //! `ppo`: a policy answers problems and learns from a verifier's reward, held near the model it started from.
 
-use super::practising::{
-    KL_HORIZON, KlPlace, Practising, Reward, SHOWN, is_kl_horizon, is_zero, one_length, practising,
-};
-use super::sft::{ScheduleShape, StoredPrecision, positive, question_need};
+use super::practising::{self, Algorithm, KL_HORIZON, KlPlace, Practising, Reward, is_kl_horizon, is_zero, practising};
+use super::sft::{ScheduleShape, StoredPrecision, positive};
 use super::verifier::Verifier;
-use crate::columns::Need;
-use crate::context::Context;
 use crate::failure::Result;
+use crate::model::Decoder;
 use crate::prompt::Prompt;
-use crate::settings::{Reader, Setting, Settings};
-use crate::stage::{Input, Inputs, Kind, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
+use crate::settings::{Reader, Setting};
+use crate::stage::{Kind, NodeRef, Unkeyed};
+use crate::train::memory::CriticSizes;
 use crate::train::ppo::{Critic, PpoSettings, train};
-use serde_json::{Map, Value};
+use crate::train::practice::{PracticeSettings, Task};
+use crate::train::rollouts::Environment;
+use crate::train::{Host, Metrics};
 
 pub const KIND: Kind = Kind {
     name: "ppo",
     about: "Reinforcement learning: a verifier rewards the policy's answers, a KL penalty holds it near its start.",
     schema: PpoNode::schema,
-    read,
+    read: practising::read::<PpoNode>,
 };
 
 crate::settings! {
@@ -112,6 +112,9 @@ crate::settings! {
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
         pub precision: StoredPrecision = StoredPrecision::F32,
+        /// Activations inside the layers are computed again on the way back, not kept: less memory, more time, the same result.
+        #[serde(skip)]
+        pub checkpointing: Unkeyed<bool> = Unkeyed(false),
         /// Iterations between two checkpoints.
         pub checkpoint_every: Unkeyed<u64> = Unkeyed(10),
     }
@@ -132,107 +135,70 @@ fn is_one(value: &f64) -> bool {
     *value == 1.0
 }
 
-struct Ppo {
-    settings: PpoNode,
-    prompt: Option<Prompt>,
-}
+impl Algorithm for PpoNode {
+    const NAME: &'static str = "ppo";
+    const SHOWN: &'static [&'static str] = &["explained_variance", "sampler_gap"];
 
-fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
-    let mut settings = PpoNode::read_fields(fields, reader)?;
-    let prompt = settings.verifier.prompt(fields, reader)?;
-    let before = reader.mistakes.len();
-    one_length(&mut settings.iterations, settings.episodes, settings.passes, reader);
-    let ppo = Ppo { settings, prompt };
-    ppo.practising().check(reader);
-    for (key, value) in [
-        ("value_lr", ppo.settings.value_lr),
-        ("value_coefficient", ppo.settings.value_coefficient),
-        ("value_minibatch", ppo.settings.value_minibatch.unwrap_or(1) as f64),
-    ] {
-        positive(key, value, reader);
-    }
-    (reader.mistakes.len() == before).then(|| Box::new(ppo) as Box<dyn Stage>)
-}
-
-impl Stage for Ppo {
-    fn version(&self) -> u32 {
-        1
+    fn practising<'a>(&'a self, prompt: Option<&'a Prompt>) -> Practising<'a> {
+        practising!(self, prompt, group: 1, idle: self.value_warmup)
     }
 
-    fn settings(&self) -> Value {
-        serde_json::to_value(&self.settings).expect("settings are plain data")
+    fn length(&mut self) -> (&mut Option<u64>, Option<u64>, Option<f64>) {
+        (&mut self.iterations, self.episodes, self.passes)
     }
 
-    fn inputs(&self) -> Vec<Input> {
-        vec![Input::model("policy", &self.settings.policy), Input::rows("problems", &self.settings.problems)]
+    fn check(&self, _: &Practising, reader: &mut Reader) {
+        for (key, value) in [
+            ("value_lr", self.value_lr),
+            ("value_coefficient", self.value_coefficient),
+            ("value_minibatch", self.value_minibatch.unwrap_or(1) as f64),
+        ] {
+            positive(key, value, reader);
+        }
     }
 
-    fn models(&self) -> Vec<(String, String)> {
-        self.settings.verifier.models()
+    fn critic(&self) -> CriticSizes {
+        match self.critic {
+            CriticPlace::Separate => CriticSizes::Model { minibatch: self.value_answers() },
+            CriticPlace::Shared => CriticSizes::Nothing,
+        }
     }
 
-    fn prompts(&self) -> Vec<(&'static str, Prompt)> {
-        self.prompt.iter().map(|prompt| ("verify", prompt.clone())).collect()
-    }
-
-    fn draws(&self) -> bool {
-        true
-    }
-
-    fn needs_device(&self) -> bool {
-        true
-    }
-
-    fn outputs(&self) -> Vec<Output> {
-        vec![Output::model("")]
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        let question = question_need("problems", self.settings.question.as_deref());
-        vec![question, Need::named("problems", "truth", &self.settings.truth)]
-    }
-
-    fn calls(&self, rows: u64) -> Outlook {
-        self.settings.verifier.calls(self.practising().answers(rows))
-    }
-
-    fn rows_out(&self, _: &[u64]) -> Vec<Outlook> {
-        vec![Outlook::exactly(0)]
-    }
-
-    fn run(&self, inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let shown = [&SHOWN[..], &["explained_variance", "sampler_gap"]].concat();
-        self.practising().run("ppo", &shown, inputs, context, |task, world, host| {
-            let settings = self.training(task.prompts.len());
-            train(task, &settings, world, host)
-        })
+    fn train(
+        &self,
+        practising: &Practising,
+        task: Task,
+        world: &mut dyn Environment,
+        host: &mut dyn Host,
+    ) -> Result<(Decoder, Vec<Metrics>)> {
+        let settings = self.training(practising.practice(task.prompts.len()));
+        train(task, &settings, world, host)
     }
 }
 
-impl Ppo {
-    fn practising(&self) -> Practising<'_> {
-        let settings = &self.settings;
-        practising!(settings, self.prompt.as_ref(), group: 1, idle: settings.value_warmup)
+impl PpoNode {
+    /// Answers an update of a critic of its own.
+    fn value_answers(&self) -> usize {
+        self.value_minibatch.unwrap_or(self.minibatch)
     }
 
-    fn training(&self, problems: usize) -> PpoSettings {
-        let (settings, practising) = (&self.settings, self.practising());
+    fn training(&self, practice: PracticeSettings) -> PpoSettings {
         PpoSettings {
-            practice: practising.practice(problems),
-            critic: match settings.critic {
-                CriticPlace::Shared => Critic::Shared { coefficient: settings.value_coefficient as f32 },
+            critic: match self.critic {
+                CriticPlace::Shared => Critic::Shared { coefficient: self.value_coefficient as f32 },
                 CriticPlace::Separate => Critic::Separate {
-                    rate: settings.value_lr,
-                    optimizer: practising.optimizer(),
-                    epochs: settings.value_epochs.unwrap_or(settings.epochs),
-                    minibatch: settings.value_minibatch.unwrap_or(settings.minibatch),
+                    rate: self.value_lr,
+                    optimizer: practice.optimizer,
+                    epochs: self.value_epochs.unwrap_or(self.epochs),
+                    minibatch: self.value_answers(),
                 },
             },
-            discount: settings.gamma as f32,
-            trace: settings.lambda as f32,
-            value_trace: settings.value_lambda.map(|lambda| lambda as f32),
-            value_clip: settings.value_clip.map(|clip| clip as f32),
-            whiten: settings.whiten,
+            practice,
+            discount: self.gamma as f32,
+            trace: self.lambda as f32,
+            value_trace: self.value_lambda.map(|lambda| lambda as f32),
+            value_clip: self.value_clip.map(|clip| clip as f32),
+            whiten: self.whiten,
         }
     }
 }

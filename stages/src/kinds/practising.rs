@@ -1,19 +1,26 @@
 //! What the kinds have in common that let a policy answer problems and learn from a verifier's verdicts (`ppo`, `grpo`, `rloo`, and
-//! `dpo` where it samples its pairs): settings, problems, verdicts, the node's work, the report.
+//! `dpo` where it samples its pairs): settings, problems, verdicts, the node itself, its work, the report. What an algorithm has of
+//! its own is an [`Algorithm`].
 
-use super::sft::{ScheduleShape, StoredPrecision, number, positive, question_column};
+mod memory;
+mod node;
+mod problems;
+
+pub use memory::{LIKELY_PROMPT_TOKENS, check as check_memory};
+pub use node::{Algorithm, read};
+pub use problems::{Problems, Verdict};
+
+use super::sft::{ScheduleShape, StoredPrecision, number, positive};
 use super::student::{NodeHost, Student, spread};
-use super::text::cell_text;
-use super::verifier::{Claim, Verifier};
+use super::verifier::Verifier;
 use crate::context::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::model::Decoder;
 use crate::prompt::Prompt;
 use crate::report::{Report, ReportTable};
-use crate::rows::Rows;
 use crate::settings::{Reader, Step};
-use crate::stage::{Artifact, Inputs, Outputs};
-use crate::train::evaluate::final_response;
+use crate::stage::{Artifact, Inputs, NodeRef, Outputs};
+use crate::train::memory::CriticSizes;
 use crate::train::optimizer::AdamW;
 use crate::train::practice::{Adaptive, Divergence, KlAs, PracticeSettings, Task, Truncated};
 use crate::train::rollouts::{Answer, Environment, Judgement};
@@ -81,6 +88,8 @@ pub fn is_kl_horizon(value: &f64) -> bool {
 
 /// The settings that all of them have.
 pub struct Practising<'a> {
+    pub policy: &'a NodeRef,
+    pub problems: &'a NodeRef,
     pub verifier: &'a Verifier,
     pub prompt: Option<&'a Prompt>,
     pub reward: &'a Reward,
@@ -112,6 +121,7 @@ pub struct Practising<'a> {
     pub mask_truncated: bool,
     pub weight_decay: f64,
     pub precision: StoredPrecision,
+    pub checkpointing: bool,
     pub checkpoint_every: u64,
 }
 
@@ -119,6 +129,8 @@ pub struct Practising<'a> {
 macro_rules! practising {
     ($settings:expr, $prompt:expr, group: $group:expr, idle: $idle:expr) => {
         $crate::kinds::practising::Practising {
+            policy: &$settings.policy,
+            problems: &$settings.problems,
             verifier: &$settings.verifier,
             prompt: $prompt,
             reward: &$settings.reward,
@@ -150,6 +162,7 @@ macro_rules! practising {
             mask_truncated: $settings.mask_truncated,
             weight_decay: $settings.weight_decay,
             precision: $settings.precision,
+            checkpointing: $settings.checkpointing.0,
             checkpoint_every: $settings.checkpoint_every.0,
         }
     };
@@ -248,6 +261,7 @@ impl Practising<'_> {
                 reward: self.reward.truncated.map(|reward| reward as f32),
                 masked: self.mask_truncated,
             },
+            checkpointing: self.checkpointing,
         }
     }
 
@@ -256,10 +270,11 @@ impl Practising<'_> {
     }
 
     /// The node's work: `train` is the algorithm, `shown` the metrics of the report.
-    pub fn run(
+    fn run(
         &self,
         title: &str,
         shown: &[&str],
+        critic: CriticSizes,
         mut inputs: Inputs,
         context: &dyn Context,
         train: impl FnOnce(Task, &mut dyn Environment, &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)>,
@@ -268,6 +283,8 @@ impl Practising<'_> {
         let problems = Problems::new(&inputs.take_rows("problems")?, self.question, self.truth)?;
         let mut student = Student::open(inputs.model_folder("policy"), &context.device())?;
         let prompts = problems.prompts(&student)?;
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        self.check_memory(student.decoder.config(), critic, longest, context)?;
         let note = |row: &Metrics| format!("reward {:.3}, accuracy {:.3}", row.get("reward"), row.get("accuracy"));
         let mut host = NodeHost::new(context, self.checkpoint_every, "iterations", note)?;
         let (draw, tokenizer) = (context.draw().of("training"), student.tokenizer.clone());
@@ -303,60 +320,4 @@ pub fn report(title: &str, step: &str, shown: &[&str], metrics: &[Metrics]) -> R
     };
     let rows = spread(metrics, 8).into_iter().map(cells).collect();
     Report { tables: vec![ReportTable { title: title.to_string(), columns, rows, headline: false }] }
-}
-
-/// What is asked, and what would be right.
-pub struct Problems {
-    pub ids: Vec<String>,
-    pub questions: Vec<String>,
-    pub truths: Vec<String>,
-}
-
-/// Whether an answer keeps the think-then-answer format, and whether the verifier accepts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
-    pub formatted: bool,
-    pub right: bool,
-}
-
-impl Problems {
-    pub fn new(rows: &Rows, question: Option<&str>, truth: &str) -> Result<Problems> {
-        let (question, truth) = (question_column(rows, question)?, rows.require(truth)?);
-        if rows.is_empty() {
-            return Err(Failure::recipe("there is nothing to learn from: the input has no problems"));
-        }
-        let column = |index: usize| rows.rows.iter().map(|row| cell_text(&row.cells[index])).collect();
-        let ids = rows.rows.iter().map(|row| row.id.clone()).collect();
-        Ok(Problems { ids, questions: column(question), truths: column(truth) })
-    }
-
-    pub fn prompts(&self, student: &Student) -> Result<Vec<Vec<u32>>> {
-        self.questions.iter().map(|text| student.prompt(text)).collect()
-    }
-
-    /// Of answers' texts, each with its problem. No format, no verdict: only answers that keep it are put to the verifier.
-    pub fn verdicts(
-        &self,
-        texts: &[(usize, String)],
-        verifier: &Verifier,
-        prompt: Option<&Prompt>,
-        context: &dyn Context,
-    ) -> Result<Vec<Verdict>> {
-        let responses: Vec<Option<&str>> = texts.iter().map(|(_, text)| final_response(text)).collect();
-        let claims: Vec<Claim> = texts
-            .iter()
-            .zip(&responses)
-            .filter_map(|((problem, _), response)| self.claim(*problem, *response))
-            .collect();
-        let mut accepted = verifier.verdicts(&claims, prompt, context)?.into_iter();
-        let verdict = |response: &Option<&str>| {
-            let formatted = response.is_some();
-            Verdict { formatted, right: formatted && accepted.next().expect("one verdict a claim") }
-        };
-        Ok(responses.iter().map(verdict).collect())
-    }
-
-    fn claim<'a>(&'a self, problem: usize, response: Option<&'a str>) -> Option<Claim<'a>> {
-        Some(Claim { row_id: &self.ids[problem], response: response?, truth: &self.truths[problem] })
-    }
 }

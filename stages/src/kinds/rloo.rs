@@ -1,23 +1,24 @@
 //! `rloo`: a policy gives several answers to each problem; each is measured by the mean reward of the others (REINFORCE, no critic).
 
-use super::practising::{KL_HORIZON, KlPlace, Practising, Reward, SHOWN, one_length, practising};
-use super::sft::{ScheduleShape, StoredPrecision, question_need};
+use super::practising::{self, Algorithm, KL_HORIZON, KlPlace, Practising, Reward, practising};
+use super::sft::{ScheduleShape, StoredPrecision};
 use super::verifier::Verifier;
-use crate::columns::Need;
-use crate::context::Context;
 use crate::failure::Result;
+use crate::model::Decoder;
 use crate::prompt::Prompt;
-use crate::settings::{Reader, Setting, Settings};
-use crate::stage::{Input, Inputs, Kind, NodeRef, Outlook, Output, Outputs, Stage, Unkeyed};
+use crate::settings::{Reader, Setting};
+use crate::stage::{Kind, NodeRef, Unkeyed};
 use crate::train::policy::Ratio;
+use crate::train::practice::{PracticeSettings, Task};
 use crate::train::rloo::{RlooSettings, train};
-use serde_json::{Map, Value};
+use crate::train::rollouts::Environment;
+use crate::train::{Host, Metrics};
 
 pub const KIND: Kind = Kind {
     name: "rloo",
     about: "Reinforcement learning without a critic: REINFORCE, each answer measured by the mean of the others (RLOO).",
     schema: RlooNode::schema,
-    read,
+    read: practising::read::<RlooNode>,
 };
 
 crate::settings! {
@@ -85,6 +86,9 @@ crate::settings! {
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
         pub precision: StoredPrecision = StoredPrecision::F32,
+        /// Activations inside the layers are computed again on the way back, not kept: less memory, more time, the same result.
+        #[serde(skip)]
+        pub checkpointing: Unkeyed<bool> = Unkeyed(false),
         /// Iterations between two checkpoints.
         pub checkpoint_every: Unkeyed<u64> = Unkeyed(10),
     }
@@ -95,85 +99,37 @@ crate::choice! {
     pub enum RatioOf { "answer" => Answer, "token" => Token }
 }
 
-struct Rloo {
-    settings: RlooNode,
-    prompt: Option<Prompt>,
-}
+impl Algorithm for RlooNode {
+    const NAME: &'static str = "rloo";
+    const SHOWN: &'static [&'static str] = &["sampler_gap"];
 
-fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
-    let mut settings = RlooNode::read_fields(fields, reader)?;
-    let prompt = settings.verifier.prompt(fields, reader)?;
-    let before = reader.mistakes.len();
-    one_length(&mut settings.iterations, settings.episodes, settings.passes, reader);
-    let stage = Rloo { settings, prompt };
-    stage.practising().check(reader);
-    stage.practising().check_group(reader);
-    (reader.mistakes.len() == before).then(|| Box::new(stage) as Box<dyn Stage>)
-}
-
-impl Stage for Rloo {
-    fn version(&self) -> u32 {
-        1
+    fn practising<'a>(&'a self, prompt: Option<&'a Prompt>) -> Practising<'a> {
+        practising!(self, prompt, group: self.group, idle: 0)
     }
 
-    fn settings(&self) -> Value {
-        serde_json::to_value(&self.settings).expect("settings are plain data")
+    fn length(&mut self) -> (&mut Option<u64>, Option<u64>, Option<f64>) {
+        (&mut self.iterations, self.episodes, self.passes)
     }
 
-    fn inputs(&self) -> Vec<Input> {
-        vec![Input::model("policy", &self.settings.policy), Input::rows("problems", &self.settings.problems)]
+    fn check(&self, practising: &Practising, reader: &mut Reader) {
+        practising.check_group(reader);
     }
 
-    fn models(&self) -> Vec<(String, String)> {
-        self.settings.verifier.models()
-    }
-
-    fn prompts(&self) -> Vec<(&'static str, Prompt)> {
-        self.prompt.iter().map(|prompt| ("verify", prompt.clone())).collect()
-    }
-
-    fn draws(&self) -> bool {
-        true
-    }
-
-    fn needs_device(&self) -> bool {
-        true
-    }
-
-    fn outputs(&self) -> Vec<Output> {
-        vec![Output::model("")]
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        let question = question_need("problems", self.settings.question.as_deref());
-        vec![question, Need::named("problems", "truth", &self.settings.truth)]
-    }
-
-    fn calls(&self, rows: u64) -> Outlook {
-        self.settings.verifier.calls(self.practising().answers(rows))
-    }
-
-    fn rows_out(&self, _: &[u64]) -> Vec<Outlook> {
-        vec![Outlook::exactly(0)]
-    }
-
-    fn run(&self, inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
-        let shown = [&SHOWN[..], &["sampler_gap"]].concat();
-        self.practising().run("rloo", &shown, inputs, context, |task, world, host| {
-            let settings = self.training(task.prompts.len());
-            train(task, &settings, world, host)
-        })
+    fn train(
+        &self,
+        practising: &Practising,
+        task: Task,
+        world: &mut dyn Environment,
+        host: &mut dyn Host,
+    ) -> Result<(Decoder, Vec<Metrics>)> {
+        let settings = self.training(practising.practice(task.prompts.len()));
+        train(task, &settings, world, host)
     }
 }
 
-impl Rloo {
-    fn practising(&self) -> Practising<'_> {
-        let settings = &self.settings;
-        practising!(settings, self.prompt.as_ref(), group: settings.group, idle: 0)
-    }
-
-    fn training(&self, problems: usize) -> RlooSettings {
-        let ratio = if self.settings.ratio == RatioOf::Answer { Ratio::Answer } else { Ratio::Token };
-        RlooSettings { practice: self.practising().practice(problems), ratio, whiten: self.settings.whiten }
+impl RlooNode {
+    fn training(&self, practice: PracticeSettings) -> RlooSettings {
+        let ratio = if self.ratio == RatioOf::Answer { Ratio::Answer } else { Ratio::Token };
+        RlooSettings { practice, ratio, whiten: self.whiten }
     }
 }

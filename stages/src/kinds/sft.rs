@@ -3,10 +3,13 @@
 mod base;
 mod evaluation;
 mod lessons;
+mod lora;
+mod memory;
 mod told;
 
 pub use base::Base;
 pub use evaluation::Evaluation;
+pub use lora::LoraSettings;
 pub use told::number;
 
 use super::student::{NodeHost, Student};
@@ -14,11 +17,13 @@ use crate::columns::Need;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::model::chat::ChatTemplate;
+use crate::model::lora::PeftAdapter;
 use crate::model::tensors;
 use crate::model::tokenizer::END_OF_TEXT;
+use crate::model::{Decoder, DecoderConfig};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
-use crate::stage::{Artifact, Input, Inputs, Kind, NodeRef, Output, Outputs, Stage, Unkeyed};
+use crate::stage::{Artifact, Input, Inputs, Kind, MemoryOutlook, NodeRef, Output, Outputs, Stage, Unkeyed};
 use crate::train::batches::Keep;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::{Schedule, Shape};
@@ -49,7 +54,8 @@ crate::settings! {
         /// Updates in all, in place of `epochs`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub steps: Option<u64> = None,
-        /// The highest learning rate; when left out, 3e-3 for a model that starts from nothing and 5e-6 for any other.
+        /// The highest learning rate; when left out, 3e-3 for a model that starts from nothing, 2e-4 with `lora`, and 5e-6 for any
+        /// other.
         pub lr: Option<f64> = None,
         pub schedule: ScheduleShape = ScheduleShape::CoolDown,
         /// The last share of the run in which a `cool_down` schedule falls.
@@ -68,6 +74,13 @@ crate::settings! {
         /// Tokens in memory at once: a larger step is made of several passes whose gradients are added. When left out, up to 2,048.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub micro_batch_tokens: Option<usize> = None,
+        /// Activations inside the layers are computed again on the way back, not kept: less memory, about a third more time, the same
+        /// result.
+        #[serde(skip)]
+        pub checkpointing: Unkeyed<bool> = Unkeyed(false),
+        /// Learn small matrices beside frozen weights, and merge them at the end; all weights are learnt when left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub lora: Option<LoraSettings> = None,
         /// Rows that are not trained on but asked now and then how the training goes; none when left out.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub evaluation: Option<Evaluation> = None,
@@ -135,7 +148,9 @@ impl SftNode {
     /// With the defaults that depend on other settings, so that writing one out changes no key.
     fn filled_in(mut self) -> SftNode {
         let fresh = matches!(self.base, Base::Fresh(_));
-        self.lr.get_or_insert(if fresh { 3e-3 } else { 5e-6 });
+        self.lora = self.lora.map(LoraSettings::filled_in);
+        let whole = if fresh { 3e-3 } else { 5e-6 };
+        self.lr.get_or_insert(if self.lora.is_some() { lora::RATE } else { whole });
         if self.tokens.is_none() && self.steps.is_none() {
             self.epochs.get_or_insert(3.0);
         }
@@ -177,6 +192,15 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
         ("micro_batch_tokens", settings.micro_batch_tokens.map_or(1.0, |tokens| tokens as f64)),
     ] {
         positive(key, value, reader);
+    }
+    if let Some(lora) = &settings.lora {
+        reader.within(Step::Key("lora".into()), |reader| lora.check(reader));
+        if matches!(settings.base, Base::Fresh(_)) {
+            let hint =
+                "a base that was trained, such as `base: { path: FOLDER }` or `base: { node: NODE }`".to_string();
+            let message = "adapters beside frozen weights that know nothing have nothing to go by";
+            reader.within(Step::Name("lora".into()), |reader| reader.mistake("excess-key", message, Some(hint)));
+        }
     }
     if let Some(evaluation) = &settings.evaluation {
         reader.within(Step::Key("evaluation".into()), |reader| evaluation.check(reader));
@@ -229,6 +253,14 @@ impl Stage for Sft {
         true
     }
 
+    fn shape(&self, models: &[Option<DecoderConfig>]) -> Option<DecoderConfig> {
+        self.model_shape(models)
+    }
+
+    fn memory(&self, models: &[Option<DecoderConfig>], threads: usize) -> Option<MemoryOutlook> {
+        self.memory_outlook(models, threads)
+    }
+
     fn outputs(&self) -> Vec<Output> {
         vec![Output::model(""), Output::model("base")]
     }
@@ -250,18 +282,25 @@ impl Stage for Sft {
             student.template = ChatTemplate::new(template, "", END_OF_TEXT);
         }
         let (trained, held_out) = (examples(&student, &material.trained)?, examples(&student, &material.held_out)?);
+        let settings = self.training(student.decoder.config().max_position_embeddings);
+        self.check_memory(&student.decoder, [&trained, &held_out], &settings, context)?;
         let (folder, base) = (context.scratch().join("model"), context.scratch().join("base"));
         let precision = self.0.precision.of_tensors();
         student.save(&base, precision)?;
         let mut host =
             NodeHost::new(context, self.0.checkpoint_every.0, "steps", |row| format!("loss {:.3}", row.get("loss")))?;
-        let settings = self.training(student.decoder.config().max_position_embeddings);
         let draw = context.draw().of("training");
         let ids: Vec<String> = material.trained.iter().map(|lesson| lesson.id.clone()).collect();
         let lessons = Lessons { examples: &trained, ids: &ids, held_out: &held_out };
-        let (decoder, metrics) = train(student.decoder, lessons, &settings, &draw, &mut host)?;
-        let student = Student { decoder, ..student };
+        let decoder = match &self.0.lora {
+            Some(lora) => student.decoder.adapted(&lora.of_model(), context.draw().of("adapters").bits()),
+            None => student.decoder,
+        };
+        let (decoder, metrics) = train(decoder, lessons, &settings, &draw, &mut host)?;
+        let adapter = self.kept_adapter(&decoder);
+        let student = Student { decoder: decoder.merged(), ..student };
         student.save_trained(&folder, precision, &metrics, started)?;
+        adapter.map_or(Ok(()), |adapter| adapter.save(&folder.join("adapter")))?;
         host.save_times(&folder, &metrics)?;
         let report = told::report(&trained, &held_out, &metrics, settings.evaluation.as_ref());
         let outputs = Outputs { report, ..Outputs::default() };
@@ -275,6 +314,11 @@ const EVALUATION: &str = "evaluation";
 impl Sft {
     fn evaluation_rows(&self) -> Option<&NodeRef> {
         self.0.evaluation.as_ref()?.input.as_ref()
+    }
+
+    fn kept_adapter(&self, decoder: &Decoder) -> Option<PeftAdapter> {
+        let lora = self.0.lora.as_ref().filter(|lora| lora.keep_adapter)?;
+        Some(PeftAdapter::of(decoder, &lora.of_model()))
     }
 
     /// Rows as lessons: to be trained on, and held out.
@@ -317,6 +361,7 @@ impl Sft {
                 KeptEnd::Tail => Keep::Tail,
             },
             micro_batch_tokens: self.0.micro_batch_tokens,
+            checkpointing: self.0.checkpointing.0,
             evaluation: self.0.evaluation.as_ref().map(Evaluation::plan),
         }
     }

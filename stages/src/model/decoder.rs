@@ -2,13 +2,15 @@
 //!
 //! Legend: **T** tokens · **d** model width · **H** query heads · **K** key/value heads · **D** head width · **F** feed-forward
 //! width · **V** vocabulary. `x → norm → qkv (+ bias) (→ norm of heads) → rope → attention → out (+ bias) → + x
-//! → norm → gate|up → swiglu → down → +`; what stands in brackets only some families have.
+//! → norm → gate|up → swiglu → down → +`; what stands in brackets only some families have. Where adapters are learnt
+//! ([`super::lora`]), everything else is frozen and gets no gradient.
 
 use super::batch::Batch;
 use super::config::DecoderConfig;
-use super::parameters::{LayerRanges, Layout};
+use super::lora::{Adapters, Lora};
+use super::parameters::{Layout, Projection};
 use super::prepared::Prepared;
-use super::workspace::{LayerMemory, Workspace};
+use super::workspace::{AdapterMemory, LayerMemory, Workspace};
 use kernels::Layout::{Nn, Nt, Tn};
 use kernels::Write::{Accumulate, Overwrite};
 use kernels::{
@@ -23,7 +25,7 @@ pub(in crate::model) type Attend<'a> =
     dyn FnMut(usize, &Stream, View<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) + 'a;
 
 /// Larger models are not given the memory for a second copy of their weights.
-const PREPARED_PARAMETERS_MAX: usize = 1_000_000_000;
+pub(crate) const PREPARED_PARAMETERS_MAX: usize = 1_000_000_000;
 
 /// A decoder's weights on a device. What is the same for copies of it is shared.
 pub struct Decoder {
@@ -33,7 +35,18 @@ pub struct Decoder {
     /// `[positions, D]`
     tables: Arc<Buffer<f32>>,
     parameters: Buffer<f32>,
+    /// Of `parameters`, while they do not change.
     prepared: OnceLock<Prepared>,
+    /// Where there are any, they alone are learnt.
+    adapters: Option<Adapters>,
+}
+
+/// How many numbers a decoder learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learnt {
+    /// The first of them, which alone decay.
+    pub matrices: usize,
+    pub len: usize,
 }
 
 impl Decoder {
@@ -50,6 +63,7 @@ impl Decoder {
             tables: Arc::new(tables),
             parameters: stream.upload(weights),
             prepared: OnceLock::new(),
+            adapters: None,
         }
     }
 
@@ -60,12 +74,32 @@ impl Decoder {
 
     /// The same weights once more.
     pub fn copy(&self) -> Decoder {
-        let parameters = self.device.stream().upload(&self.weights());
-        Decoder { parameters, ..self.sharing() }
+        let stream = self.device.stream();
+        let adapters = self.adapters.as_ref().map(|adapters| adapters.copy(&stream));
+        Decoder { parameters: stream.upload(&self.weights()), adapters, ..self.sharing() }
+    }
+
+    /// The same model with adapters, which change nothing before they learn; all else is frozen.
+    pub fn adapted(self, lora: &Lora, seed: u64) -> Decoder {
+        let mut layout = (*self.layout).clone();
+        let len = lora.lay_out(&self.config, &mut layout);
+        let adapters = lora.fresh(&self.device.stream(), &layout, len, seed);
+        Decoder { layout: Arc::new(layout), adapters: Some(adapters), ..self }
+    }
+
+    /// The same model with its adapters' work in its weights, and no adapters.
+    pub fn merged(mut self) -> Decoder {
+        if let Some(adapters) = self.adapters.take() {
+            self.prepared.take();
+            adapters.merge(&self.device.stream(), &self.layout, &mut self.parameters);
+            self.layout = Arc::new(Layout::new(&self.config, self.layout.value.is_some()));
+        }
+        self
     }
 
     /// The same weights with a value head that says 0.5 whatever it sees: halfway between wrong and right.
     pub fn with_value_head(&self) -> Decoder {
+        assert!(self.adapters.is_none(), "a critic starts from whole weights");
         let (from, to) = (&self.layout, Layout::new(&self.config, true));
         let (old, mut new) = (self.weights(), vec![0.0; to.len]);
         new[..from.matrices].copy_from_slice(&old[..from.matrices]);
@@ -95,6 +129,7 @@ impl Decoder {
             tables: self.tables.clone(),
             parameters: self.device.stream().zeros(0),
             prepared: OnceLock::new(),
+            adapters: None,
         }
     }
 
@@ -128,9 +163,43 @@ impl Decoder {
         self.device.stream().download(self.parameters.view())
     }
 
-    pub fn parameters_mut(&mut self) -> &mut Buffer<f32> {
-        self.prepared.take();
-        &mut self.parameters
+    /// What is learnt: all weights, or the adapters alone.
+    pub fn learnt(&self) -> Learnt {
+        match &self.adapters {
+            Some(Adapters { parameters, .. }) => Learnt { matrices: parameters.len(), len: parameters.len() },
+            None => Learnt { matrices: self.layout.matrices, len: self.layout.len },
+        }
+    }
+
+    pub fn learnt_weights(&self) -> Vec<f32> {
+        let learnt = self.adapters.as_ref().map_or(&self.parameters, |adapters| &adapters.parameters);
+        self.device.stream().download(learnt.view())
+    }
+
+    pub fn learnt_mut(&mut self) -> &mut Buffer<f32> {
+        if self.adapters.is_none() {
+            self.prepared.take();
+        }
+        self.adapters.as_mut().map_or(&mut self.parameters, |adapters| &mut adapters.parameters)
+    }
+
+    /// Where the gradient of a weight is added; nowhere where it is frozen.
+    pub(super) fn gradient<'a>(
+        &self,
+        range: &Range<usize>,
+        gradients: &'a mut Buffer<f32>,
+    ) -> Option<ViewMut<'a, f32>> {
+        self.adapters.is_none().then(|| gradients.slice_mut(range.clone()))
+    }
+
+    /// The same for operations that always make one.
+    fn gradient_or<'a>(
+        &self,
+        range: &Range<usize>,
+        gradients: &'a mut Buffer<f32>,
+        memory: &'a mut AdapterMemory,
+    ) -> ViewMut<'a, f32> {
+        self.gradient(range, gradients).unwrap_or_else(|| memory.frozen.slice_mut(0..range.len()))
     }
 
     /// The weights at a range of [`Layout`].
@@ -138,7 +207,28 @@ impl Decoder {
         self.parameters.slice(range.clone())
     }
 
-    /// y = x · Wᵀ for rows x`[rows, inputs]` and W`[outputs, inputs]`.
+    /// y`[rows, outputs]` (= | +=) what a projection makes of x`[rows, inputs]`.
+    fn project(
+        &self,
+        stream: &Stream,
+        projection: &Projection,
+        rows: usize,
+        x: View<'_, f32>,
+        write: kernels::Write,
+        mut y: ViewMut<'_, f32>,
+        memory: &mut AdapterMemory,
+    ) {
+        let Projection { inputs, outputs, weight, bias, .. } = projection;
+        self.linear(stream, x, weight, [rows, *inputs, *outputs], write, y.reborrow());
+        if let Some(adapters) = &self.adapters {
+            adapters.forward(stream, projection, rows, x, y.reborrow(), memory);
+        }
+        if let Some(range) = bias {
+            bias::add(stream, rows, *outputs, self.weight(range), y);
+        }
+    }
+
+    /// y`[rows, outputs]` (= | +=) x · Wᵀ for x`[rows, inputs]` and W`[outputs, inputs]`.
     pub(super) fn linear(
         &self,
         stream: &Stream,
@@ -167,6 +257,29 @@ impl Decoder {
         self.linear(stream, hidden, &self.layout.head, sizes, Overwrite, logits);
     }
 
+    /// dx`[rows, inputs]` = dy · W, and to the gradients of what is learnt is added what follows from dy`[rows, outputs]`.
+    fn project_backward(
+        &self,
+        stream: &Stream,
+        projection: &Projection,
+        rows: usize,
+        dy: View<'_, f32>,
+        x: View<'_, f32>,
+        mut dx: ViewMut<'_, f32>,
+        memory: &mut AdapterMemory,
+        gradients: &mut Buffer<f32>,
+    ) {
+        let Projection { inputs, outputs, weight, bias, .. } = projection;
+        matmul(stream, Nn, rows, *inputs, *outputs, dy, self.weight(weight), Overwrite, dx.reborrow());
+        if let Some(adapters) = &self.adapters {
+            return adapters.backward(stream, projection, rows, dy, x, dx, memory, gradients);
+        }
+        matmul(stream, Tn, *outputs, *inputs, rows, dy, x, Accumulate, gradients.slice_mut(weight.clone()));
+        if let Some(range) = bias {
+            bias::backward(stream, rows, *outputs, dy, gradients.slice_mut(range.clone()));
+        }
+    }
+
     /// Norms rows `[rows, d]`, and saves `[rows]` for the way back.
     fn norm(
         &self,
@@ -183,9 +296,7 @@ impl Decoder {
     /// Leaves the last norm's output `[T, d]` in the workspace, and what [`Decoder::backward`] wants.
     pub fn forward(&self, batch: &Batch, workspace: &mut Workspace) {
         workspace.fit(&self.config, batch.len(), batch.chosen());
-        self.run(batch.tokens(), batch.positions(), workspace, &mut |_, stream, qkv, attended, log_sum| {
-            attention::forward(stream, self.heads(), &batch.segments, qkv, attended, log_sum);
-        });
+        self.run(batch.tokens(), batch.positions(), workspace, &mut self.attend(batch));
     }
 
     /// The forward pass over rows of tokens at positions; how rows see each other is up to `attend`, so that a row's arithmetic is
@@ -198,6 +309,9 @@ impl Decoder {
         attend: &mut Attend<'_>,
     ) {
         let (t, d) = (tokens.len(), self.config.hidden_size);
+        if let Some(adapters) = &self.adapters {
+            workspace.fit_adapters(&self.config, adapters.rank());
+        }
         let input = workspace.residuals[0].slice_mut(0..t * d);
         embedding::forward(&workspace.stream, d, self.weight(&self.layout.embedding), tokens, input);
         for index in 0..self.layout.layers.len() {
@@ -216,11 +330,29 @@ impl Decoder {
         attend: &mut Attend<'_>,
     ) {
         let (slots, count) = (workspace.layers.len(), workspace.residuals.len());
-        let (stream, memory) = (&workspace.stream, &mut workspace.layers[index % slots]);
-        let (input, output) = two(&mut workspace.residuals, index % count, (index + 1) % count);
+        let Workspace { stream, layers, residuals, adapter, .. } = workspace;
+        let memory = &mut layers[index % slots];
+        let (input, output) = two(residuals, index % count, (index + 1) % count);
         let size = positions.len() * self.config.hidden_size;
-        self.attention_forward(index, positions, stream, memory, input.slice(0..size), attend);
-        self.feed_forward_forward(index, positions.len(), stream, memory, output.slice_mut(0..size));
+        self.attention_forward(index, positions, stream, memory, input.slice(0..size), adapter, attend);
+        self.activate(index, positions.len(), stream, memory, adapter);
+        self.feed_forward_out(index, positions.len(), stream, memory, output.slice_mut(0..size), adapter);
+    }
+
+    /// Computes again what the forward pass left of a layer, from what entered it.
+    fn layer_again(&self, index: usize, batch: &Batch, workspace: &mut Workspace) {
+        let size = batch.len() * self.config.hidden_size;
+        let Workspace { stream, residuals, layers, adapter, .. } = workspace;
+        let (memory, input) = (&mut layers[0], residuals[index].slice(0..size));
+        self.attention_forward(index, batch.positions(), stream, memory, input, adapter, &mut self.attend(batch));
+        self.activate(index, batch.len(), stream, memory, adapter);
+    }
+
+    /// Each document for itself.
+    fn attend(&self, batch: &Batch) -> impl FnMut(usize, &Stream, View<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) {
+        |_, stream, qkv, attended, log_sum| {
+            attention::forward(stream, self.heads(), &batch.segments, qkv, attended, log_sum);
+        }
     }
 
     fn attention_forward(
@@ -230,13 +362,14 @@ impl Decoder {
         stream: &Stream,
         memory: &mut LayerMemory,
         input: View<'_, f32>,
+        adapter: &mut AdapterMemory,
         attend: &mut Attend<'_>,
     ) {
         let (t, d, queries) = (positions.len(), self.config.hidden_size, self.config.query_size());
         let layer = &self.layout.layers[index];
         let (normed, scale) = (&mut memory.attention_normed, &mut memory.attention_scale);
         self.norm(stream, input, &layer.attention_norm, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
-        self.project_heads(index, t, stream, memory);
+        self.project_heads(index, t, stream, memory, adapter);
         let mut qkv = memory.qkv.slice_mut(0..t * self.config.qkv_size());
         rope::forward(stream, self.heads(), positions, self.tables.view(), qkv.reborrow());
         let mut attended = memory.attended.slice_mut(0..t * queries);
@@ -244,23 +377,23 @@ impl Decoder {
         attend(index, stream, qkv.view(), attended.reborrow(), log_sum);
         let mut middle = memory.middle.slice_mut(0..t * d);
         stream.copy(input, middle.reborrow());
-        self.linear(stream, attended.view(), &layer.out, [t, queries, d], Accumulate, middle.reborrow());
-        if let Some(range) = &layer.out_bias {
-            bias::add(stream, t, d, self.weight(range), middle);
-        }
+        self.project(stream, &layer.out, t, attended.view(), Accumulate, middle, adapter);
     }
 
     /// Queries, keys and values `[T, (H + 2K)·D]` as they are before they turn.
-    fn project_heads(&self, index: usize, t: usize, stream: &Stream, memory: &mut LayerMemory) {
+    fn project_heads(
+        &self,
+        index: usize,
+        t: usize,
+        stream: &Stream,
+        memory: &mut LayerMemory,
+        adapter: &mut AdapterMemory,
+    ) {
         let (d, width) = (self.config.hidden_size, self.config.qkv_size());
         let layer = &self.layout.layers[index];
         let projected = memory.head_norms.as_mut().map_or(&mut memory.qkv, |norms| &mut norms.projected);
-        let mut projected = projected.slice_mut(0..t * width);
         let input = memory.attention_normed.slice(0..t * d);
-        self.linear(stream, input, &layer.qkv, [t, d, width], Overwrite, projected.reborrow());
-        if let Some(range) = &layer.qkv_bias {
-            bias::add(stream, t, width, self.weight(range), projected);
-        }
+        self.project(stream, &layer.qkv, t, input, Overwrite, projected.slice_mut(0..t * width), adapter);
         if let (Some(range), Some(norms)) = (&layer.head_norms, &mut memory.head_norms) {
             let (weight, epsilon) = (self.weight(range), self.config.rms_norm_eps);
             let (projected, qkv) = (norms.projected.slice(0..t * width), memory.qkv.slice_mut(0..t * width));
@@ -269,25 +402,32 @@ impl Decoder {
         }
     }
 
-    fn feed_forward_forward(
-        &self,
-        index: usize,
-        t: usize,
-        stream: &Stream,
-        memory: &mut LayerMemory,
-        mut output: ViewMut<'_, f32>,
-    ) {
+    /// The feed-forward layer up to its inner width, `[T, F]`.
+    fn activate(&self, index: usize, t: usize, stream: &Stream, memory: &mut LayerMemory, adapter: &mut AdapterMemory) {
         let (d, f) = (self.config.hidden_size, self.config.intermediate_size);
         let layer = &self.layout.layers[index];
         let middle = memory.middle.slice(0..t * d);
         let (normed, scale) = (&mut memory.feed_forward_normed, &mut memory.feed_forward_scale);
         self.norm(stream, middle, &layer.feed_forward_norm, normed.slice_mut(0..t * d), scale.slice_mut(0..t));
         let mut gate_up = memory.gate_up.slice_mut(0..t * 2 * f);
-        self.linear(stream, normed.slice(0..t * d), &layer.gate_up, [t, d, 2 * f], Overwrite, gate_up.reborrow());
-        let mut activated = memory.activated.slice_mut(0..t * f);
-        swiglu::forward(stream, t, f, gate_up.view(), activated.reborrow());
-        stream.copy(middle, output.reborrow());
-        self.linear(stream, activated.view(), &layer.down, [t, f, d], Accumulate, output);
+        self.project(stream, &layer.gate_up, t, normed.slice(0..t * d), Overwrite, gate_up.reborrow(), adapter);
+        swiglu::forward(stream, t, f, gate_up.view(), memory.activated.slice_mut(0..t * f));
+    }
+
+    /// And back into the residual stream.
+    fn feed_forward_out(
+        &self,
+        index: usize,
+        t: usize,
+        stream: &Stream,
+        memory: &LayerMemory,
+        mut output: ViewMut<'_, f32>,
+        adapter: &mut AdapterMemory,
+    ) {
+        let (d, f) = (self.config.hidden_size, self.config.intermediate_size);
+        stream.copy(memory.middle.slice(0..t * d), output.reborrow());
+        let activated = memory.activated.slice(0..t * f);
+        self.project(stream, &self.layout.layers[index].down, t, activated, Accumulate, output, adapter);
     }
 
     /// Adds to `gradients` (in the order of [`Layout`]) what follows from the gradient of the last norm's output, which the
@@ -295,7 +435,7 @@ impl Decoder {
     pub fn backward(&self, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
         let (t, d, layers) = (batch.len(), self.config.hidden_size, self.layout.layers.len());
         {
-            let Workspace { stream, residuals, scale, back, .. } = &mut *workspace;
+            let Workspace { stream, residuals, scale, back, adapter, .. } = &mut *workspace;
             let back = back.as_mut().expect("a workspace for training");
             norm::backward(
                 stream,
@@ -307,33 +447,39 @@ impl Decoder {
                 back.normed.slice(0..t * d),
                 Overwrite,
                 back.residual.slice_mut(0..t * d),
-                gradients.slice_mut(self.layout.final_norm.clone()),
+                self.gradient_or(&self.layout.final_norm, gradients, adapter),
             );
         }
+        let again = workspace.layers.len() < layers;
         for index in (0..layers).rev() {
+            // The last layer's memory is still as the forward pass left it.
+            if again && index + 1 < layers {
+                self.layer_again(index, batch, workspace);
+            }
             self.feed_forward_backward(index, t, workspace, gradients);
             self.attention_backward(index, batch, workspace, gradients);
         }
         let back = workspace.back.as_ref().expect("a workspace for training");
-        let table = gradients.slice_mut(self.layout.embedding.clone());
-        embedding::backward(&workspace.stream, d, batch.tokens(), back.residual.slice(0..t * d), table);
+        if let Some(table) = self.gradient(&self.layout.embedding, gradients) {
+            embedding::backward(&workspace.stream, d, batch.tokens(), back.residual.slice(0..t * d), table);
+        }
     }
 
     fn feed_forward_backward(&self, index: usize, t: usize, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
         let (d, f) = (self.config.hidden_size, self.config.intermediate_size);
-        let layer: &LayerRanges = &self.layout.layers[index];
-        let (stream, memory) = (&workspace.stream, &workspace.layers[index]);
-        let back = workspace.back.as_mut().expect("a workspace for training");
+        let layer = &self.layout.layers[index];
+        let Workspace { stream, layers, back, adapter, .. } = workspace;
+        let (memory, back) = (&layers[index % layers.len()], back.as_mut().expect("a workspace for training"));
 
         let residual = back.residual.slice(0..t * d);
         let mut activated = back.activated.slice_mut(0..t * f);
         let input = memory.activated.slice(0..t * f);
-        self.linear_backward(stream, residual, input, &layer.down, [t, f, d], activated.reborrow(), gradients);
+        self.project_backward(stream, &layer.down, t, residual, input, activated.reborrow(), adapter, gradients);
         let mut gate_up = back.gate_up.slice_mut(0..t * 2 * f);
         swiglu::backward(stream, t, f, memory.gate_up.slice(0..t * 2 * f), activated.view(), gate_up.reborrow());
         let (input, mut normed) = (memory.feed_forward_normed.slice(0..t * d), back.normed.slice_mut(0..t * d));
-        let sizes = [t, d, 2 * f];
-        self.linear_backward(stream, gate_up.view(), input, &layer.gate_up, sizes, normed.reborrow(), gradients);
+        let (gate_up, into) = (gate_up.view(), normed.reborrow());
+        self.project_backward(stream, &layer.gate_up, t, gate_up, input, into, adapter, gradients);
         norm::backward(
             stream,
             t,
@@ -344,22 +490,19 @@ impl Decoder {
             normed.view(),
             Accumulate,
             back.residual.slice_mut(0..t * d),
-            gradients.slice_mut(layer.feed_forward_norm.clone()),
+            self.gradient_or(&layer.feed_forward_norm, gradients, adapter),
         );
     }
 
     fn attention_backward(&self, index: usize, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
         let (t, d, queries) = (batch.len(), self.config.hidden_size, self.config.query_size());
         let (width, layer) = (self.config.qkv_size(), &self.layout.layers[index]);
-        let (stream, memory) = (&workspace.stream, &workspace.layers[index]);
-        let back = workspace.back.as_mut().expect("a workspace for training");
+        let Workspace { stream, layers, residuals, back, adapter, .. } = workspace;
+        let (memory, back) = (&layers[index % layers.len()], back.as_mut().expect("a workspace for training"));
 
         let residual = back.residual.slice(0..t * d);
-        if let Some(range) = &layer.out_bias {
-            bias::backward(stream, t, d, residual, gradients.slice_mut(range.clone()));
-        }
         let (seen, mut attended) = (memory.attended.slice(0..t * queries), back.attended.slice_mut(0..t * queries));
-        self.linear_backward(stream, residual, seen, &layer.out, [t, queries, d], attended.reborrow(), gradients);
+        self.project_backward(stream, &layer.out, t, residual, seen, attended.reborrow(), adapter, gradients);
         let mut qkv = back.qkv.slice_mut(0..t * width);
         attention::backward(
             stream,
@@ -373,18 +516,18 @@ impl Decoder {
         );
         rope::backward(stream, self.heads(), batch.positions(), self.tables.view(), qkv.reborrow());
         let mut normed = back.normed.slice_mut(0..t * d);
-        self.project_heads_backward(index, t, stream, memory, qkv, normed.reborrow(), gradients);
+        self.project_heads_backward(index, t, stream, memory, qkv, normed.reborrow(), adapter, gradients);
         norm::backward(
             stream,
             t,
             d,
-            workspace.residuals[index].slice(0..t * d),
+            residuals[index].slice(0..t * d),
             self.weight(&layer.attention_norm),
             memory.attention_scale.slice(0..t),
             normed.view(),
             Accumulate,
             back.residual.slice_mut(0..t * d),
-            gradients.slice_mut(layer.attention_norm.clone()),
+            self.gradient_or(&layer.attention_norm, gradients, adapter),
         );
     }
 
@@ -397,36 +540,19 @@ impl Decoder {
         memory: &LayerMemory,
         mut qkv: ViewMut<'_, f32>,
         normed: ViewMut<'_, f32>,
+        adapter: &mut AdapterMemory,
         gradients: &mut Buffer<f32>,
     ) {
         let (d, width) = (self.config.hidden_size, self.config.qkv_size());
         let layer = &self.layout.layers[index];
         if let (Some(range), Some(norms)) = (&layer.head_norms, &memory.head_norms) {
-            let (weight, gradient) = (self.weight(range), gradients.slice_mut(range.clone()));
+            let (weight, gradient) = (self.weight(range), self.gradient_or(range, gradients, adapter));
             let (projected, scale) =
                 (norms.projected.slice(0..t * width), norms.scale.slice(0..t * self.normed_heads()));
             head_norm::backward(stream, self.heads(), projected, weight, scale, qkv.reborrow(), gradient);
         }
-        if let Some(range) = &layer.qkv_bias {
-            bias::backward(stream, t, width, qkv.view(), gradients.slice_mut(range.clone()));
-        }
         let input = memory.attention_normed.slice(0..t * d);
-        self.linear_backward(stream, qkv.view(), input, &layer.qkv, [t, d, width], normed, gradients);
-    }
-
-    /// Of y = x · Wᵀ: dx`[rows, inputs]` = dy · W, and to the gradient of W`[outputs, inputs]` is added dyᵀ · x.
-    fn linear_backward(
-        &self,
-        stream: &Stream,
-        dy: View<'_, f32>,
-        x: View<'_, f32>,
-        weight: &Range<usize>,
-        [rows, inputs, outputs]: [usize; 3],
-        dx: ViewMut<'_, f32>,
-        gradients: &mut Buffer<f32>,
-    ) {
-        matmul(stream, Nn, rows, inputs, outputs, dy, self.weight(weight), Overwrite, dx);
-        matmul(stream, Tn, outputs, inputs, rows, dy, x, Accumulate, gradients.slice_mut(weight.clone()));
+        self.project_backward(stream, &layer.qkv, t, qkv.view(), input, normed, adapter, gradients);
     }
 }
 

@@ -4,9 +4,11 @@
 //! A sequence's tokens depend on its prompt and seed alone: not on its neighbours, the batch size, the pages or the number of
 //! threads, because every row's arithmetic is the same among others as alone, and draws are named by (seed, place in the answer).
 
+mod crew;
 mod pages;
 mod worker;
 
+pub(crate) use crew::Crew;
 pub use pages::Room;
 
 use super::Decoder;
@@ -16,9 +18,6 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::AtomicUsize;
 use worker::{Task, Worker};
-
-/// From this many parameters on one operation fills all cores.
-const LARGE_PARAMETERS: usize = 8_000_000;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -95,14 +94,21 @@ pub fn generate_watched(
     check(decoder, requests)?;
     decoder.prepare();
     let next = AtomicUsize::new(0);
-    let workers = workers(decoder, requests.len());
     let task = Task { decoder, requests, sampling, watch };
-    let work = |_| Worker::new(task, room, workers).work(&next);
+    let crew = crew(task, room);
+    let work = |_| Worker::new(task, room, crew).work(&next);
     let done: Vec<Vec<(usize, Generation)>> =
-        decoder.device().install(|| (0..workers).into_par_iter().with_max_len(1).map(work).collect());
+        decoder.device().install(|| (0..crew.workers).into_par_iter().with_max_len(1).map(work).collect());
     let mut done = done.concat();
     done.sort_by_key(|(request, _)| *request);
     Ok(done.into_iter().map(|(_, generation)| generation).collect())
+}
+
+fn crew(task: Task, room: &Room) -> Crew {
+    let Task { decoder, requests, sampling, .. } = task;
+    let prompt = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
+    let model = (decoder.config(), decoder.layout().len);
+    Crew::new(model, decoder.device().threads(), room, requests.len(), (prompt, sampling.tokens_max))
 }
 
 fn check(decoder: &Decoder, requests: &[Request]) -> Result<()> {
@@ -119,10 +125,4 @@ pub fn check_prompt(decoder: &Decoder, length: usize) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Small models: whole sequences side by side. Large ones: one worker whose operations use all cores.
-fn workers(decoder: &Decoder, requests: usize) -> usize {
-    let large = decoder.layout().len > LARGE_PARAMETERS;
-    if large { 1 } else { decoder.device().threads().min(requests.div_ceil(8)).max(1) }
 }

@@ -80,7 +80,7 @@ pub fn log_probabilities_to_hidden(
         heads.gradient.slice(0..n),
         dentropy.map(|dentropy| EntropyGradient { entropy: heads.entropy.slice(0..n), dentropy }),
         back.hidden.slice_mut(0..n * d),
-        gradients.slice_mut(decoder.layout().head.clone()),
+        decoder.gradient(&decoder.layout().head, gradients),
     );
 }
 

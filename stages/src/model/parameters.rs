@@ -4,27 +4,43 @@
 //! Fused in memory: query|key|value and gate|up.
 
 use super::config::DecoderConfig;
+use super::lora::Adapter;
 use std::ops::Range;
+
+/// y = W x, + b where it has a bias, + s·B(A x) for rows of y that have an adapter.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    pub inputs: usize,
+    pub outputs: usize,
+    /// W `[outputs, inputs]`
+    pub weight: Range<usize>,
+    /// b `[outputs]`
+    pub bias: Option<Range<usize>>,
+    /// One a part of what is fused; none where the weight itself is learnt.
+    pub adapters: Vec<Adapter>,
+}
+
+impl Projection {
+    fn new(weight: Range<usize>, inputs: usize, bias: Option<Range<usize>>) -> Projection {
+        Projection { inputs, outputs: weight.len() / inputs, weight, bias, adapters: Vec::new() }
+    }
+}
 
 /// The ranges of one layer.
 #[derive(Debug, Clone)]
 pub struct LayerRanges {
     /// `[(H + 2K)·D, d]`
-    pub qkv: Range<usize>,
+    pub qkv: Projection,
     /// `[d, H·D]`
-    pub out: Range<usize>,
+    pub out: Projection,
     /// `[2F, d]`
-    pub gate_up: Range<usize>,
+    pub gate_up: Projection,
     /// `[d, F]`
-    pub down: Range<usize>,
+    pub down: Projection,
     /// `[d]`
     pub attention_norm: Range<usize>,
-    /// `[(H + 2K)·D]`
-    pub qkv_bias: Option<Range<usize>>,
     /// `[2, D]`: of query heads, then of key heads.
     pub head_norms: Option<Range<usize>>,
-    /// `[d]`
-    pub out_bias: Option<Range<usize>>,
     /// `[d]`
     pub feed_forward_norm: Range<usize>,
 }
@@ -79,16 +95,20 @@ impl Layout {
         let matrices_end = take(0).end;
         let layers = matrices
             .into_iter()
-            .map(|(qkv_weight, out, gate_up, down)| LayerRanges {
-                qkv: qkv_weight,
-                out,
-                gate_up,
-                down,
-                attention_norm: take(d),
-                qkv_bias: config.has_qkv_bias().then(|| take(qkv)),
-                head_norms: config.has_head_norms().then(|| take(2 * config.head_size())),
-                out_bias: config.has_out_bias().then(|| take(d)),
-                feed_forward_norm: take(d),
+            .map(|(qkv_weight, out, gate_up, down)| {
+                let attention_norm = take(d);
+                let qkv_bias = config.has_qkv_bias().then(|| take(qkv));
+                let head_norms = config.has_head_norms().then(|| take(2 * config.head_size()));
+                let out_bias = config.has_out_bias().then(|| take(d));
+                LayerRanges {
+                    qkv: Projection::new(qkv_weight, d, qkv_bias),
+                    out: Projection::new(out, queries, out_bias),
+                    gate_up: Projection::new(gate_up, d, None),
+                    down: Projection::new(down, f, None),
+                    attention_norm,
+                    head_norms,
+                    feed_forward_norm: take(d),
+                }
             })
             .collect();
         let final_norm = take(d);
@@ -123,9 +143,9 @@ fn layer_tensors(prefix: &str, layer: &LayerRanges, config: &DecoderConfig, tens
     push("input_layernorm.weight", &[d], layer.attention_norm.clone());
     attention_tensors(layer, config, &mut push);
     push("post_attention_layernorm.weight", &[d], layer.feed_forward_norm.clone());
-    push("mlp.gate_proj.weight", &[f, d], part_of(&layer.gate_up, 0, f * d));
-    push("mlp.up_proj.weight", &[f, d], part_of(&layer.gate_up, f * d, f * d));
-    push("mlp.down_proj.weight", &[d, f], layer.down.clone());
+    push("mlp.gate_proj.weight", &[f, d], part_of(&layer.gate_up.weight, 0, f * d));
+    push("mlp.up_proj.weight", &[f, d], part_of(&layer.gate_up.weight, f * d, f * d));
+    push("mlp.down_proj.weight", &[d, f], layer.down.weight.clone());
 }
 
 fn attention_tensors(layer: &LayerRanges, config: &DecoderConfig, push: &mut impl FnMut(&str, &[usize], Range<usize>)) {
@@ -133,8 +153,8 @@ fn attention_tensors(layer: &LayerRanges, config: &DecoderConfig, push: &mut imp
     let (queries, keys) = (config.query_size(), config.num_key_value_heads * width);
     let mut row = 0;
     for (part, rows) in [("q", queries), ("k", keys), ("v", keys)] {
-        push(&format!("self_attn.{part}_proj.weight"), &[rows, d], part_of(&layer.qkv, row * d, rows * d));
-        if let Some(bias) = &layer.qkv_bias {
+        push(&format!("self_attn.{part}_proj.weight"), &[rows, d], part_of(&layer.qkv.weight, row * d, rows * d));
+        if let Some(bias) = &layer.qkv.bias {
             push(&format!("self_attn.{part}_proj.bias"), &[rows], part_of(bias, row, rows));
         }
         row += rows;
@@ -143,8 +163,8 @@ fn attention_tensors(layer: &LayerRanges, config: &DecoderConfig, push: &mut imp
         push("self_attn.q_norm.weight", &[width], part_of(norms, 0, width));
         push("self_attn.k_norm.weight", &[width], part_of(norms, width, width));
     }
-    push("self_attn.o_proj.weight", &[d, queries], layer.out.clone());
-    if let Some(bias) = &layer.out_bias {
+    push("self_attn.o_proj.weight", &[d, queries], layer.out.weight.clone());
+    if let Some(bias) = &layer.out.bias {
         push("self_attn.o_proj.bias", &[d], bias.clone());
     }
 }
@@ -170,10 +190,10 @@ pub fn initial(config: &DecoderConfig, layout: &Layout, seed: u64) -> Vec<f32> {
         normal(&layout.head, inputs(config.hidden_size));
     }
     for layer in &layout.layers {
-        normal(&layer.qkv, inputs(config.hidden_size));
-        normal(&layer.out, inputs(config.query_size()) * residual);
-        normal(&layer.gate_up, inputs(config.hidden_size));
-        normal(&layer.down, inputs(config.intermediate_size) * residual);
+        normal(&layer.qkv.weight, inputs(config.hidden_size));
+        normal(&layer.out.weight, inputs(config.query_size()) * residual);
+        normal(&layer.gate_up.weight, inputs(config.hidden_size));
+        normal(&layer.down.weight, inputs(config.intermediate_size) * residual);
     }
     for norm in layout.layers.iter().flat_map(LayerRanges::norms).chain([&layout.final_norm]) {
         weights[norm.clone()].fill(1.0);
@@ -182,7 +202,7 @@ pub fn initial(config: &DecoderConfig, layout: &Layout, seed: u64) -> Vec<f32> {
 }
 
 /// Box–Muller over pairs of draws; the pair is named by its place in the buffer.
-fn fill_normal(weights: &mut [f32], range: &Range<usize>, deviation: f32, seed: u64) {
+pub(super) fn fill_normal(weights: &mut [f32], range: &Range<usize>, deviation: f32, seed: u64) {
     for (pair, two) in weights[range.clone()].chunks_mut(2).enumerate() {
         let words = kernels::philox::words(seed, (range.start + 2 * pair) as u64);
         let unit =

@@ -7,7 +7,30 @@ use kernels::{Buffer, Stream};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Training,
+    /// Training that keeps what enters each layer, and computes the layer again on the way back: gradient checkpointing
+    /// (Chen 2016). The same bits as [`Purpose::Training`].
+    Recomputation,
     Inference,
+}
+
+impl Purpose {
+    /// To learn, with or without gradient checkpointing.
+    pub fn training(is_checkpointing: bool) -> Purpose {
+        if is_checkpointing { Purpose::Recomputation } else { Purpose::Training }
+    }
+
+    pub fn is_training(self) -> bool {
+        self != Purpose::Inference
+    }
+
+    /// Of how many layers the memory is kept, and how many rows `[T, d]` between layers.
+    pub(crate) fn kept(self, layers: usize) -> (usize, usize) {
+        match self {
+            Purpose::Training => (layers, layers + 1),
+            Purpose::Recomputation => (1, layers + 1),
+            Purpose::Inference => (1, 2),
+        }
+    }
 }
 
 /// Activations of T tokens and N chosen rows.
@@ -18,7 +41,7 @@ pub struct Workspace {
     chosen: usize,
     /// `[T, d]` what enters each layer, and last what leaves the stack. Inference alternates between two.
     pub(super) residuals: Vec<Buffer<f32>>,
-    /// Inference uses one layer's memory for all.
+    /// One layer's memory serves all where nothing is kept of them.
     pub(super) layers: Vec<LayerMemory>,
     /// `[T, d]` after the last norm.
     pub(super) normed: Buffer<f32>,
@@ -26,6 +49,18 @@ pub struct Workspace {
     pub(super) scale: Buffer<f32>,
     pub(super) back: Option<BackwardMemory>,
     pub(super) heads: HeadMemory,
+    pub(super) adapter: AdapterMemory,
+}
+
+/// What an adapter makes on its way, one at a time; empty without adapters.
+pub(super) struct AdapterMemory {
+    /// `[T, r]` x · Aᵀ, and its gradient.
+    pub low: Buffer<f32>,
+    pub dlow: Buffer<f32>,
+    /// `[T, ·]` what an adapter adds to its rows of y, or what comes back to it; as wide as the widest.
+    pub part: Buffer<f32>,
+    /// `[·]` where gradients of frozen vectors go, as long as the longest.
+    pub frozen: Buffer<f32>,
 }
 
 pub(super) struct LayerMemory {
@@ -86,30 +121,80 @@ impl Workspace {
         let heads = HeadMemory::new(&stream, 0, 0);
         let (normed, scale) = (stream.uninit(0), stream.uninit(0));
         let (residuals, layers) = (Vec::new(), Vec::new());
-        Workspace { stream, purpose, tokens: 0, chosen: 0, residuals, layers, normed, scale, back: None, heads }
+        let adapter = AdapterMemory::new(&stream, 0, 0, 0, 0);
+        Workspace {
+            stream,
+            purpose,
+            tokens: 0,
+            chosen: 0,
+            residuals,
+            layers,
+            normed,
+            scale,
+            back: None,
+            heads,
+            adapter,
+        }
     }
 
     /// Makes room for T tokens and N chosen rows; what is large enough is left as it is.
     pub fn fit(&mut self, config: &DecoderConfig, tokens: usize, chosen: usize) {
         if tokens > self.tokens || chosen > self.chosen {
-            // A little more than asked for, as the next batch is seldom of the same size.
-            let room = |had: usize, asked: usize| if asked > had { asked + asked / 8 } else { had };
-            (self.tokens, self.chosen) = (room(self.tokens, tokens), room(self.chosen, chosen));
+            (self.tokens, self.chosen) = (self.tokens.max(tokens), self.chosen.max(chosen));
             self.allocate(config);
         }
     }
 
+    /// Makes room for adapters of rank r over T tokens.
+    pub(super) fn fit_adapters(&mut self, config: &DecoderConfig, rank: usize) {
+        let (widest, vector) = AdapterMemory::widths(config);
+        if self.adapter.low.len() < self.tokens * rank || self.adapter.part.len() < self.tokens * widest {
+            self.adapter = AdapterMemory::new(&self.stream, self.tokens, rank, widest, vector);
+        }
+    }
+
+    /// Numbers that adapters of rank r take beside [`Workspace::floats`].
+    pub fn adapter_floats(config: &DecoderConfig, rank: usize, t: usize) -> usize {
+        let (widest, vector) = AdapterMemory::widths(config);
+        t * (2 * rank + widest) + vector
+    }
+
+    /// Numbers that a workspace holds for T tokens and N chosen rows: what [`Workspace::fit`] makes room for.
+    pub fn floats(config: &DecoderConfig, purpose: Purpose, t: usize, n: usize) -> usize {
+        let (d, f, qkv, queries) =
+            (config.hidden_size, config.intermediate_size, config.qkv_size(), config.query_size());
+        let heads = config.num_attention_heads;
+        let head_norms = if config.has_head_norms() { qkv + heads + config.num_key_value_heads } else { 0 };
+        let layer = 3 * d + 2 + head_norms + qkv + queries + heads + 3 * f;
+        let back = if purpose.is_training() { t * (2 * d + qkv + queries + 3 * f) + n * d } else { 0 };
+        let (layers, residuals) = purpose.kept(config.num_hidden_layers);
+        t * (layers * layer + residuals * d + d + 1) + back + n * (d + 5)
+    }
+
     fn allocate(&mut self, config: &DecoderConfig) {
+        // What was there goes before the new comes: the two together would be the most that a run ever holds.
+        (self.residuals, self.layers, self.back) = (Vec::new(), Vec::new(), None);
         let (stream, t, d) = (&self.stream, self.tokens, config.hidden_size);
-        let (kept_layers, kept_residuals) = match self.purpose {
-            Purpose::Training => (config.num_hidden_layers, config.num_hidden_layers + 1),
-            Purpose::Inference => (1, 2),
-        };
+        let (kept_layers, kept_residuals) = self.purpose.kept(config.num_hidden_layers);
         self.residuals = (0..kept_residuals).map(|_| stream.uninit(t * d)).collect();
         self.layers = (0..kept_layers).map(|_| LayerMemory::new(stream, config, t)).collect();
         (self.normed, self.scale) = (stream.uninit(t * d), stream.uninit(t));
-        self.back = (self.purpose == Purpose::Training).then(|| BackwardMemory::new(stream, config, t, self.chosen));
+        self.back = self.purpose.is_training().then(|| BackwardMemory::new(stream, config, t, self.chosen));
         self.heads = HeadMemory::new(stream, d, self.chosen);
+    }
+}
+
+impl AdapterMemory {
+    fn new(stream: &Stream, t: usize, rank: usize, widest: usize, vector: usize) -> AdapterMemory {
+        let [low, dlow] = [(); 2].map(|()| stream.uninit(t * rank));
+        // Gradients are added to what is there, which should be numbers.
+        AdapterMemory { low, dlow, part: stream.uninit(t * widest), frozen: stream.zeros(vector) }
+    }
+
+    /// Of the widest adapted part, and of the longest vector.
+    fn widths(config: &DecoderConfig) -> (usize, usize) {
+        let widest = config.query_size().max(config.intermediate_size).max(config.hidden_size);
+        (widest, config.hidden_size.max(2 * config.head_size()))
     }
 }
 

@@ -44,6 +44,9 @@ pub struct DpoSettings {
     pub beta: f32,
     /// ε, the share of pairs that are thought to be the wrong way round.
     pub smoothing: f32,
+    /// As in [`super::practice::PracticeSettings`].
+    #[serde(skip)]
+    pub checkpointing: bool,
 }
 
 /// Two answers to one prompt.
@@ -111,7 +114,7 @@ impl<'a> Run<'a> {
         let task = task_name("dpo", settings, &[&policy], draw, &pairs);
         let examples: Vec<&Example> = pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]).collect();
         let reference = log_probabilities(&policy, &examples, 1.0);
-        let policy = Learner::new(policy, settings.optimizer);
+        let policy = Learner::new(policy, settings.optimizer, settings.checkpointing);
         Run { policy, pairs, reference, settings, draw, task, state: State::default() }
     }
 
@@ -126,8 +129,7 @@ impl<'a> Run<'a> {
     /// The pairs of the next step.
     fn batch(&self) -> Vec<usize> {
         let (epoch, step) = (self.state.updates / self.steps_an_epoch(), self.state.updates % self.steps_an_epoch());
-        let order = epoch_order(self.pairs.len(), &self.draw.of("pairs"), epoch);
-        order.chunks(self.settings.batch.max(1)).nth(step as usize).expect("a step of the epoch").to_vec()
+        steps_of(self.pairs.len(), self.settings.batch, self.draw, epoch).swap_remove(step as usize)
     }
 
     /// Minimizes −E[log σ(h)] (eq. 7).
@@ -192,6 +194,11 @@ impl<'a> Run<'a> {
         assert!(fits, "a checkpoint of this very task holds its arrays");
         self.state = checkpoint.state;
     }
+}
+
+/// The pairs of each step of an epoch.
+pub fn steps_of(pairs: usize, batch: usize, draw: &Draw, epoch: u64) -> Vec<Vec<usize>> {
+    epoch_order(pairs, &draw.of("pairs"), epoch).chunks(batch.max(1)).map(<[usize]>::to_vec).collect()
 }
 
 fn added(sums: DpoLoss, more: DpoLoss) -> DpoLoss {

@@ -13,8 +13,10 @@ pub struct Learner {
 }
 
 impl Learner {
-    pub fn new(decoder: Decoder, settings: AdamW) -> Learner {
-        let (optimizer, lanes) = (Optimizer::new(&decoder, settings), Lanes::new(&decoder, Purpose::Training));
+    /// With gradient checkpointing or without, which changes no bit.
+    pub fn new(decoder: Decoder, settings: AdamW, is_checkpointing: bool) -> Learner {
+        let purpose = Purpose::training(is_checkpointing);
+        let (optimizer, lanes) = (Optimizer::new(&decoder, settings), Lanes::new(&decoder, purpose));
         Learner { decoder, optimizer, lanes }
     }
 

@@ -10,6 +10,7 @@ mod guard;
 pub mod held_out;
 pub mod host;
 mod learner;
+pub mod memory;
 pub mod optimizer;
 pub mod policy;
 pub mod ppo;

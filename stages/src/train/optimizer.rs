@@ -1,7 +1,7 @@
 //! AdamW over one flat buffer: decay on matrices only, gradients clipped by their global norm.
 
 use super::checkpoint::Checkpoint;
-use crate::model::Decoder;
+use crate::model::{Decoder, Learnt};
 use kernels::Buffer;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ impl Default for AdamW {
     }
 }
 
-/// The moments of one model's parameters.
+/// The moments of what a model learns.
 pub struct Optimizer {
     settings: AdamW,
     first: Buffer<f32>,
@@ -33,7 +33,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     pub fn new(decoder: &Decoder, settings: AdamW) -> Optimizer {
-        let (stream, len) = (decoder.device().stream(), decoder.layout().len);
+        let (stream, len) = (decoder.device().stream(), decoder.learnt().len);
         Optimizer { settings, first: stream.zeros(len), second: stream.zeros(len), step: 0 }
     }
 
@@ -46,7 +46,7 @@ impl Optimizer {
         }
         self.step += 1;
         let scale = (self.settings.norm_max as f64 / (norm + 1e-6)).min(1.0) as f32;
-        let (matrices, len) = (decoder.layout().matrices, decoder.layout().len);
+        let Learnt { matrices, len } = decoder.learnt();
         for (range, decay) in [(0..matrices, self.settings.decay), (matrices..len, 0.0)] {
             let settings = kernels::adamw::AdamW {
                 learning_rate: rate as f32,
@@ -61,7 +61,7 @@ impl Optimizer {
                 &stream,
                 &settings,
                 gradients.slice(range.clone()),
-                decoder.parameters_mut().slice_mut(range.clone()),
+                decoder.learnt_mut().slice_mut(range.clone()),
                 self.first.slice_mut(range.clone()),
                 self.second.slice_mut(range),
             );
@@ -73,7 +73,7 @@ impl Optimizer {
     pub fn save<S>(&self, name: &str, decoder: &Decoder, checkpoint: &mut Checkpoint<S>) {
         let stream = decoder.device().stream();
         let mut keep = |part: &str, values| checkpoint.arrays.insert(format!("{name}.{part}"), values);
-        keep("parameters", decoder.weights());
+        keep("parameters", decoder.learnt_weights());
         keep("first", stream.download(self.first.view()));
         keep("second", stream.download(self.second.view()));
     }
@@ -87,7 +87,7 @@ impl Optimizer {
         else {
             return false;
         };
-        stream.write(decoder.parameters_mut().view_mut(), parameters);
+        stream.write(decoder.learnt_mut().view_mut(), parameters);
         stream.write(self.first.view_mut(), first);
         stream.write(self.second.view_mut(), second);
         self.step = updates;

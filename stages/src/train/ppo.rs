@@ -79,10 +79,10 @@ struct Ppo<'a> {
 impl PpoSettings {
     /// The model that learns the policy, and a critic beside it where they are two.
     fn models(&self) -> impl FnOnce(Decoder) -> (Decoder, Option<Learner>) {
-        let critic = self.critic;
+        let (critic, checkpointing) = (self.critic, self.practice.checkpointing);
         move |policy| match critic {
             Critic::Separate { optimizer, .. } => {
-                let critic = Learner::new(policy.with_value_head(), optimizer);
+                let critic = Learner::new(policy.with_value_head(), optimizer, checkpointing);
                 (policy, Some(critic))
             }
             Critic::Shared { .. } => (policy.with_value_head(), None),

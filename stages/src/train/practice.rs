@@ -54,6 +54,9 @@ pub struct PracticeSettings {
     /// c_H, the weight of the entropy in the loss.
     pub entropy: f32,
     pub truncated: Truncated,
+    /// Activations inside the layers are computed again on the way back, not kept. The same bits in less memory and more time.
+    #[serde(skip)]
+    pub checkpointing: bool,
 }
 
 /// What holds the policy near the model that it started from.
@@ -145,7 +148,7 @@ impl<'a> Practice<'a> {
         let task = task_name(kind, whole, &[&policy], draw, &prompts);
         let reference = policy.copy();
         let (policy, critic) = make(policy);
-        let policy = Learner::new(policy, settings.optimizer);
+        let policy = Learner::new(policy, settings.optimizer, settings.checkpointing);
         Ok(Practice { policy, critic, reference, prompts, ids, settings, draw, task, state: State::default() })
     }
 

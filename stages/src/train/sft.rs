@@ -60,6 +60,9 @@ pub struct SftSettings {
     /// Tokens whose activations are in memory at once; a step of more is made of several passes, their gradients added. `None`
     /// leaves it to [`Lanes`]. The order in which gradients are added is part of the result, so this is too.
     pub micro_batch_tokens: Option<usize>,
+    /// Activations inside the layers are computed again on the way back, not kept. The same bits in less memory and more time.
+    #[serde(skip)]
+    pub checkpointing: bool,
     /// When to look at the held-out examples, and what follows.
     pub evaluation: Option<EvaluationPlan>,
 }
@@ -140,7 +143,7 @@ impl<'a> Material<'a> {
                 "there is nothing to train on: no example has a target within the length limit",
             ));
         }
-        let held_out: Vec<Example> = lessons.held_out.iter().filter_map(cut).collect();
+        let held_out = usable(lessons.held_out, settings);
         if settings.evaluation.is_some() && held_out.is_empty() {
             return Err(Failure::recipe(
                 "there is nothing to evaluate on: no held-out example has a target within the length limit",
@@ -148,6 +151,19 @@ impl<'a> Material<'a> {
         }
         let ids = places.into_iter().filter_map(|place| lessons.ids.get(place).map(String::as_str)).collect();
         Ok(Material { examples, ids, held_out })
+    }
+}
+
+/// Examples as the length limit leaves them, without those that leave nothing to learn.
+pub fn usable(examples: &[Example], settings: &SftSettings) -> Vec<Example> {
+    examples.iter().filter_map(|example| truncated(example, settings.length_max, settings.keep)).collect()
+}
+
+/// An epoch's examples in their order, cut into steps.
+pub fn batches_of(size: BatchSize, order: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+    match size {
+        BatchSize::Tokens(tokens) => packed(order, length, tokens),
+        BatchSize::Rows(rows) => order.chunks(rows.max(1)).map(<[usize]>::to_vec).collect(),
     }
 }
 
@@ -175,7 +191,7 @@ impl<'a> Run<'a> {
         let examples = &material.examples[..];
         let mut run = Run {
             optimizer: Optimizer::new(&decoder, settings.optimizer),
-            lanes: Lanes::new(&decoder, Purpose::Training).within(settings.micro_batch_tokens),
+            lanes: Lanes::new(&decoder, Purpose::training(settings.checkpointing)).within(settings.micro_batch_tokens),
             reading_lanes: Lanes::new(&decoder, Purpose::Inference).within(settings.micro_batch_tokens),
             best: None,
             material,
@@ -215,7 +231,7 @@ impl<'a> Run<'a> {
     fn finished(mut self) -> (Decoder, Vec<Metrics>) {
         if let Some(best) = &self.best {
             let stream = self.decoder.device().stream();
-            stream.write(self.decoder.parameters_mut().view_mut(), best);
+            stream.write(self.decoder.learnt_mut().view_mut(), best);
         }
         (self.decoder, self.state.rows)
     }
@@ -253,7 +269,7 @@ impl<'a> Run<'a> {
             return Err(Diverged { unit: "step", count: self.state.updates, what, rows: Vec::new() }.failure(host));
         }
         if self.state.watch.hear(self.state.updates, score.loss, &plan) && plan.best {
-            self.best = Some(self.decoder.weights());
+            self.best = Some(self.decoder.learnt_weights());
         }
         Ok(Some(score))
     }
@@ -271,10 +287,7 @@ impl<'a> Run<'a> {
 
     fn open_epoch(&mut self) {
         let order = epoch_order(self.examples.len(), self.draw, self.state.epoch);
-        self.batches = match self.settings.batch {
-            BatchSize::Tokens(tokens) => packed(&order, |index| self.examples[index].tokens.len(), tokens),
-            BatchSize::Rows(rows) => order.chunks(rows.max(1)).map(<[usize]>::to_vec).collect(),
-        };
+        self.batches = batches_of(self.settings.batch, &order, |index| self.examples[index].tokens.len());
     }
 
     fn record(&mut self, loss: f64, rate: f64, grad_norm: f64, score: Option<Score>, host: &mut dyn Host) {
@@ -355,7 +368,12 @@ pub(super) fn task_name(
     let mut hasher = blake3::Hasher::new();
     for model in models {
         let words = serde_json::to_vec(model.config()).expect("plain data is JSON");
-        hasher.update(&words).update(&checkpoint::little_endian(&model.weights()));
+        hasher.update(&words);
+        let adapters = (model.learnt().len != model.layout().len).then(|| model.learnt_weights());
+        // In pieces, as a copy of all the weights in bytes would be more than this needs.
+        for piece in [Some(model.weights()), adapters].iter().flatten().flat_map(|weights| weights.chunks(1 << 16)) {
+            hasher.update(&checkpoint::little_endian(piece));
+        }
     }
     let words = serde_json::to_vec(&(kind, settings, draw.bits(), examples)).expect("plain data is JSON");
     hasher.update(&words).finalize().to_string()

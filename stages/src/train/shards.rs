@@ -26,26 +26,56 @@ pub struct Lane {
     pub gradients: Buffer<f32>,
 }
 
+/// How batches are cut: by the model's size, and a bound on memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// Of the whole model, learnt or not.
+    pub parameters: usize,
+    /// Tokens at work at once, over all lanes; a longer text is worked on whole.
+    pub tokens_max: usize,
+}
+
+impl Cut {
+    /// With at most so many tokens' activations in memory at once.
+    pub fn within(self, tokens_max: Option<usize>) -> Cut {
+        Cut { tokens_max: tokens_max.map_or(usize::MAX, |tokens| tokens.max(1)), ..self }
+    }
+
+    /// Lanes, each a list of chunks.
+    pub fn lanes(&self, batch: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<Vec<usize>>> {
+        if self.parameters > LARGE_PARAMETERS {
+            return vec![packed(batch, length, LARGE_CHUNK_TOKENS.min(self.tokens_max))];
+        }
+        let total: usize = batch.iter().map(|&example| length(example)).sum();
+        let chunk_tokens = SMALL_CHUNK_TOKENS.min(self.tokens_max);
+        let lanes_max = (self.tokens_max / chunk_tokens).clamp(1, SMALL_LANES);
+        let lane_tokens = SMALL_LANE_TOKENS.max(total.div_ceil(lanes_max));
+        let lanes = shards(batch, &length, lane_tokens);
+        lanes.into_iter().map(|lane| packed(&lane, &length, chunk_tokens)).collect()
+    }
+}
+
 /// All lanes of one model.
 pub struct Lanes {
     device: Device,
     purpose: Purpose,
-    parameters: usize,
-    /// Tokens at work at once, over all lanes; a longer text is worked on whole.
-    tokens_max: usize,
+    cut: Cut,
+    /// Numbers that are learnt.
+    learnt: usize,
     lanes: Vec<Lane>,
 }
 
 impl Lanes {
     pub fn new(decoder: &Decoder, purpose: Purpose) -> Lanes {
-        let parameters = decoder.layout().len;
-        Lanes { device: decoder.device().clone(), purpose, parameters, tokens_max: usize::MAX, lanes: Vec::new() }
+        let cut = Cut { parameters: decoder.layout().len, tokens_max: usize::MAX };
+        let learnt = if purpose.is_training() { decoder.learnt().len } else { 0 };
+        Lanes { device: decoder.device().clone(), purpose, cut, learnt, lanes: Vec::new() }
     }
 
     /// With at most so many tokens' activations in memory at once: fewer lanes, then shorter chunks. Changes the order in which
     /// gradients are added, so it changes bits.
     pub fn within(mut self, tokens_max: Option<usize>) -> Lanes {
-        self.tokens_max = tokens_max.map_or(usize::MAX, |tokens| tokens.max(1));
+        self.cut = self.cut.within(tokens_max);
         self
     }
 
@@ -57,10 +87,9 @@ impl Lanes {
         length: impl Fn(usize) -> usize,
         work: impl Fn(&[usize], &mut Lane) -> R + Sync,
     ) -> Vec<R> {
-        let plan = self.plan(batch, length);
+        let plan = self.cut.lanes(batch, length);
         self.open(plan.len());
-        let (lanes, device, training) =
-            (&mut self.lanes[..plan.len()], &self.device, self.purpose == Purpose::Training);
+        let (lanes, device, training) = (&mut self.lanes[..plan.len()], &self.device, self.purpose.is_training());
         let results = device.install(|| {
             let one = |(lane, chunks): (&mut Lane, &Vec<Vec<usize>>)| -> Vec<R> {
                 if training {
@@ -81,24 +110,10 @@ impl Lanes {
         &mut self.lanes[0].gradients
     }
 
-    /// Lanes, each a list of chunks.
-    fn plan(&self, batch: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<Vec<usize>>> {
-        if self.parameters > LARGE_PARAMETERS {
-            return vec![packed(batch, length, LARGE_CHUNK_TOKENS.min(self.tokens_max))];
-        }
-        let total: usize = batch.iter().map(|&example| length(example)).sum();
-        let chunk_tokens = SMALL_CHUNK_TOKENS.min(self.tokens_max);
-        let lanes_max = (self.tokens_max / chunk_tokens).clamp(1, SMALL_LANES);
-        let lane_tokens = SMALL_LANE_TOKENS.max(total.div_ceil(lanes_max));
-        let lanes = shards(batch, &length, lane_tokens);
-        lanes.into_iter().map(|lane| packed(&lane, &length, chunk_tokens)).collect()
-    }
-
     fn open(&mut self, count: usize) {
-        let parameters = if self.purpose == Purpose::Training { self.parameters } else { 0 };
         while self.lanes.len() < count {
             let stream = self.device.stream();
-            let gradients = stream.zeros(parameters);
+            let gradients = stream.zeros(self.learnt);
             self.lanes.push(Lane { workspace: Workspace::new(stream, self.purpose), gradients });
         }
     }
@@ -118,10 +133,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn plan(parameters: usize, tokens_max: Option<usize>, lengths: &[usize]) -> Vec<Vec<Vec<usize>>> {
-        let device = Device::cpu(Some(1));
-        let lanes = Lanes { device, purpose: Purpose::Training, parameters, tokens_max: usize::MAX, lanes: Vec::new() };
         let batch: Vec<usize> = (0..lengths.len()).collect();
-        lanes.within(tokens_max).plan(&batch, |example| lengths[example])
+        Cut { parameters, tokens_max: usize::MAX }.within(tokens_max).lanes(&batch, |example| lengths[example])
     }
 
     proptest! {

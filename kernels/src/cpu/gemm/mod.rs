@@ -120,6 +120,11 @@ pub(crate) unsafe fn gemm(
     });
 }
 
+/// Floats of scratch that a product of so many rows and terms takes at most.
+pub(crate) fn scratch_floats(m: usize, k: usize) -> usize {
+    PANEL + m * REACH.min(k) + TILES_PADDING
+}
+
 /// A panel of B, and the tiles of A of one reach. An empty part: that matrix is read where it lies.
 type Memory<'a> = (&'a mut [f32], &'a mut [f32]);
 

@@ -17,7 +17,7 @@ use serde_json::json;
 /// The columns of the output `pairs`.
 pub const COLUMNS: [&str; 4] = ["problem", "truth", "chosen", "rejected"];
 /// Problems that are answered between two looks at whether to stop.
-const AT_ONCE: usize = 256;
+pub const AT_ONCE: usize = 256;
 
 /// What sampling gave.
 pub struct Sampled {
@@ -38,11 +38,11 @@ struct Answered {
 pub fn sample(
     student: &Student,
     problems: &Problems,
+    prompts: &[Vec<u32>],
     settings: &DpoNode,
     judge: Option<&Prompt>,
     context: &dyn Context,
 ) -> Result<Sampled> {
-    let prompts = problems.prompts(student)?;
     let (mut pairs, mut rows) = (Vec::new(), Rows::new(COLUMNS.map(text_column).to_vec()));
     let (mut all_right, mut all_wrong) = (0, 0);
     let draw = context.draw().of("pairs");

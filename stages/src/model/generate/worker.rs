@@ -1,5 +1,6 @@
 //! One worker's sequences: which are read, which go on, which wait for pages, which have ended.
 
+use super::crew::{Crew, PROMPT_TOKENS};
 use super::pages::{Pool, Room};
 use super::{Finish, Generation, Request, Sampling, Watch};
 use crate::model::Decoder;
@@ -9,9 +10,6 @@ use kernels::attention::{self, Cache};
 use kernels::{Buffer, Stream, rows, sample};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Prompt tokens read at once.
-const PROMPT_TOKENS: usize = 2_048;
 
 /// What all workers share.
 #[derive(Clone, Copy)]
@@ -81,11 +79,9 @@ struct Memory {
 }
 
 impl<'a> Worker<'a> {
-    pub fn new(task: Task<'a>, room: &Room, workers: usize) -> Worker<'a> {
+    pub fn new(task: Task<'a>, room: &Room, crew: Crew) -> Worker<'a> {
         let (config, stream) = (task.decoder.config(), task.decoder.device().stream());
-        let prompt = task.requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
-        let longest = prompt.saturating_add(task.sampling.tokens_max).min(config.max_position_embeddings).max(prompt);
-        let slots = room.sequences.min(task.requests.len().div_ceil(workers)).max(1);
+        let Crew { slots, longest, .. } = crew;
         let pages = room.pages(config, slots, longest);
         let cache = |_| Cache::new(&stream, task.decoder.heads(), pages, room.page_tokens);
         let pool = Pool::new(pages, room.page_tokens);

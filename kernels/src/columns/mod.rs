@@ -1,0 +1,38 @@
+//! Parts of a matrix's columns, scaled: what an adapter of one part of a fused projection adds, and what comes back to it.
+
+mod cpu;
+
+use std::ops::Range;
+
+use crate::{Stream, View, ViewMut};
+
+/// target`[T, n]`: its columns `columns` += factor · source`[T, columns.len()]`.
+pub fn add(
+    stream: &Stream,
+    width: usize,
+    columns: Range<usize>,
+    factor: f32,
+    source: View<'_, f32>,
+    target: ViewMut<'_, f32>,
+) {
+    check(width, &columns, target.len(), source.len());
+    cpu::add(stream, width, columns, factor, source.host(), target.host());
+}
+
+/// out`[T, columns.len()]` = factor · those columns of source`[T, n]`.
+pub fn take(
+    stream: &Stream,
+    width: usize,
+    columns: Range<usize>,
+    factor: f32,
+    source: View<'_, f32>,
+    out: ViewMut<'_, f32>,
+) {
+    check(width, &columns, source.len(), out.len());
+    cpu::take(stream, width, columns, factor, source.host(), out.host());
+}
+
+fn check(width: usize, columns: &Range<usize>, whole: usize, part: usize) {
+    assert!(columns.start < columns.end && columns.end <= width, "columns: {columns:?} are not among {width}");
+    assert_eq!(whole * columns.len(), part * width, "columns: the matrices differ in rows");
+}

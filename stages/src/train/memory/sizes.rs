@@ -1,0 +1,158 @@
+//! What each kind of training is made of, as far as it takes memory, and the plan that follows.
+
+use super::{Lengths, MemoryPlan, ModelSizes, Use, lane_sizes, longest};
+use crate::model::workspace::Purpose;
+
+/// What a supervised training is made of.
+pub struct SftSizes<'a> {
+    pub model: &'a ModelSizes,
+    pub is_checkpointing: bool,
+    pub micro_batch_tokens: Option<usize>,
+    pub batches: &'a [Vec<usize>],
+    pub lengths: &'a [Lengths],
+    pub held_out: &'a [Lengths],
+    /// Whether the best weights are kept.
+    pub keeps_best: bool,
+    /// Whether checkpoints are written.
+    pub keeps_checkpoints: bool,
+    pub threads: usize,
+}
+
+impl SftSizes<'_> {
+    pub fn plan(&self) -> MemoryPlan {
+        let (model, &ModelSizes { parameters, learnt, .. }) = (self.model, self.model);
+        let cut = model.cut().within(self.micro_batch_tokens);
+        let lanes = lane_sizes(cut, self.batches.iter().map(Vec::as_slice), self.lengths);
+        let all: Vec<usize> = (0..self.held_out.len()).collect();
+        let reading = if all.is_empty() { Vec::new() } else { lane_sizes(cut, [&all[..]], self.held_out) };
+        let best = usize::from(self.keeps_best) * learnt;
+        let kept = usize::from(self.keeps_checkpoints) * (3 * learnt + best);
+        MemoryPlan::default()
+            .lasting(Use::Parameters, "parameters", parameters)
+            .lasting(Use::Parameters, "adapters", if learnt == parameters { 0 } else { learnt })
+            .lasting(Use::Gradients, "gradients", lanes.len() * learnt)
+            .lasting(Use::Optimizer, "moments", 2 * learnt)
+            .lasting(Use::Activations, "training", model.work(&lanes, Purpose::training(self.is_checkpointing)))
+            .lasting(Use::Activations, "evaluation", model.work(&reading, Purpose::Inference))
+            .lasting(Use::Other, "best weights", best)
+            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&lanes), self.threads))
+            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&lanes, self.threads))])
+            .passing([(Use::Other, "a checkpoint while it is written", kept)])
+    }
+}
+
+/// A critic beside or on a policy, as far as it takes memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CriticSizes {
+    /// None, or a second head on the policy.
+    Nothing,
+    /// A model of its own, and its answers an update.
+    Model { minibatch: usize },
+}
+
+/// What a reinforcement learning is made of; answers as long as they may be.
+pub struct PracticeSizes<'a> {
+    pub model: &'a ModelSizes,
+    /// Answers an iteration, and an update.
+    pub rollouts: usize,
+    pub minibatch: usize,
+    pub critic: CriticSizes,
+    pub is_checkpointing: bool,
+    /// Tokens of the longest problem and of the longest answer.
+    pub prompt_tokens: usize,
+    pub answer_tokens: usize,
+    pub keeps_checkpoints: bool,
+    pub threads: usize,
+}
+
+impl PracticeSizes<'_> {
+    pub fn plan(&self) -> MemoryPlan {
+        let (model, threads, parameters) = (self.model, self.threads, self.model.parameters);
+        let purpose = Purpose::training(self.is_checkpointing);
+        let policy = self.lanes(self.minibatch);
+        let critic = match self.critic {
+            CriticSizes::Nothing => Vec::new(),
+            CriticSizes::Model { minibatch } => self.lanes(minibatch),
+        };
+        let critics = usize::from(self.critic != CriticSizes::Nothing);
+        // Seven columns a token (log-probabilities three times, entropies, values, advantages, returns), and the tokens.
+        let answers = self.rollouts * (8 * self.answer_tokens + self.prompt_tokens);
+        let (cache, rows) = model.answers(self.rollouts, (self.prompt_tokens, self.answer_tokens), threads);
+        let scored = model.work(&self.lanes(self.rollouts), Purpose::Inference);
+        let kept = usize::from(self.keeps_checkpoints) * 3 * (1 + critics) * parameters;
+        MemoryPlan::default()
+            .lasting(Use::Parameters, "the policy", parameters)
+            .lasting(Use::Parameters, "weights prepared for generation", model.prepared())
+            .lasting(Use::Parameters, "the model to stay near", parameters)
+            .lasting(Use::Parameters, "the critic", critics * parameters)
+            .lasting(Use::Gradients, "gradients", (policy.len() + critic.len()) * parameters)
+            .lasting(Use::Optimizer, "moments", 2 * (1 + critics) * parameters)
+            .lasting(Use::Activations, "the policy's updates", model.work(&policy, purpose))
+            .lasting(Use::Activations, "the critic's updates", model.work(&critic, purpose))
+            .lasting(Use::Other, "answers", answers)
+            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&policy), threads))
+            .passing([(Use::KvCache, "keys and values", cache), (Use::Activations, "sampling", rows)])
+            .passing([(Use::Activations, "scoring of answers", scored)])
+            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&policy, threads))])
+            .passing([(Use::Other, "a checkpoint while it is written", kept)])
+    }
+
+    /// Of updates from so many answers.
+    fn lanes(&self, answers: usize) -> Vec<(usize, usize)> {
+        let lengths = vec![(self.prompt_tokens + self.answer_tokens, self.answer_tokens); self.rollouts];
+        let batch: Vec<usize> = (0..answers.min(self.rollouts)).collect();
+        lane_sizes(self.model.cut(), [&batch[..]], &lengths)
+    }
+}
+
+/// What learning from pairs is made of.
+pub struct DpoSizes<'a> {
+    pub model: &'a ModelSizes,
+    /// The pairs of each step.
+    pub steps: &'a [Vec<usize>],
+    pub is_checkpointing: bool,
+    /// The better and the worse answer of each pair.
+    pub pairs: &'a [[Lengths; 2]],
+    pub keeps_checkpoints: bool,
+    pub threads: usize,
+}
+
+impl DpoSizes<'_> {
+    pub fn plan(&self) -> MemoryPlan {
+        let (model, parameters) = (self.model, self.model.parameters);
+        let both = |pair: &[Lengths; 2]| (pair[0].0 + pair[1].0, pair[0].1 + pair[1].1);
+        let together: Vec<Lengths> = self.pairs.iter().map(both).collect();
+        let lanes = lane_sizes(model.cut(), self.steps.iter().map(Vec::as_slice), &together);
+        let answers: Vec<Lengths> = self.pairs.iter().flatten().copied().collect();
+        let all: Vec<usize> = (0..answers.len()).collect();
+        let scored = model.work(&lane_sizes(model.cut(), [&all[..]], &answers), Purpose::Inference);
+        let texts: usize = answers.iter().map(|(tokens, targets)| tokens + targets).sum();
+        let kept = usize::from(self.keeps_checkpoints) * 3 * parameters;
+        let activations = model.work(&lanes, Purpose::training(self.is_checkpointing));
+        let learning = lanes.len() * parameters + 2 * parameters + activations;
+        MemoryPlan::default()
+            .lasting(Use::Parameters, "parameters", parameters)
+            .lasting(Use::Gradients, "gradients", lanes.len() * parameters)
+            .lasting(Use::Optimizer, "moments", 2 * parameters)
+            .lasting(Use::Activations, "training", activations)
+            .lasting(Use::Other, "pairs", texts)
+            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&lanes), self.threads))
+            // Before the first step, when nothing of the learning is there yet.
+            .passing([(Use::Activations, "scoring of answers", scored.saturating_sub(learning))])
+            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&lanes, self.threads))])
+            .passing([(Use::Other, "a checkpoint while it is written", kept)])
+    }
+}
+
+/// A model that answers so many prompts; tokens of the longest of them, and of an answer.
+pub fn generation(model: &ModelSizes, requests: usize, (prompt, answer): (usize, usize), threads: usize) -> MemoryPlan {
+    let (cache, rows) = model.answers(requests, (prompt, answer), threads);
+    let scratch = model.scratch(prompt, threads).max(threads * model.config.vocab_size.next_power_of_two());
+    MemoryPlan::default()
+        .lasting(Use::Parameters, "parameters", model.parameters)
+        .lasting(Use::Parameters, "weights prepared for generation", model.prepared())
+        .lasting(Use::KvCache, "keys and values", cache)
+        .lasting(Use::Activations, "sampling", rows)
+        .lasting(Use::Other, "answers", requests * 2 * answer)
+        .lasting(Use::Other, "scratch of threads", scratch)
+}
