@@ -118,12 +118,13 @@ fn times_lie_beside_the_metrics() {
 fn what_is_left_out_counts_in_no_key_and_what_is_said_does() {
     let identity = |more: Value| read("sft", settings(more), Path::new(".")).ok().unwrap().settings();
     let old = json!({"steps": null, "epochs": 3});
-    for key in ["steps", "micro_batch_tokens", "evaluation"] {
+    for key in ["steps", "micro_batch_tokens", "evaluation", "compute"] {
         assert!(identity(old.clone()).get(key).is_none(), "{key} would move the keys of finished work");
     }
     for more in [
         json!({"steps": 21}),
         json!({"micro_batch_tokens": 40}),
+        json!({"compute": "bf16"}),
         json!({"evaluation": {"share": 0.1}}),
         json!({"evaluation": {"share": 0.1, "best": true}}),
     ] {
@@ -132,6 +133,7 @@ fn what_is_left_out_counts_in_no_key_and_what_is_said_does() {
     let short = json!({"evaluation": {"share": 0.1}});
     let long = json!({"evaluation": {"share": 0.1, "input": null, "every": 100, "patience": null, "min_delta": 0, "best": false}});
     assert_eq!(identity(short), identity(long));
+    assert_eq!(identity(json!({"compute": "f32"})), identity(json!({})));
 }
 
 #[test]

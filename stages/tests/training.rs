@@ -2,7 +2,7 @@
 
 mod stopping;
 
-use kernels::Device;
+use kernels::{Device, Precision};
 use stages::draw::Draw;
 use stages::failure::Result;
 use stages::model::generate::{Request, Sampling, generate};
@@ -122,6 +122,26 @@ fn sft_gives_the_same_bits_on_any_number_of_threads() {
             assert!(bits(&one) == bits(&other) && rows == other_rows, "{threads} threads, {settings:?}");
         }
     }
+}
+
+#[test]
+fn bf16_learns_nearly_alike_and_has_its_own_bits_on_any_number_of_threads() {
+    let settings = SftSettings { duration: Duration::Epochs(20.0), ..sft_settings() };
+    let train = |threads: usize, precision: Precision| {
+        let decoder = Decoder::fresh(&Device::cpu(Some(threads)).in_precision(precision), &config(), 3);
+        sft::train(decoder, &examples(), &settings, &Draw::new(7, "sft"), &mut Quiet).unwrap()
+    };
+    let (exact, exact_rows) = train(1, Precision::F32);
+    let (half, rows) = train(1, Precision::Bf16);
+    let (other, other_rows) = train(3, Precision::Bf16);
+    assert!(bits(&half) == bits(&other) && rows == other_rows, "one and three threads");
+    assert!(bits(&half) != bits(&exact), "bf16 changed nothing");
+    // A factor is off by 2⁻⁹ at most; on the way down the losses of both stay close.
+    for (exact, half) in exact_rows.iter().zip(&rows) {
+        let (exact, half) = (exact.get("loss"), half.get("loss"));
+        assert!((exact - half).abs() < 0.1 * exact, "loss {exact} in f32, {half} in bf16");
+    }
+    assert!(rows.last().unwrap().get("loss") < 0.7 * rows[0].get("loss"));
 }
 
 #[test]
@@ -338,9 +358,13 @@ fn sevens(answers: &[Answer]) -> Result<Vec<Judgement>> {
 }
 
 fn reinforce(threads: usize, settings: &PpoSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
+    reinforce_from(fresh(threads), settings, host)
+}
+
+fn reinforce_from(policy: Decoder, settings: &PpoSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
     let prompts: Vec<Vec<u32>> = (0..9).map(|index| vec![2 + index, 3, 4][..1 + index as usize % 3].to_vec()).collect();
     let draw = Draw::new(7, "ppo");
-    let task = Task { policy: fresh(threads), prompts: &prompts, ids: &[], draw: &draw };
+    let task = Task { policy, prompts: &prompts, ids: &[], draw: &draw };
     ppo::train(task, settings, &mut sevens, host)
 }
 
@@ -359,12 +383,16 @@ fn ppo_finds_what_is_rewarded() {
 
 #[test]
 fn ratios_start_at_exactly_one_and_the_sampler_sees_what_training_sees() {
-    let (_, rows) = reinforce(2, &ppo_settings(), &mut Quiet).unwrap();
-    for row in &rows {
-        assert_eq!(row.get("sampler_gap"), 0.0, "iteration {}", row.step);
-        assert_eq!(row.get("first_ratio"), if row.step > 1 { 1.0 } else { 0.0 }, "iteration {}", row.step);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let policy = Decoder::fresh(&Device::cpu(Some(2)).in_precision(precision), &config(), 3);
+        let (_, rows) = reinforce_from(policy, &ppo_settings(), &mut Quiet).unwrap();
+        for row in &rows {
+            assert_eq!(row.get("sampler_gap"), 0.0, "{precision:?}, iteration {}", row.step);
+            let ratio = if row.step > 1 { 1.0 } else { 0.0 };
+            assert_eq!(row.get("first_ratio"), ratio, "{precision:?}, iteration {}", row.step);
+        }
+        assert_eq!(rows[0].get("kl"), 0.0);
     }
-    assert_eq!(rows[0].get("kl"), 0.0);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod memory;
 mod pairs;
 
+use super::compute::Compute;
 use super::practising::{Problems, out_of_range, report};
 use super::sft::{ScheduleShape, StoredPrecision, positive, question_column, question_need};
 use super::student::{NodeHost, Student};
@@ -76,6 +77,9 @@ crate::settings! {
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
         pub precision: StoredPrecision = StoredPrecision::F32,
+        /// What products take of their factors: `bf16` rounds each to it, as mixed-precision training does; sums and weights stay f32.
+        #[serde(skip_serializing_if = "Compute::is_f32")]
+        pub compute: Compute = Compute::F32,
         /// Activations inside the layers are computed again on the way back, not kept: less memory, more time, the same result.
         #[serde(skip)]
         pub checkpointing: Unkeyed<bool> = Unkeyed(false),
@@ -212,7 +216,7 @@ impl Stage for Dpo {
 
     fn run(&self, mut inputs: Inputs, context: &dyn Context) -> Result<Outputs> {
         let started = Instant::now();
-        let student = Student::open(inputs.model_folder("policy"), &context.device())?;
+        let student = Student::open(inputs.model_folder("policy"), &self.settings.compute.device(context))?;
         let (pairs, rows, mut told) = if self.samples_pairs() {
             let settings = &self.settings;
             let rows = inputs.take_rows("problems")?;

@@ -1,5 +1,6 @@
 //! `grpo`: a policy gives several answers to each problem and learns which of them were better than the others; no critic.
 
+use super::compute::Compute;
 use super::practising::{self, Algorithm, KL_HORIZON, KlPlace, Practising, Reward, practising};
 use super::sft::{ScheduleShape, StoredPrecision};
 use super::verifier::Verifier;
@@ -86,6 +87,9 @@ crate::settings! {
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
         pub precision: StoredPrecision = StoredPrecision::F32,
+        /// What products take of their factors: `bf16` rounds each to it, as mixed-precision training does; sums and weights stay f32.
+        #[serde(skip_serializing_if = "Compute::is_f32")]
+        pub compute: Compute = Compute::F32,
         /// Activations inside the layers are computed again on the way back, not kept: less memory, more time, the same result.
         #[serde(skip)]
         pub checkpointing: Unkeyed<bool> = Unkeyed(false),

@@ -1,6 +1,7 @@
 //! One file a kind: its settings, its identity, its work.
 
 mod asking;
+mod compute;
 mod cot;
 mod decontaminate;
 mod dedup;

@@ -1,5 +1,6 @@
 //! `ppo`: a policy answers problems and learns from a verifier's reward, held near the model it started from.
 
+use super::compute::Compute;
 use super::practising::{self, Algorithm, KL_HORIZON, KlPlace, Practising, Reward, is_kl_horizon, is_zero, practising};
 use super::sft::{ScheduleShape, StoredPrecision, positive};
 use super::verifier::Verifier;
@@ -112,6 +113,9 @@ crate::settings! {
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
         pub precision: StoredPrecision = StoredPrecision::F32,
+        /// What products take of their factors: `bf16` rounds each to it, as mixed-precision training does; sums and weights stay f32.
+        #[serde(skip_serializing_if = "Compute::is_f32")]
+        pub compute: Compute = Compute::F32,
         /// Activations inside the layers are computed again on the way back, not kept: less memory, more time, the same result.
         #[serde(skip)]
         pub checkpointing: Unkeyed<bool> = Unkeyed(false),

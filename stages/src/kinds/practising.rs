@@ -10,6 +10,7 @@ pub use memory::{LIKELY_PROMPT_TOKENS, check as check_memory};
 pub use node::{Algorithm, read};
 pub use problems::{Problems, Verdict};
 
+use super::compute::Compute;
 use super::sft::{ScheduleShape, StoredPrecision, number, positive};
 use super::student::{NodeHost, Student, spread};
 use super::verifier::Verifier;
@@ -121,6 +122,7 @@ pub struct Practising<'a> {
     pub mask_truncated: bool,
     pub weight_decay: f64,
     pub precision: StoredPrecision,
+    pub compute: Compute,
     pub checkpointing: bool,
     pub checkpoint_every: u64,
 }
@@ -162,6 +164,7 @@ macro_rules! practising {
             mask_truncated: $settings.mask_truncated,
             weight_decay: $settings.weight_decay,
             precision: $settings.precision,
+            compute: $settings.compute,
             checkpointing: $settings.checkpointing.0,
             checkpoint_every: $settings.checkpoint_every.0,
         }
@@ -281,7 +284,7 @@ impl Practising<'_> {
     ) -> Result<Outputs> {
         let started = Instant::now();
         let problems = Problems::new(&inputs.take_rows("problems")?, self.question, self.truth)?;
-        let mut student = Student::open(inputs.model_folder("policy"), &context.device())?;
+        let mut student = Student::open(inputs.model_folder("policy"), &self.compute.device(context))?;
         let prompts = problems.prompts(&student)?;
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         self.check_memory(student.decoder.config(), critic, longest, context)?;

@@ -12,6 +12,7 @@ pub use evaluation::Evaluation;
 pub use lora::LoraSettings;
 pub use told::number;
 
+use super::compute::Compute;
 use super::student::{NodeHost, Student};
 use crate::columns::Need;
 use crate::context::Context;
@@ -95,6 +96,9 @@ crate::settings! {
         /// A Jinja chat template in place of the base model's.
         pub template: Option<String> = None,
         pub precision: StoredPrecision = StoredPrecision::F32,
+        /// What products take of their factors: `bf16` rounds each to it, as mixed-precision training does; sums and weights stay f32.
+        #[serde(skip_serializing_if = "Compute::is_f32")]
+        pub compute: Compute = Compute::F32,
         /// Steps between two checkpoints.
         pub checkpoint_every: Unkeyed<u64> = Unkeyed(500),
     }
@@ -336,13 +340,14 @@ impl Sft {
     }
 
     fn open(&self, lessons: &[Lesson], inputs: &Inputs, context: &dyn Context) -> Result<Student> {
+        let device = self.0.compute.device(context);
         match &self.0.base {
-            Base::Folder(folder) => Student::open(folder, &context.device()),
-            Base::Node(_) => Student::open(inputs.model_folder("base"), &context.device()),
+            Base::Folder(folder) => Student::open(folder, &device),
+            Base::Node(_) => Student::open(inputs.model_folder("base"), &device),
             Base::Fresh(fresh) => {
                 let texts = lessons.iter().flat_map(|lesson| [lesson.question.as_str(), lesson.target.as_str()]);
                 // The plain prompt format ends a message with a line end.
-                fresh.make(texts.chain(["\n"]), context.draw().of("initial weights").bits(), &context.device())
+                fresh.make(texts.chain(["\n"]), context.draw().of("initial weights").bits(), &device)
             }
         }
     }
