@@ -22,7 +22,8 @@ pub fn pairs(settings: &EvalSettings) -> Vec<Pair<'_>> {
     let (bases, others): (Vec<&str>, Vec<&str>) = labels.into_iter().partition(|label| is_baseline(label));
     let base_of = |label: &str| {
         let arm = &settings.models[label];
-        let agrees = |base: &&&str| settings.models[**base].axes.iter().all(|(axis, at)| arm.axes.get(axis) == Some(at));
+        let agrees =
+            |base: &&&str| settings.models[**base].axes.iter().all(|(axis, at)| arm.axes.get(axis) == Some(at));
         bases.iter().find(agrees).copied()
     };
     others.into_iter().filter_map(|label| Some((label, base_of(label)?))).collect()
@@ -35,7 +36,8 @@ pub fn check(baseline: Option<&str>, models: &IndexMap<String, Arm>, reader: &mu
     if models.contains_key(baseline) || plain().any(|label| label == baseline) {
         return;
     }
-    let (message, hint) = (format!("`{baseline}` is none of the labels under `models`"), nearest_hint(baseline, plain()));
+    let (message, hint) =
+        (format!("`{baseline}` is none of the labels under `models`"), nearest_hint(baseline, plain()));
     reader.within(Step::Key("baseline".into()), |reader| reader.mistake("unknown-label", message, hint));
 }
 
@@ -81,19 +83,20 @@ struct Test<'a> {
     draws: usize,
 }
 
-/// Paired tests of every pair: in the same way, and sampled ones also at different temperatures. Variants of one pair are also taken
-/// together: a problem then counts by its mean over them.
+/// Paired tests of every pair: in the same way, and sampled ones also at different temperatures. With a baseline, variants of one pair are also
+/// taken together: a problem then counts by its mean over them.
 pub fn tests(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
-    let columns = ["difference", "answers", "measure", "points (95 %)", "standard error", "better", "worse", "p (sign test)"];
+    let columns =
+        ["difference", "answers", "measure", "points (95 %)", "standard error", "better", "worse", "p (sign test)"];
     let mut rows = Vec::new();
     for group in groups(settings) {
         for test in group.iter().flat_map(|&pair| of_pair(settings, pair)) {
             rows.push(test.line(&format!("{} − {}", test.pair.0, test.pair.1), &test.compare(answered)));
         }
-        if let [first, _, ..] = group[..] {
+        if let (Some(_), [first, _, ..]) = (&settings.baseline, &group[..]) {
             let plain = |label: &str| settings.models[label].plain_label(label).to_string();
             let title = format!("{} − {}, mean of {}", plain(first.0), plain(first.1), group.len());
-            for test in of_pair(settings, first) {
+            for test in of_pair(settings, *first) {
                 rows.push(test.line(&title, &test.compare_mean(&group, answered)));
             }
         }
@@ -119,7 +122,7 @@ fn groups(settings: &EvalSettings) -> Vec<Vec<Pair<'_>>> {
 fn of_pair<'a>(settings: &EvalSettings, pair: Pair<'a>) -> Vec<Test<'a>> {
     let ways = Way::all(settings);
     let both = ways.iter().flat_map(|&later| ways.iter().map(move |&earlier| (later, earlier)));
-    let comparable = both.filter(|(later, earlier)| later == earlier || later.mode == earlier.mode);
+    let comparable = both.filter(|(later, earlier)| later.mode == earlier.mode);
     let tests = |ways: (Way, Way)| {
         let measures = if ways.0.samples > 1 { vec![1, ways.0.samples] } else { vec![1] };
         measures.into_iter().map(move |draws| Test { pair, ways, draws })
@@ -133,7 +136,9 @@ impl Test<'_> {
     }
 
     fn compare_mean(&self, pairs: &[Pair], answered: &[Answered]) -> Comparison {
-        let of = |labels: Vec<&str>, way: Way| mean_over(labels.into_iter().map(|label| set(answered, label, way)), self.draws);
+        let of = |labels: Vec<&str>, way: Way| {
+            mean_over(labels.into_iter().map(|label| set(answered, label, way)), self.draws)
+        };
         let later = of(pairs.iter().map(|pair| pair.0).collect(), self.ways.0);
         let earlier = of(pairs.iter().map(|pair| pair.1).collect(), self.ways.1);
         Comparison::new(&later, &earlier)
@@ -178,10 +183,13 @@ mod tests {
         check(json!("sft/seed=1"), &[("ppo/seed=1", "sft/seed=1")]);
         let others = ["sft/seed=0", "sft/seed=1", "ppo/seed=0", "ppo/seed=1"];
         check(json!("base"), &others.map(|label| (label, "base")));
-        check(Value::Null, &[others[0], others[1], others[2], others[3]].map(|label| {
-            let before = ["base", others[0], others[1], others[2]];
-            (label, before[others.iter().position(|other| *other == label).unwrap()])
-        }));
+        check(
+            Value::Null,
+            &[others[0], others[1], others[2], others[3]].map(|label| {
+                let before = ["base", others[0], others[1], others[2]];
+                (label, before[others.iter().position(|other| *other == label).unwrap()])
+            }),
+        );
     }
 
     #[test]
@@ -202,7 +210,10 @@ mod tests {
         assert_eq!((comparison.better, comparison.worse), (1, 1));
         // Gains 1/2, 0, −1/4, 0: mean 1/16, variance (1/4 + 1/16 − 4/256) / 3, error of the mean √(19/256).
         let Estimate { mean, error } = comparison.difference;
-        assert!((mean - 0.0625).abs() < 1e-12 && (error - (19.0f64 / 256.0 / 3.0).sqrt()).abs() < 1e-9, "{comparison:?}");
+        assert!(
+            (mean - 0.0625).abs() < 1e-12 && (error - (19.0f64 / 256.0 / 3.0).sqrt()).abs() < 1e-9,
+            "{comparison:?}"
+        );
         assert_eq!(comparison.cells()[4], "1.000");
     }
 
@@ -216,21 +227,34 @@ mod tests {
         };
         let mut answered = Vec::new();
         for way in Way::all(&settings) {
-            for (label, greedy, sampled) in
-                [("sft/seed=0", "--", "+---"), ("sft/seed=1", "+-", "+---"), ("ppo/seed=0", "+-", "++-+"), ("ppo/seed=1", "+-", "++--")]
-            {
+            for (label, greedy, sampled) in [
+                ("sft/seed=0", "--", "+---"),
+                ("sft/seed=1", "+-", "+---"),
+                ("ppo/seed=0", "+-", "++-+"),
+                ("ppo/seed=1", "+-", "++--"),
+            ] {
                 answered.push(set(label, way, if way.samples == 1 { greedy } else { sampled }));
             }
         }
         let table = tests(&settings, &answered);
         let line = |name: &str, ways: &str, measure: &str| {
             let is_it = |row: &&Vec<String>| row[..3] == [name, ways, measure].map(str::to_string);
-            table.rows.iter().find(is_it).unwrap_or_else(|| panic!("{name} {ways} {measure}: {:?}", table.rows))[3..].to_vec()
+            table.rows.iter().find(is_it).unwrap_or_else(|| panic!("{name} {ways} {measure}: {:?}", table.rows))[3..]
+                .to_vec()
         };
-        assert_eq!(line("ppo/seed=0 − sft/seed=0", "greedy", "pass@1")[..4], ["+50.0 (-48.0 to +148.0)", "50.00", "1", "0"]);
+        assert_eq!(
+            line("ppo/seed=0 − sft/seed=0", "greedy", "pass@1")[..4],
+            ["+50.0 (-48.0 to +148.0)", "50.00", "1", "0"]
+        );
         // Greedy gains of the problems: (1 + 0) / 2 and 0; sampled ones (1/2 + 1/2) / 2 and (1/2 + 0) / 2.
-        assert_eq!(line("ppo − sft, mean of 2", "greedy", "pass@1")[..4], ["+25.0 (-24.0 to +74.0)", "25.00", "1", "0"]);
-        assert_eq!(line("ppo − sft, mean of 2", "T=1 − T=0.5", "pass@1")[..4], ["+37.5 (+13.0 to +62.0)", "12.50", "2", "0"]);
+        assert_eq!(
+            line("ppo − sft, mean of 2", "greedy", "pass@1")[..4],
+            ["+25.0 (-24.0 to +74.0)", "25.00", "1", "0"]
+        );
+        assert_eq!(
+            line("ppo − sft, mean of 2", "T=1 − T=0.5", "pass@1")[..4],
+            ["+37.5 (+13.0 to +62.0)", "12.50", "2", "0"]
+        );
         assert_eq!(line("ppo − sft, mean of 2", "T=1", "pass@2")[..4], ["+25.0 (-24.0 to +74.0)", "25.00", "1", "0"]);
         // Two pairs and their mean: greedy, and pass@1 and pass@2 at two temperatures against two.
         assert_eq!(table.rows.len(), 3 * (1 + 2 * 4));

@@ -6,8 +6,8 @@ use super::way::Way;
 use super::{EvalSettings, Matching, arm};
 use crate::answers::{Choice, End, Rule, chosen_option};
 use crate::report::{Report, ReportTable};
-use indexmap::IndexMap;
 use crate::train::evaluate::{Estimate, pass_at_k, wilson};
+use indexmap::IndexMap;
 
 /// What one model answered in one way, in the order of the problems; the answers to one problem beside each other.
 pub struct Answered {
@@ -148,7 +148,8 @@ fn titles(settings: &EvalSettings, unit: &str) -> Vec<String> {
 fn scores(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
     let axes = arm::axes(&settings.models);
     let columns = std::iter::once("model").chain(axes.iter().copied()).map(str::to_string);
-    let columns = columns.chain(titles(settings, "% (95 %)")).chain(["format %".to_string(), "mean tokens".to_string()]);
+    let columns =
+        columns.chain(titles(settings, "% (95 %)")).chain(["format %".to_string(), "mean tokens".to_string()]);
     let joined = |sets: &[&Answered], cell: &dyn Fn(&Answered) -> String| {
         sets.iter().map(|set| cell(set)).collect::<Vec<_>>().join(" / ")
     };
@@ -216,10 +217,7 @@ fn outcomes(answered: &[Answered]) -> ReportTable {
             set.count(|answer| !answer.formatted),
             set.count(|answer| answer.truncated),
         ];
-        [set.label.clone(), set.way.word()]
-            .into_iter()
-            .chain(counts.map(|count| count.to_string()))
-            .collect()
+        [set.label.clone(), set.way.word()].into_iter().chain(counts.map(|count| count.to_string())).collect()
     };
     ReportTable { title: "answers".to_string(), columns, rows: answered.iter().map(line).collect(), headline: false }
 }

@@ -48,9 +48,7 @@ impl Way {
         let (temperature, tokens_max) = (self.temperature as f32, settings.max_new_tokens);
         match self.mode {
             Mode::Greedy => Sampling { temperature, tokens_max, ..Sampling::default() },
-            Mode::Sampled => {
-                Sampling { temperature, top_p: settings.top_p as f32, tokens_max, ..Sampling::default() }
-            }
+            Mode::Sampled => Sampling { temperature, top_p: settings.top_p as f32, tokens_max, ..Sampling::default() },
         }
     }
 
