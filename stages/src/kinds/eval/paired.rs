@@ -83,8 +83,8 @@ struct Test<'a> {
     draws: usize,
 }
 
-/// Paired tests of every pair: in the same way, and sampled ones also at different temperatures. With a baseline, variants of one pair are also
-/// taken together: a problem then counts by its mean over them.
+/// Paired tests of every pair: in the same way, and sampled ones also at different temperatures. With a baseline, variants of one
+/// pair are also taken together: a problem then counts by its mean over them.
 pub fn tests(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
     let columns =
         ["difference", "answers", "measure", "points (95 %)", "standard error", "better", "worse", "p (sign test)"];
