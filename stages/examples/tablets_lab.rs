@@ -82,13 +82,27 @@ impl Lab {
     }
 
     fn measure(&self, kind: &str) -> Result<()> {
-        let student = self.supervise(kind)?;
+        let student = self.student(kind)?;
         self.evaluate("sft", kind, &student)?;
         if self.option("ppo", 1.0) > 0.0 {
             let graduate = self.reinforce(kind, student)?;
             self.evaluate("ppo", kind, &graduate)?;
         }
         Ok(())
+    }
+
+    /// The student whose weights lie in the file that `LAB_STUDENT` names, or a new one, kept there.
+    fn student(&self, kind: &str) -> Result<Decoder> {
+        let Ok(path) = std::env::var("LAB_STUDENT") else { return self.supervise(kind) };
+        if let Ok(bytes) = std::fs::read(&path) {
+            let weights: Vec<f32> =
+                bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect();
+            return Ok(Decoder::new(&self.device, &self.config(), &weights));
+        }
+        let student = self.supervise(kind)?;
+        let bytes: Vec<u8> = student.weights().iter().flat_map(|weight| weight.to_le_bytes()).collect();
+        std::fs::write(&path, bytes).expect("the student can be written");
+        Ok(student)
     }
 
     fn supervise(&self, kind: &str) -> Result<Decoder> {

@@ -151,6 +151,16 @@ fn impossible_settings_are_found_before_anything_runs() {
     check("ppo", ppo(json!({"reward": {"rigth": 1}})), &["unknown-key"]);
     check("eval", json!({"input": "x", "models": {}}), &["nothing-given"]);
     check("eval", json!({"input": "x", "models": {"a": "b"}, "modes": ["greedily"]}), &["unknown-word"]);
+    check(
+        "eval",
+        json!({"input": "x", "models": {"a": "b"}, "samples": 0, "temperature": [1, 1]}),
+        &["out-of-range"; 2],
+    );
+    check(
+        "eval",
+        json!({"input": "x", "models": {"a": "b"}, "temperature": [], "baseline": "c"}),
+        &["unknown-label", "out-of-range"],
+    );
 }
 
 #[test]
@@ -184,4 +194,58 @@ fn options_are_put_to_the_model_and_the_rules_that_found_them_told() {
     assert_eq!(found.title, "how options were found");
     let shares: f64 = found.rows[0][2..].iter().map(|share| share.parse::<f64>().unwrap()).sum();
     assert!((shares - 100.0).abs() < 0.2, "{found:?}");
+}
+
+#[test]
+fn several_answers_to_a_problem_go_on_from_the_single_one() {
+    let context = PlainContext::with_device(7, 2);
+    let trained = student(4_000.0, &context).unwrap();
+    let inputs = [
+        ("input", Artifact::Rows(lessons(20))),
+        ("models.base", Artifact::Model(model(&trained, "base"))),
+        ("models.sft", Artifact::Model(model(&trained, ""))),
+    ];
+    let score = |more: Value| {
+        let mut settings = json!({"input": "x", "models": {"base": "a", "sft": "b"}, "max_new_tokens": 40});
+        settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        run("eval", settings, &inputs, &context).unwrap()
+    };
+    let (single, several) = (score(json!({})), score(json!({"samples": 4, "baseline": "base"})));
+    let (one, four) = (output(&single, ""), output(&several, ""));
+    assert_eq!(four.len(), 20 * 2 * (1 + 4));
+    let (sample, text) = (four.position("sample").unwrap(), four.position("text").unwrap());
+    let firsts: Vec<&Value> =
+        four.rows.iter().filter(|row| row.cells[sample] == 1).map(|row| &row.cells[text]).collect();
+    assert_eq!(
+        firsts,
+        one.rows.iter().map(|row| &row.cells[text]).collect::<Vec<_>>(),
+        "the first is the one that there was"
+    );
+    let drawn: Vec<&Value> =
+        four.rows.iter().filter(|row| row.id.starts_with("row 0 sft sampled")).map(|row| &row.cells[text]).collect();
+    assert!(drawn.len() == 4 && drawn.iter().any(|text| text != &drawn[0]), "each is drawn by itself: {drawn:?}");
+
+    let titles: Vec<&str> = several.report.tables.iter().map(|table| table.title.as_str()).collect();
+    let expected = [
+        "accuracy on 20 problems",
+        "paired differences",
+        "pass@k of 4 answers to a problem",
+        "paired tests, by problem",
+        "answers",
+    ];
+    assert_eq!(titles, expected);
+    assert_eq!(several.report.tables[0].columns[2..4], ["T=1 pass@1 % (95 %)", "T=1 pass@4 % (95 %)"]);
+    for table in &several.report.tables {
+        assert!(table.rows.iter().all(|row| row.len() == table.columns.len()), "{table:?}");
+    }
+
+    let apart = score(json!({"temperature": [0.5, 1], "modes": "sampled"}));
+    let apart = output(&apart, "");
+    let at_one = apart.rows.iter().filter(|row| row.cells[1] == "T=1").map(|row| &row.cells[text]);
+    let before = one.rows.iter().filter(|row| row.cells[1] == "sampled").map(|row| &row.cells[text]);
+    assert_eq!(
+        at_one.collect::<Vec<_>>(),
+        before.collect::<Vec<_>>(),
+        "a temperature does not depend on those beside it"
+    );
 }

@@ -1,7 +1,9 @@
 //! `eval`: models answer the same problems, greedily and sampled; accuracies with intervals, and paired differences.
 
 mod arm;
+mod paired;
 mod score;
+mod way;
 
 use super::sft::{positive, question_column, question_need};
 use super::source::sample;
@@ -11,8 +13,9 @@ use super::verifier::{Claim, Verifier};
 use crate::answers::Rule;
 use crate::columns::{Columns, Need};
 use crate::context::{Context, Progress};
+use crate::draw::Draw;
 use crate::failure::{Failure, Result};
-use crate::model::generate::{Finish, Sampling};
+use crate::model::generate::Finish;
 use crate::prompt::Prompt;
 use crate::rows::{Column, ColumnType, Row, Rows};
 use crate::settings::{Reader, Setting, Settings, Step};
@@ -22,6 +25,7 @@ use arm::Arm;
 use indexmap::IndexMap;
 use score::{Answered, Choices, report};
 use serde_json::{Map, Value};
+use way::Way;
 
 pub const KIND: Kind = Kind {
     name: "eval",
@@ -37,9 +41,17 @@ crate::settings! {
         pub input: NodeRef,
         /// Label: model node. Each is compared with the one before it; a node with variants stands for all of them.
         pub models: IndexMap<String, Arm>,
+        /// The label that all others are compared with, variants at the same place of the axes; the one before each when left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub baseline: Option<String> = None,
         pub modes: Vec<Mode> = vec![Mode::Greedy, Mode::Sampled],
-        /// Of the mode `sampled`.
-        pub temperature: f64 = 1.0,
+        /// Of the mode `sampled`; several are sampled at one after another.
+        #[serde(serialize_with = "way::one_or_list")]
+        pub temperature: Vec<f64> = vec![1.0],
+        /// Answers to each problem in the mode `sampled`. Above 1, pass@1 is the mean over them, and pass@k the chance that one of k is
+        /// right (Chen 2021).
+        #[serde(skip_serializing_if = "is_one")]
+        pub samples: usize = 1,
         pub top_p: f64 = 1.0,
         pub max_new_tokens: usize = 256,
         /// Only so many problems, drawn by the seed.
@@ -74,6 +86,10 @@ crate::choice! {
     }
 }
 
+fn is_one(samples: &usize) -> bool {
+    *samples == 1
+}
+
 struct Eval {
     settings: EvalSettings,
     prompt: Option<Prompt>,
@@ -89,8 +105,10 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
             reader.within(Step::Key(key.into()), note);
         }
     }
-    arm::check(&settings.models, &TABLE.map(|(name, _)| name), reader);
-    positive("temperature", settings.temperature, reader);
+    arm::check(&settings.models, &columns(&settings).map(|(name, _)| name).collect::<Vec<_>>(), reader);
+    paired::check(settings.baseline.as_deref(), &settings.models, reader);
+    way::check(&settings.temperature, reader);
+    positive("samples", settings.samples as f64, reader);
     positive("max_new_tokens", settings.max_new_tokens as f64, reader);
     (reader.mistakes.len() == before).then(|| Box::new(Eval { settings, prompt }) as Box<dyn Stage>)
 }
@@ -134,7 +152,7 @@ impl Stage for Eval {
     }
 
     fn columns(&self, _output: &str, _inputs: &[Columns]) -> Columns {
-        Columns::known(TABLE.map(|(name, _)| name))
+        Columns::known(columns(&self.settings).map(|(name, _)| name))
     }
 
     fn needs(&self) -> Vec<Need> {
@@ -170,14 +188,14 @@ impl Stage for Eval {
         let mut answered: Vec<Answered> = Vec::new();
         for label in self.settings.models.keys() {
             let student = Student::open(inputs.model_folder(&port(label)), &context.device())?;
-            for &mode in &self.settings.modes {
+            for way in Way::all(&self.settings) {
                 context.checkpoint()?;
-                self.progress(answered.len(), &problems, label, context);
-                answered.push(self.answer(&student, label, mode, &problems, context)?);
+                self.progress(&answered, &problems, label, context);
+                answered.push(self.answer(&student, label, way, &problems, context)?);
             }
         }
-        self.progress(answered.len(), &problems, "", context);
-        Ok(Outputs::rows(table(&self.settings.models, &problems, &answered), report(&self.settings, &answered)))
+        self.progress(&answered, &problems, "", context);
+        Ok(Outputs::rows(table(&self.settings, &problems, &answered), report(&self.settings, &answered)))
     }
 }
 
@@ -196,10 +214,11 @@ struct Problem {
 }
 
 impl Eval {
-    /// Of all models in all modes.
+    /// Of all models in all ways.
     fn answers(&self, problems: u64) -> u64 {
         let problems = self.settings.limit.map_or(problems, |limit| problems.min(limit as u64));
-        problems * (self.settings.models.len() * self.settings.modes.len()) as u64
+        let each: usize = Way::all(&self.settings).iter().map(|way| way.samples).sum();
+        problems * (self.settings.models.len() * each) as u64
     }
 
     fn problems(&self, rows: &Rows) -> Result<Vec<Problem>> {
@@ -224,16 +243,15 @@ impl Eval {
         &self,
         student: &Student,
         label: &str,
-        mode: Mode,
+        way: Way,
         problems: &[Problem],
         context: &dyn Context,
     ) -> Result<Answered> {
         let prompts = problems.iter().map(|problem| student.prompt(&problem.question)).collect::<Result<Vec<_>>>()?;
-        // The same draws for every model: what differs between two models is theirs.
-        let draw = context.draw().of("answer");
-        let seeds: Vec<u64> = problems.iter().map(|problem| draw.of(&problem.id).bits()).collect();
-        let generations = student.answers(&prompts, &seeds, &self.sampling(mode))?;
-        let mut answered = Answered { label: label.to_string(), mode, answers: Vec::with_capacity(problems.len()) };
+        let prompts: Vec<_> = prompts.into_iter().flat_map(|prompt| vec![prompt; way.samples]).collect();
+        let seeds = seeds(problems, way.samples, &context.draw().of("answer"));
+        let generations = student.answers(&prompts, &seeds, &way.sampling(&self.settings))?;
+        let mut answered = Answered { label: label.to_string(), way, answers: Vec::with_capacity(seeds.len()) };
         for (generation, text) in generations {
             let answer = response(&text).to_string();
             answered.answers.push(score::Answer {
@@ -251,7 +269,8 @@ impl Eval {
     }
 
     fn judge(&self, answered: &mut Answered, problems: &[Problem], context: &dyn Context) -> Result<()> {
-        let pairs = || problems.iter().zip(&answered.answers);
+        let samples = answered.way.samples;
+        let pairs = || answered.answers.iter().enumerate().map(|(at, answer)| (&problems[at / samples], answer));
         let verdicts: Vec<(bool, Option<Rule>)> = match self.settings.matching {
             Matching::Truth => {
                 let claims: Vec<Claim> = pairs().map(|(problem, answer)| claim(problem, answer)).collect();
@@ -269,24 +288,20 @@ impl Eval {
         Ok(())
     }
 
-    fn sampling(&self, mode: Mode) -> Sampling {
-        let tokens_max = self.settings.max_new_tokens;
-        match mode {
-            Mode::Greedy => Sampling { temperature: 0.0, tokens_max, ..Sampling::default() },
-            Mode::Sampled => Sampling {
-                temperature: self.settings.temperature as f32,
-                top_p: self.settings.top_p as f32,
-                tokens_max,
-                ..Sampling::default()
-            },
-        }
+    fn progress(&self, answered: &[Answered], problems: &[Problem], label: &str, context: &dyn Context) {
+        let done = answered.iter().map(|set| set.answers.len() as u64).sum();
+        let total = self.answers(problems.len() as u64);
+        context.progress(Progress { done, total, unit: "answers", note: label.to_string() });
     }
+}
 
-    fn progress(&self, done: usize, problems: &[Problem], label: &str, context: &dyn Context) {
-        let total = self.settings.models.len() * self.settings.modes.len();
-        let count = |sets: usize| (sets * problems.len()) as u64;
-        context.progress(Progress { done: count(done), total: count(total), unit: "answers", note: label.to_string() });
-    }
+/// The same draws for every model: what differs between two models is theirs.
+fn seeds(problems: &[Problem], samples: usize, draw: &Draw) -> Vec<u64> {
+    let seed = |problem: &Problem, sample: usize| match (draw.of(&problem.id), sample) {
+        (draw, 0) => draw.bits(),
+        (draw, sample) => draw.at(sample as u64).bits(),
+    };
+    problems.iter().flat_map(|problem| (0..samples).map(move |sample| seed(problem, sample))).collect()
 }
 
 fn open_problem(row: &Row, question: usize, truth: usize) -> Problem {
@@ -327,33 +342,46 @@ const TABLE: [(&str, ColumnType); 9] = [
     ("tokens", ColumnType::Int),
 ];
 
-/// One row for each problem, model and mode.
-fn table(arms: &IndexMap<String, Arm>, problems: &[Problem], answered: &[Answered]) -> Rows {
-    let axes = arm::axes(arms);
-    let columns = TABLE.into_iter().chain(axes.iter().map(|axis| (*axis, ColumnType::Text)));
-    let columns = columns.map(|(name, column_type)| Column { name: name.to_string(), column_type });
-    let mut rows = Rows::new(columns.collect());
-    for Answered { label, mode, answers } in answered {
-        let place: Vec<Value> = arms[label].place(&axes).into_iter().map(Value::from).collect();
-        rows.rows.extend(problems.iter().zip(answers).map(|(problem, answer)| {
-            Row {
-                id: format!("{} {label} {}", problem.id, mode.word()),
-                cells: [
-                    Value::from(label.as_str()),
-                    Value::from(mode.word()),
-                    Value::from(problem.question.as_str()),
-                    Value::from(problem.truth.as_str()),
-                    Value::from(answer.text.as_str()),
-                    Value::from(answer.answer.as_str()),
-                    Value::from(answer.right),
-                    Value::from(answer.formatted),
-                    Value::from(answer.tokens),
-                ]
-                .into_iter()
-                .chain(place.clone())
-                .collect(),
-            }
+/// The columns before those of axes: which answer to its problem it is comes where there are several.
+fn columns(settings: &EvalSettings) -> impl Iterator<Item = (&'static str, ColumnType)> + use<> {
+    TABLE.into_iter().chain((settings.samples > 1).then_some(("sample", ColumnType::Int)))
+}
+
+/// One row for each problem, model, way and sample.
+fn table(settings: &EvalSettings, problems: &[Problem], answered: &[Answered]) -> Rows {
+    let axes = arm::axes(&settings.models);
+    let column = |(name, column_type): (&str, ColumnType)| Column { name: name.to_string(), column_type };
+    let placed = axes.iter().map(|axis| column((axis, ColumnType::Text)));
+    let mut rows = Rows::new(columns(settings).map(column).chain(placed).collect());
+    for set in answered {
+        let place = settings.models[&set.label].place(&axes);
+        rows.rows.extend((0..set.answers.len()).map(|at| {
+            let mut row = row(&problems[at / set.way.samples], set, at, settings.samples > 1);
+            row.cells.extend(place.iter().map(|&value| Value::from(value)));
+            row
         }));
     }
     rows
+}
+
+/// The answer at a place of a set.
+fn row(problem: &Problem, set: &Answered, at: usize, numbered: bool) -> Row {
+    let (answer, word, sample) = (&set.answers[at], set.way.word(), at % set.way.samples + 1);
+    let mut id = format!("{} {} {word}", problem.id, set.label);
+    let mut cells = vec![
+        Value::from(set.label.as_str()),
+        Value::from(word),
+        Value::from(problem.question.as_str()),
+        Value::from(problem.truth.as_str()),
+        Value::from(answer.text.as_str()),
+        Value::from(answer.answer.as_str()),
+        Value::from(answer.right),
+        Value::from(answer.formatted),
+        Value::from(answer.tokens),
+    ];
+    if numbered {
+        id = format!("{id} {sample}");
+        cells.push(Value::from(sample));
+    }
+    Row { id, cells }
 }

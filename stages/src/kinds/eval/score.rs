@@ -1,14 +1,18 @@
-//! The figures of an evaluation: shares with Wilson's intervals, paired differences with theirs, and which rule found each option.
+//! The figures of an evaluation: shares with Wilson's intervals, pass@k with intervals over problems, paired differences with theirs,
+//! and which rule found each option.
 
-use super::{EvalSettings, Matching, Mode, arm};
+use super::paired::{Comparison, pairs, tests};
+use super::way::Way;
+use super::{EvalSettings, Matching, arm};
 use crate::answers::{Choice, End, Rule, chosen_option};
 use crate::report::{Report, ReportTable};
-use crate::train::evaluate::wilson;
+use crate::train::evaluate::{Estimate, pass_at_k, wilson};
+use indexmap::IndexMap;
 
-/// What one model answered in one mode, in the order of the problems.
+/// What one model answered in one way, in the order of the problems; the answers to one problem beside each other.
 pub struct Answered {
     pub label: String,
-    pub mode: Mode,
+    pub way: Way,
     pub answers: Vec<Answer>,
 }
 
@@ -24,6 +28,15 @@ pub struct Answer {
     pub truncated: bool,
     /// How its option was found, where options are compared.
     pub rule: Option<Rule>,
+}
+
+#[cfg(test)]
+impl Answer {
+    /// One of which only the verdict matters.
+    pub fn judged(right: bool) -> Answer {
+        let (text, answer) = (String::new(), "x".to_string());
+        Answer { text, answer, right, formatted: true, tokens: 4, truncated: false, rule: None }
+    }
 }
 
 /// How replies chose among options, by their first match and by their last: the better of the two is the score.
@@ -60,6 +73,12 @@ pub fn report(settings: &EvalSettings, answered: &[Answered]) -> Report {
     if settings.models.len() > 1 {
         tables.push(differences(settings, answered));
     }
+    if settings.samples > 1 {
+        tables.push(passes(settings, answered));
+    }
+    if settings.models.len() > 1 && (settings.samples > 1 || settings.baseline.is_some()) {
+        tables.push(tests(settings, answered));
+    }
     tables.push(outcomes(answered));
     if settings.matching == Matching::Options {
         tables.push(rules(answered));
@@ -86,9 +105,30 @@ impl Answered {
         let share = wilson(self.count(|answer| answer.right), self.answers.len());
         format!("{:.1} ({:.1}–{:.1})", 100.0 * share.share, 100.0 * share.low, 100.0 * share.high)
     }
+
+    /// pass@k of each problem.
+    pub fn passes(&self, k: usize) -> Vec<f64> {
+        let right = |answers: &[Answer]| answers.iter().filter(|answer| answer.right).count();
+        self.answers.chunks(self.way.samples).map(|answers| pass_at_k(answers.len(), right(answers), k)).collect()
+    }
+
+    /// The mean over problems, with the 95 % interval that treats the problem as the unit.
+    fn pass(&self, k: usize) -> String {
+        let estimate = Estimate::of(self.passes(k));
+        let (low, high) = (estimate.mean - estimate.half(), estimate.mean + estimate.half());
+        format!("{:.1} ({:.1}–{:.1})", 100.0 * estimate.mean, 100.0 * low.max(0.0), 100.0 * high.min(1.0))
+    }
+
+    /// What the table of scores tells: one share, or the ends of pass@k.
+    fn scores(&self) -> Vec<String> {
+        match self.way.samples {
+            1 => vec![self.accuracy()],
+            samples => vec![self.pass(1), self.pass(samples)],
+        }
+    }
 }
 
-/// All answers of one model, a mode each.
+/// All answers of one model, a way each.
 fn by_label<'a>(
     settings: &'a EvalSettings,
     answered: &'a [Answered],
@@ -96,18 +136,20 @@ fn by_label<'a>(
     settings.models.keys().map(|label| (label.as_str(), answered.iter().filter(|set| set.label == *label).collect()))
 }
 
-fn mode_title(settings: &EvalSettings, mode: Mode) -> String {
-    match mode {
-        Mode::Greedy => "greedy %".to_string(),
-        Mode::Sampled => format!("T={} %", settings.temperature),
-    }
+/// Titles of what each way is scored by, in `unit`.
+fn titles(settings: &EvalSettings, unit: &str) -> Vec<String> {
+    let of_way = |way: Way| match way.samples {
+        1 => vec![format!("{} {unit}", way.title())],
+        samples => [1, samples].map(|k| format!("{} pass@{k} {unit}", way.title())).to_vec(),
+    };
+    Way::all(settings).into_iter().flat_map(of_way).collect()
 }
 
 fn scores(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
-    let titles = settings.modes.iter().map(|&mode| format!("{} (95 %)", mode_title(settings, mode)));
     let axes = arm::axes(&settings.models);
     let columns = std::iter::once("model").chain(axes.iter().copied()).map(str::to_string);
-    let columns = columns.chain(titles).chain(["format %".to_string(), "mean tokens".to_string()]);
+    let columns =
+        columns.chain(titles(settings, "% (95 %)")).chain(["format %".to_string(), "mean tokens".to_string()]);
     let joined = |sets: &[&Answered], cell: &dyn Fn(&Answered) -> String| {
         sets.iter().map(|set| cell(set)).collect::<Vec<_>>().join(" / ")
     };
@@ -115,12 +157,12 @@ fn scores(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
         let arm = &settings.models[label];
         let mut cells = vec![arm.plain_label(label).to_string()];
         cells.extend(arm.place(&axes).into_iter().map(|value| value.unwrap_or_default().to_string()));
-        cells.extend(sets.iter().map(|set| set.accuracy()));
+        cells.extend(sets.iter().flat_map(|set| set.scores()));
         cells.push(joined(&sets, &|set| set.percent(|answer| answer.formatted)));
         cells.push(joined(&sets, &Answered::mean_tokens));
         cells
     };
-    let problems = answered.first().map_or(0, |set| set.answers.len());
+    let problems = answered.first().map_or(0, |set| set.answers.len() / set.way.samples);
     let title = format!("accuracy on {problems} problems");
     ReportTable {
         title,
@@ -130,51 +172,36 @@ fn scores(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
     }
 }
 
-/// Each model against the one before it, on the same problems.
+/// pass@k as far as the answers reach.
+fn passes(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
+    let sampled = || answered.iter().filter(|set| set.way.samples > 1);
+    let draws = sampled().next().map_or_else(Vec::new, |set| set.way.draws());
+    let titles = draws.iter().map(|k| format!("pass@{k} % (95 %)"));
+    let columns = ["model", "answers"].map(str::to_string).into_iter().chain(titles).collect();
+    let line = |set: &Answered| {
+        let shares = draws.iter().map(|&k| set.pass(k));
+        [set.label.clone(), set.way.title()].into_iter().chain(shares).collect()
+    };
+    let title = format!("pass@k of {} answers to a problem", settings.samples);
+    ReportTable { title, columns, rows: sampled().map(line).collect(), headline: false }
+}
+
+/// Each model against the one that it is compared with, on the same problems.
 fn differences(settings: &EvalSettings, answered: &[Answered]) -> ReportTable {
-    let titles = settings.modes.iter().map(|&mode| format!("{} points (95 %)", mode_title(settings, mode)));
-    let columns = ["difference".to_string()].into_iter().chain(titles).collect();
-    let sets: Vec<(&str, Vec<&Answered>)> = by_label(settings, answered).collect();
-    let line = |pair: &[(&str, Vec<&Answered>)]| {
-        let [(before, earlier), (label, later)] = pair else { unreachable!("windows of two") };
-        let cells = earlier.iter().zip(later).map(|(earlier, later)| paired_difference(later, earlier).shown());
+    let columns = ["difference".to_string()].into_iter().chain(titles(settings, "points (95 %)")).collect();
+    let sets: IndexMap<&str, Vec<&Answered>> = by_label(settings, answered).collect();
+    let line = |(label, before): (&str, &str)| {
+        let cells = sets[label].iter().zip(&sets[before]).flat_map(|(later, earlier)| compared(later, earlier));
         [format!("{label} − {before}")].into_iter().chain(cells).collect()
     };
-    let rows = sets.windows(2).map(line).collect();
+    let rows = pairs(settings).into_iter().map(line).collect();
     ReportTable { title: "paired differences".to_string(), columns, rows, headline: true }
 }
 
-/// A mean difference and half of its 95 % interval.
-#[derive(Debug, PartialEq)]
-struct Difference {
-    mean: f64,
-    half: f64,
-}
-
-impl Difference {
-    fn shown(&self) -> String {
-        let points = |share: f64| 100.0 * share;
-        format!(
-            "{:+.1} ({:+.1} to {:+.1})",
-            points(self.mean),
-            points(self.mean - self.half),
-            points(self.mean + self.half)
-        )
-    }
-}
-
-/// Over dᵢ = rightᵢ(later) − rightᵢ(earlier): the mean, and 1.96 standard errors of a mean of paired differences.
-fn paired_difference(later: &Answered, earlier: &Answered) -> Difference {
-    let differences = later
-        .answers
-        .iter()
-        .zip(&earlier.answers)
-        .map(|(l, e)| f64::from(u8::from(l.right)) - f64::from(u8::from(e.right)));
-    let (n, sum, squares) =
-        differences.fold((0.0, 0.0, 0.0), |(n, sum, squares), d| (n + 1.0, sum + d, squares + d * d));
-    let mean = sum / n;
-    let variance = (squares - n * mean * mean) / (n - 1.0_f64).max(1.0);
-    Difference { mean, half: 1.96 * (variance / n).sqrt() }
+/// Over dᵢ = passᵢ(later) − passᵢ(earlier): the mean, and 1.96 standard errors of a mean of paired differences.
+fn compared(later: &Answered, earlier: &Answered) -> Vec<String> {
+    let draws = if later.way.samples > 1 { vec![1, later.way.samples] } else { vec![1] };
+    draws.into_iter().map(|k| Comparison::new(&later.passes(k), &earlier.passes(k)).shown()).collect()
 }
 
 /// What became of the answers; what is not right is told apart.
@@ -190,10 +217,7 @@ fn outcomes(answered: &[Answered]) -> ReportTable {
             set.count(|answer| !answer.formatted),
             set.count(|answer| answer.truncated),
         ];
-        [set.label.clone(), set.mode.word().to_string()]
-            .into_iter()
-            .chain(counts.map(|count| count.to_string()))
-            .collect()
+        [set.label.clone(), set.way.word()].into_iter().chain(counts.map(|count| count.to_string())).collect()
     };
     ReportTable { title: "answers".to_string(), columns, rows: answered.iter().map(line).collect(), headline: false }
 }
@@ -204,7 +228,7 @@ fn rules(answered: &[Answered]) -> ReportTable {
     let columns = ["model", "mode"].map(str::to_string).into_iter().chain(titles).collect();
     let line = |set: &Answered| {
         let shares = Rule::ALL.iter().map(|&rule| set.percent(|answer| answer.rule == Some(rule)));
-        [set.label.clone(), set.mode.word().to_string()].into_iter().chain(shares).collect()
+        [set.label.clone(), set.way.word()].into_iter().chain(shares).collect()
     };
     ReportTable {
         title: "how options were found".to_string(),
@@ -217,26 +241,58 @@ fn rules(answered: &[Answered]) -> ReportTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{Reader, Settings};
+    use serde_json::{Value, json};
 
     fn answered(rights: &str) -> Answered {
-        let answer = |right: char| Answer {
-            text: String::new(),
-            answer: if right == ' ' { String::new() } else { "x".to_string() },
-            right: right == '+',
-            formatted: right != ' ',
-            tokens: 4,
-            truncated: false,
-            rule: None,
+        sampled(rights, 1)
+    }
+
+    fn sampled(rights: &str, samples: usize) -> Answered {
+        let answer = |right: char| match right {
+            ' ' => Answer { answer: String::new(), formatted: false, ..Answer::judged(false) },
+            right => Answer::judged(right == '+'),
         };
-        Answered { label: "m".to_string(), mode: Mode::Greedy, answers: rights.chars().map(answer).collect() }
+        let settings = settings(json!({"modes": ["sampled"], "samples": samples}));
+        let way = Way::all(&settings)[0];
+        Answered { label: "m".to_string(), way, answers: rights.chars().map(answer).collect() }
+    }
+
+    fn settings(more: Value) -> EvalSettings {
+        let mut fields = json!({"input": "x", "models": {"m": "m"}}).as_object().unwrap().clone();
+        fields.extend(more.as_object().unwrap().clone());
+        EvalSettings::read_fields(&fields, &mut Reader::default()).unwrap()
     }
 
     #[test]
     fn a_paired_difference_knows_that_the_problems_are_the_same() {
-        let difference = paired_difference(&answered("+++-"), &answered("++--"));
-        // d = 0, 0, 1, 0: mean 1/4, variance 1/4, standard error 1/4.
-        assert!((difference.mean - 0.25).abs() < 1e-12 && (difference.half - 0.49).abs() < 1e-12, "{difference:?}");
-        assert_eq!(paired_difference(&answered("+-"), &answered("+-")), Difference { mean: 0.0, half: 0.0 });
+        // d = 0, 0, 1, 0: mean 1/4, standard error 1/4.
+        assert_eq!(compared(&answered("+++-"), &answered("++--")), ["+25.0 (-24.0 to +74.0)"]);
+        assert_eq!(compared(&answered("+-"), &answered("+-")), ["+0.0 (+0.0 to +0.0)"]);
+    }
+
+    #[test]
+    fn several_answers_to_a_problem_count_as_one_problem() {
+        // Three problems of four answers: 1/4, 1, 0 right.
+        let set = sampled("-+--++++----", 4);
+        assert_eq!(set.passes(1), [0.25, 1.0, 0.0]);
+        assert_eq!(set.passes(2), [0.5, 1.0, 0.0]);
+        assert_eq!(set.passes(4), [1.0, 1.0, 0.0]);
+        // Mean 5/12, squared deviations 1/36 + 49/144 + 25/144 = 78/144, error √(78/144 / 2 / 3); 2/3, error 1/3.
+        assert_eq!(set.scores(), ["41.7 (0.0–100.0)", "66.7 (1.3–100.0)"]);
+        assert_eq!(sampled("-+++----", 4).scores()[0], "37.5 (0.0–100.0)");
+        let before = sampled("-+---+++----", 4);
+        assert_eq!(compared(&set, &before), ["+8.3 (-8.0 to +24.7)", "+0.0 (+0.0 to +0.0)"]);
+    }
+
+    #[test]
+    fn settings_that_are_left_out_are_in_no_key() {
+        let value = |more: Value| serde_json::to_value(settings(more)).unwrap();
+        let plain = value(json!({}));
+        assert_eq!(plain["temperature"], json!(1.0));
+        assert!(plain.get("samples").is_none() && plain.get("baseline").is_none(), "{plain}");
+        assert_eq!(plain, value(json!({"samples": 1, "temperature": [1], "baseline": null})));
+        assert_eq!(value(json!({"temperature": [0.5, 1]}))["temperature"], json!([0.5, 1.0]));
     }
 
     #[test]
