@@ -1,6 +1,7 @@
 //! What training nodes will hold in memory, told in a plan and compared with what there is before a run begins.
 //!
-//! There is what the machine and the control group have left; `DECOCT_MEMORY` may allow less, as a whole for this process.
+//! There is what the machine and the control group have left, unless `DECOCT_MEMORY` says what this process may take as a whole: less,
+//! or more where a user knows better.
 
 use crate::failure::{Exit, Failure, Result};
 use crate::graph::NodeIndex;
@@ -21,14 +22,18 @@ const UNITS: [(&str, u64); 4] = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB"
 /// # Errors
 /// If `DECOCT_MEMORY` is no amount of memory.
 pub fn available() -> Result<Option<u64>> {
-    let Ok(told) = std::env::var(VARIABLE) else { return Ok(memory::available()) };
-    let limit = bytes(&told).ok_or_else(|| Failure::Plain {
+    match std::env::var(VARIABLE) {
+        Ok(told) => Ok(Some(allowed(&told)?.saturating_sub(memory::held()))),
+        Err(_) => Ok(memory::available()),
+    }
+}
+
+fn allowed(told: &str) -> Result<u64> {
+    bytes(told).ok_or_else(|| Failure::Plain {
         exit: Exit::Recipe,
         message: format!("`{VARIABLE}` is `{told}`, which is no amount of memory"),
         hint: Some("such as `500MB` or `8GB`".to_string()),
-    })?;
-    let left = limit.saturating_sub(memory::held());
-    Ok(Some(memory::available().map_or(left, |free| free.min(left))))
+    })
 }
 
 fn bytes(words: &str) -> Option<u64> {
@@ -104,7 +109,9 @@ pub fn check(outlooks: &[(&str, MemoryOutlook)]) -> Result<()> {
                 least.uses_in_words(),
                 in_words(free)
             ),
-            hint: Some(advice.clone()),
+            hint: Some(format!(
+                "{advice}; `{VARIABLE}=…GB` says how much this process may take, where that is another amount"
+            )),
         }),
     }
 }
