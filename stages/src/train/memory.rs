@@ -98,10 +98,9 @@ impl MemoryPlan {
 
     /// With answers to so many prompts before, when there was but the model.
     pub fn after_generation(self, model: &ModelSizes, plan: &MemoryPlan) -> MemoryPlan {
-        let this = self.lasting(Use::Parameters, "weights prepared for generation", model.prepared());
-        let own = sum(&this.lasting) - model.parameters as u64 * FLOAT;
+        let own = sum(&self.lasting) - model.parameters as u64 * FLOAT;
         let beyond = (plan.total() - model.parameters as u64 * FLOAT).saturating_sub(own);
-        this.passing([(Use::KvCache, "answers before", (beyond / FLOAT) as usize)])
+        self.passing([(Use::KvCache, "answers before", (beyond / FLOAT) as usize)])
     }
 
     /// The most that is held at once, in bytes.
@@ -198,7 +197,13 @@ impl ModelSizes {
         (crew.workers * floats(crew.cache_bytes(config, &room)), crew.workers * rows)
     }
 
-    /// What threads keep between operations on so many tokens.
+    /// What threads keep between a generation's operations on so many tokens: its products find their weights prepared.
+    fn scratch_of_generation(&self, tokens: usize, threads: usize) -> usize {
+        let products = self.projections().map(|(outputs, inputs)| (tokens, outputs, inputs));
+        matmul::scratch_floats(&products, self.config.vocab_size, threads)
+    }
+
+    /// What threads keep between a training's operations on so many tokens.
     fn scratch(&self, tokens: usize, threads: usize) -> usize {
         let DecoderConfig { hidden_size: d, vocab_size, .. } = self.config;
         let (rows, columns) = (tokens.min(LOGIT_PIECE.0), vocab_size.min(LOGIT_PIECE.1));

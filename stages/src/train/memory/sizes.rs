@@ -3,6 +3,8 @@
 use super::{Lengths, MemoryPlan, ModelSizes, Use, lane_sizes, longest};
 use crate::model::workspace::Purpose;
 
+const PREPARED: &str = "weights prepared for generation";
+
 /// What a supervised training is made of.
 pub struct SftSizes<'a> {
     pub model: &'a ModelSizes,
@@ -80,9 +82,9 @@ impl PracticeSizes<'_> {
         let (cache, rows) = model.answers(self.rollouts, (self.prompt_tokens, self.answer_tokens), threads);
         let scored = model.work(&self.lanes(self.rollouts), Purpose::Inference);
         let kept = usize::from(self.keeps_checkpoints) * 3 * (1 + critics) * parameters;
+        let prepared = (Use::Parameters, PREPARED, model.prepared());
         MemoryPlan::default()
             .lasting(Use::Parameters, "the policy", parameters)
-            .lasting(Use::Parameters, "weights prepared for generation", model.prepared())
             .lasting(Use::Parameters, "the model to stay near", parameters)
             .lasting(Use::Parameters, "the critic", critics * parameters)
             .lasting(Use::Gradients, "gradients", (policy.len() + critic.len()) * parameters)
@@ -91,9 +93,10 @@ impl PracticeSizes<'_> {
             .lasting(Use::Activations, "the critic's updates", model.work(&critic, purpose))
             .lasting(Use::Other, "answers", answers)
             .lasting(Use::Other, "scratch of threads", model.scratch(longest(&policy), threads))
-            .passing([(Use::KvCache, "keys and values", cache), (Use::Activations, "sampling", rows)])
-            .passing([(Use::Activations, "scoring of answers", scored)])
-            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&policy, threads))])
+            .passing([(Use::KvCache, "keys and values", cache), (Use::Activations, "sampling", rows), prepared])
+            // Until the first update changes the weights.
+            .passing([(Use::Activations, "scoring of answers", scored), prepared])
+            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&policy, threads)), prepared])
             .passing([(Use::Other, "a checkpoint while it is written", kept)])
     }
 
@@ -147,10 +150,10 @@ impl DpoSizes<'_> {
 /// A model that answers so many prompts; tokens of the longest of them, and of an answer.
 pub fn generation(model: &ModelSizes, requests: usize, (prompt, answer): (usize, usize), threads: usize) -> MemoryPlan {
     let (cache, rows) = model.answers(requests, (prompt, answer), threads);
-    let scratch = model.scratch(prompt, threads).max(threads * model.config.vocab_size.next_power_of_two());
+    let scratch = model.scratch_of_generation(prompt, threads);
     MemoryPlan::default()
         .lasting(Use::Parameters, "parameters", model.parameters)
-        .lasting(Use::Parameters, "weights prepared for generation", model.prepared())
+        .lasting(Use::Parameters, PREPARED, model.prepared())
         .lasting(Use::KvCache, "keys and values", cache)
         .lasting(Use::Activations, "sampling", rows)
         .lasting(Use::Other, "answers", requests * 2 * answer)
