@@ -94,6 +94,7 @@ fn what_these_rows_do_not_leave_room_for_stops_before_its_first_step_and_finishe
 }
 
 /// The program's peak of resident memory, in bytes, once it has ended well.
+#[expect(clippy::zombie_processes, reason = "wait4 waits, and tells the peak besides")]
 fn peak(mut command: Command) -> u64 {
     let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());

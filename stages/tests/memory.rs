@@ -180,7 +180,7 @@ fn fine_tuning_holds_what_its_plan_says() {
         ("small, long batches", config(600, 96, 3, 256), None, 2_048, None),
         ("wide", config(3_000, 256, 2, 704), None, 1_024, None),
         ("deep", config(400, 64, 12, 192), None, 3_000, None),
-        ("bounded", config(600, 96, 4, 256), None, 3_000, Some(400)),
+        ("bounded", config(600, 192, 4, 512), None, 6_000, Some(1_000)),
         ("large vocabulary", config(40_000, 96, 1, 128), None, 1_024, None),
         ("adapters", config(3_000, 256, 4, 704), Some(&lora), 1_024, None),
     ] {

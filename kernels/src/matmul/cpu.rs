@@ -133,7 +133,7 @@ fn by_tasks(
         // SAFETY: callers checked A and B against the shape and C too; tiles of C are disjoint.
         unsafe {
             let c = c.address(row * stride + column);
-            gemm(part, precision, a.at(row, 0), b.from_column(column), write, c, stride);
+            gemm(part, precision, a.at(row, 0), b.columns_from(column), write, c, stride);
         }
     });
 }

@@ -68,10 +68,10 @@ pub(crate) enum Factor {
 
 impl Factor {
     /// The part from `column` on; of panels a multiple of 32.
-    pub(crate) fn from_column(self, column: usize) -> Factor {
+    pub(crate) fn columns_from(self, column: usize) -> Factor {
         match self {
             Factor::Strided(matrix) => Factor::Strided(matrix.at(0, column)),
-            Factor::Panels(panels) => Factor::Panels(panels.from_column(column)),
+            Factor::Panels(panels) => Factor::Panels(panels.columns_from(column)),
         }
     }
 }

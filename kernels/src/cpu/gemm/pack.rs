@@ -46,7 +46,7 @@ impl Panels {
     }
 
     /// Those from `column` on, a multiple of 32.
-    pub(crate) fn from_column(self, column: usize) -> Panels {
+    pub(crate) fn columns_from(self, column: usize) -> Panels {
         debug_assert!(column.is_multiple_of(COLUMNS));
         Panels { address: self.address.wrapping_add(column * self.terms), ..self }
     }
