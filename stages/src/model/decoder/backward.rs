@@ -7,7 +7,7 @@ use kernels::{Buffer, Stream, View, ViewMut, attention, bias, embedding, head_no
 use std::ops::Range;
 
 impl Decoder {
-    /// Adds to `gradients` (in the order of [`Layout`]) what follows from the gradient of the last norm's output, which the
+    /// Adds to `gradients` (in the order of [`super::Layout`]) what follows from the gradient of the last norm's output, which the
     /// heads left in the workspace.
     pub fn backward(&self, batch: &Batch, workspace: &mut Workspace, gradients: &mut Buffer<f32>) {
         let (t, d, layers) = (batch.len(), self.config.hidden_size, self.layout.layers.len());
