@@ -421,21 +421,28 @@ fn preference_learning_holds_what_its_plan_says() {
 #[test]
 fn generation_holds_what_its_plan_says() {
     let _turn = turn();
-    for (what, config, requests, prompt, answer) in [
+    // With several workers the peak depends on when each begins: the plan is for the worst.
+    for ((what, config, requests, prompt, answer), threads) in [
         ("many short", config(600, 96, 3, 256), 100, 20, 60),
         ("few long", config(600, 96, 2, 256), 6, 200, 300),
         ("large vocabulary", config(60_000, 32, 1, 64), 24, 16, 24),
-    ] {
-        let (config, device) = (endless(config), Device::cpu(Some(2)));
+    ]
+    .into_iter()
+    .flat_map(|case| [1, 2].map(|threads| (case.clone(), threads)))
+    {
+        let (config, device) = (endless(config), Device::cpu(Some(threads)));
         let prompts = prompts(requests as u32, prompt);
-        let plan = generation(&ModelSizes::new(&config, None), requests, (prompt, answer), 2);
+        let plan = generation(&ModelSizes::new(&config, None), requests, (prompt, answer), threads);
         let (most, _) = measured(|| {
             let decoder = Decoder::fresh(&device, &config, 3);
             let requests: Vec<Request> = prompts.iter().map(|prompt| Request { prompt, seed: 1 }).collect();
             let sampling = Sampling { tokens_max: answer, ..Sampling::default() };
             assert!(generate(&decoder, &requests, &sampling).unwrap().iter().all(|it| it.tokens.len() == answer));
         });
-        check(what, &plan, most);
+        if threads == 1 {
+            check(what, &plan, most);
+        }
+        assert!(most as f64 <= 1.1 * plan.total() as f64, "{what}: planned {plan:#?}, measured {most}");
     }
 }
 
