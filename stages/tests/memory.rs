@@ -34,35 +34,62 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 use stopping::Stopping;
 
+/// Counts what is held of what was asked for since the last measurement began. What is older, and may be given back at any time (a
+/// thread of an earlier test keeps its scratch until it ends), does not count: each block knows its measurement.
 struct Counting;
 
+static MEASUREMENT: AtomicUsize = AtomicUsize::new(0);
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
-fn took(bytes: usize) {
-    MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
-    LARGEST.fetch_max(bytes, Relaxed);
+impl Counting {
+    /// The block with the number of its measurement in front, and the bytes of that.
+    fn with_front(layout: Layout) -> (Layout, usize) {
+        let front = layout.align().max(align_of::<usize>()).max(size_of::<usize>());
+        (Layout::from_size_align(front + layout.size(), front).expect("a block of a possible size"), front)
+    }
+
+    /// # Safety
+    /// `block` is what the system gave for [`Counting::with_front`] of this layout, or null.
+    unsafe fn took(block: *mut u8, layout: Layout, front: usize) -> *mut u8 {
+        if block.is_null() {
+            return block;
+        }
+        let bytes = layout.size();
+        MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+        LARGEST.fetch_max(bytes, Relaxed);
+        // SAFETY: the front has room for the number, which lies right before what the caller gets.
+        unsafe {
+            block.add(front).cast::<usize>().sub(1).write(MEASUREMENT.load(Relaxed));
+            block.add(front)
+        }
+    }
 }
 
-// SAFETY: everything is handed on to the system's allocator; only sizes are noted.
+// SAFETY: the system gives blocks with a front of whole alignments; the caller gets what lies behind it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
+        let (whole, front) = Counting::with_front(layout);
+        // SAFETY: the caller's promise; the block is the system's.
+        unsafe { Counting::took(System.alloc(whole), layout, front) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
+        let (whole, front) = Counting::with_front(layout);
+        // SAFETY: as above.
+        unsafe { Counting::took(System.alloc_zeroed(whole), layout, front) }
     }
 
     unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(address, layout) }
+        let (whole, front) = Counting::with_front(layout);
+        // SAFETY: `address` came from `took`, so the number and the block's begin lie before it.
+        unsafe {
+            if address.cast::<usize>().sub(1).read() == MEASUREMENT.load(Relaxed) {
+                HELD.fetch_sub(layout.size(), Relaxed);
+            }
+            System.dealloc(address.sub(front), whole);
+        }
     }
 }
 
@@ -74,13 +101,14 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// The most bytes that were held beyond what was there before, and the most that were asked for at once.
+/// The most bytes that were held of what `work` asked for, and the most that were asked for at once.
 fn measured(work: impl FnOnce()) -> (usize, usize) {
-    let before = HELD.load(Relaxed);
-    MOST.store(before, Relaxed);
-    LARGEST.store(0, Relaxed);
+    MEASUREMENT.fetch_add(1, Relaxed);
+    for count in [&HELD, &MOST, &LARGEST] {
+        count.store(0, Relaxed);
+    }
     work();
-    (MOST.load(Relaxed) - before, LARGEST.load(Relaxed))
+    (MOST.load(Relaxed), LARGEST.load(Relaxed))
 }
 
 fn check(what: &str, plan: &MemoryPlan, measured: usize) {
