@@ -1,16 +1,17 @@
-//! `export_models FOLDER`: small random models of every family as we write them, each with what we read off it (`ours.json`), for
-//! `tests/reference/check_exports.py` to compare with what transformers reads.
+//! `export_models FOLDER`: small random models of every family as we write them, some with adapters as we keep them, each with what we
+//! read off it (`ours.json`), for `tests/reference/check_exports.py` to compare with what transformers and PEFT read.
 
 use kernels::{Device, logits, philox};
 use serde_json::{Value, json};
 use stages::failure::Result;
 use stages::model::batch::Batch;
 use stages::model::chat::{Message, PLAIN};
+use stages::model::lora::{PeftAdapter, Target};
 use stages::model::parameters::{Layout, initial};
 use stages::model::tensors::Precision;
 use stages::model::tokenizer::{END_OF_TEXT, Training};
 use stages::model::workspace::{Purpose, Workspace};
-use stages::model::{Carried, ChatTemplate, Decoder, DecoderConfig, ModelFolder, Tokenizer};
+use stages::model::{Carried, ChatTemplate, Decoder, DecoderConfig, Lora, ModelFolder, Tokenizer};
 use stages::train::batches::Example;
 use std::path::Path;
 
@@ -41,12 +42,16 @@ fn models() -> Vec<(&'static str, Value)> {
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).expect("usage: export_models FOLDER");
     for (name, settings) in models() {
-        export(&Path::new(&folder).join(name), &settings)?;
+        let folder = Path::new(&folder);
+        export(&folder.join(name), &settings, None)?;
+        let lora = Lora { rank: 3, alpha: 6.0, targets: Target::ALL.to_vec() };
+        export(&folder.join(format!("{name}-adapted")), &settings, Some(&lora))?;
     }
     Ok(())
 }
 
-fn export(folder: &Path, settings: &Value) -> Result<()> {
+/// With `lora` the folder `adapter` holds adapters beside the model, and what we read off it is theirs too.
+fn export(folder: &Path, settings: &Value, lora: Option<&Lora>) -> Result<()> {
     let tokenizer = Tokenizer::train(Training::Words, 330, TEXTS.into_iter(), &[])?;
     let mut file = json!({"vocab_size": tokenizer.vocab_size(), "hidden_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 40, "max_position_embeddings": 256,
@@ -56,12 +61,14 @@ fn export(folder: &Path, settings: &Value) -> Result<()> {
     let config = DecoderConfig::from_json(&file.to_string(), "a model of this example")?;
     let mut weights = initial(&config, &Layout::new(&config, false), 11);
     // Norms away from 1 and biases from 0, so that no part can be left out unnoticed.
-    for (place, weight) in (0..).zip(&mut weights) {
-        *weight += 0.2 * (philox::uniform(7, place) as f32 - 0.5);
+    shift(&mut weights);
+    let mut decoder = Decoder::new(&Device::cpu(Some(1)), &config, &weights);
+    if let Some(lora) = lora {
+        decoder = with_adapters(decoder, lora);
+        PeftAdapter::of(&decoder, lora).save(&folder.join("adapter"))?;
     }
     let template = ChatTemplate::new(PLAIN, "", END_OF_TEXT);
-    let seen: Vec<Value> =
-        TEXTS.into_iter().map(|text| seen(&config, &weights, &tokenizer, text)).collect::<Result<_>>()?;
+    let seen: Vec<Value> = TEXTS.into_iter().map(|text| seen(&decoder, &tokenizer, text)).collect::<Result<_>>()?;
     let prompt = template.render(&[Message::user(TEXTS[0]), Message::user(TEXTS[1])], true)?;
     ModelFolder { config, weights, tokenizer, template: Some(template), carried: Carried::default() }
         .save(folder, Precision::F32)?;
@@ -70,10 +77,25 @@ fn export(folder: &Path, settings: &Value) -> Result<()> {
     Ok(())
 }
 
+fn shift(weights: &mut [f32]) {
+    for (place, weight) in (0..).zip(weights) {
+        *weight += 0.2 * (philox::uniform(7, place) as f32 - 0.5);
+    }
+}
+
+/// Adapters that change something.
+fn with_adapters(decoder: Decoder, lora: &Lora) -> Decoder {
+    let mut adapted = decoder.adapted(lora, 5);
+    let mut weights = adapted.learnt_weights();
+    shift(&mut weights);
+    let stream = adapted.device().stream();
+    stream.write(adapted.learnt_mut().view_mut(), &weights);
+    adapted
+}
+
 /// A text's ids, and the logits of every row but the last.
-fn seen(config: &DecoderConfig, weights: &[f32], tokenizer: &Tokenizer, text: &str) -> Result<Value> {
-    let ids = tokenizer.encode(text)?;
-    let decoder = Decoder::new(&Device::cpu(Some(1)), config, weights);
+fn seen(decoder: &Decoder, tokenizer: &Tokenizer, text: &str) -> Result<Value> {
+    let (ids, config) = (tokenizer.encode(text)?, decoder.config());
     let mut workspace = Workspace::new(decoder.device().stream(), Purpose::Inference);
     let batch = Batch::of_examples(&workspace.stream, [Example::new(&ids[..1], &ids[1..])].iter());
     decoder.forward(&batch, &mut workspace);

@@ -1,7 +1,7 @@
-"""Loads model folders that we wrote (`stages/examples/export_models.rs`) in transformers: no warning, no tensor missing or left over,
-the same ids, prompts and logits.
+"""Loads model folders that we wrote (`stages/examples/export_models.rs`) in transformers, and adapters beside them in PEFT: no warning, no
+tensor missing or left over, the same ids, prompts and logits.
 
-    python3 tests/reference/check_exports.py FOLDER     # needs torch and transformers
+    python3 tests/reference/check_exports.py FOLDER     # needs torch, transformers and peft
 """
 
 import json
@@ -12,6 +12,7 @@ import warnings
 
 import torch
 import transformers
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 torch.set_num_threads(1)
@@ -27,7 +28,9 @@ transformers.logging.set_verbosity_warning()
 transformers.logging.disable_progress_bar()
 logging.captureWarnings(True)
 warnings.simplefilter("always")
-for name in ("transformers", "py.warnings"):
+# What PEFT itself asks of transformers, whatever it loads.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+for name in ("transformers", "peft", "py.warnings"):
     logging.getLogger(name).addHandler(Listener(level=logging.WARNING))
 
 
@@ -39,6 +42,8 @@ def check(folder):
     model, loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
     assert not any(loaded.values()), loaded
     assert model.dtype == torch.float32, model.dtype
+    if (folder / "adapter").exists():
+        model = PeftModel.from_pretrained(model, folder / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ours = json.loads((folder / "ours.json").read_text())
     worst = 0
@@ -57,4 +62,4 @@ for folder in sorted(path for path in pathlib.Path(sys.argv[1]).iterdir() if pat
     print(f"{folder.name}: loaded, largest relative difference of logits {worst:.1e}")
     assert worst <= 1e-4
 assert not complaints, complaints
-print("exports: transformers had nothing to complain about")
+print("exports: transformers and PEFT had nothing to complain about")
