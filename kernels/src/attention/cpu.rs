@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
-use crate::cpu::gemm::{Matrix, gemm};
+use crate::cpu::gemm::{Factor, Matrix, Panels, Shape, copy_panels, gemm};
 use crate::cpu::parallel::{Disjoint, for_each_task};
 use crate::cpu::scratch;
 use crate::cpu::simd::{LANES, dot, exp, exp_sum, max, multiversion};
-use crate::cpu::transpose::transpose;
 use crate::{Heads, Precision, Segments, Stream, Write};
 
 /// Query rows of a tile: two register tiles; more would compute more scores that causality throws away.
 const TILE_ROWS: usize = 24;
+/// Scores of a tile that backward has at once, of several heads where there is room: they stay in the second-level cache.
+const TILE_SCORES: usize = 1 << 15;
 
 /// What forward saw and wrote.
 #[derive(Clone, Copy)]
@@ -51,6 +52,15 @@ impl Place {
 
     fn value(&self, row: usize) -> usize {
         self.query(row, self.heads.query + self.heads.key_value + self.key_value)
+    }
+
+    /// All keys `[rows, D]`, and all values.
+    fn keys(&self, qkv: &[f32]) -> Matrix {
+        Matrix::rows(&qkv[self.key(0)..], self.heads.packed_width())
+    }
+
+    fn values(&self, qkv: &[f32]) -> Matrix {
+        Matrix::rows(&qkv[self.value(0)..], self.heads.packed_width())
     }
 
     /// Index in output rows.
@@ -94,45 +104,58 @@ pub(super) fn forward(
 }
 
 fn forward_place(place: Place, qkv: &[f32], out: Disjoint<'_, f32>, lse: Disjoint<'_, f32>) {
-    let (rows, width, packed) = (place.rows, place.heads.width, place.heads.packed_width());
-    let wide = padded(rows);
-    scratch::with((width + TILE_ROWS) * wide, |memory| {
-        let (keys, scores) = memory.split_at_mut(width * wide);
-        transpose(&qkv[place.key(0)..], packed, (rows, width), keys, wide);
+    let (rows, width) = (place.rows, place.heads.width);
+    let (keys, values) = (Panels::len(width, rows), Panels::len(rows, width));
+    scratch::with(keys + values + TILE_ROWS * padded(rows), |memory| {
+        let (keys, memory) = memory.split_at_mut(keys);
+        let (values, scores) = memory.split_at_mut(values);
+        // SAFETY: the document's rows lie inside qkv.
+        let factors = unsafe {
+            (
+                copy_panels(place.keys(qkv).transposed(), (width, rows), keys),
+                copy_panels(place.values(qkv), (rows, width), values),
+            )
+        };
         for first in (0..rows).step_by(TILE_ROWS) {
-            let (tile, seen) = (TILE_ROWS.min(rows - first), rows.min(first + TILE_ROWS));
-            let (stride, keys) = (padded(seen), Matrix::rows(keys, wide));
             for head in place.queries() {
-                let queries = Matrix::rows(&qkv[place.query(first, head)..], packed);
-                let values = Matrix::rows(&qkv[place.value(0)..], packed);
-                let scores = &mut scores[..tile * stride];
-                // SAFETY: the parts lie inside qkv and scratch; this place alone writes its columns of out and lse.
-                unsafe {
-                    gemm(
-                        (tile, seen, width),
-                        Precision::F32,
-                        queries,
-                        keys,
-                        Write::Overwrite,
-                        scores.as_mut_ptr(),
-                        stride,
-                    );
-                    let sums = softmax(scores, stride, first + 1, place.scale());
-                    (0..tile).for_each(|row| *lse.address(place.lse(first + row, head)) = sums[row]);
-                    let (target, scores) = (out.address(place.out(first, head)), Matrix::rows(scores, stride));
-                    gemm(
-                        (tile, width, seen),
-                        Precision::F32,
-                        scores,
-                        values,
-                        Write::Overwrite,
-                        target,
-                        place.heads.query_width(),
-                    );
-                }
+                forward_tile(place, (first, head), qkv, factors, scores, out, lse);
             }
         }
     });
+}
+
+/// One tile of query rows of one head, given panels of all keys (transposed) and of all values.
+fn forward_tile(
+    place: Place,
+    (first, head): (usize, usize),
+    qkv: &[f32],
+    (keys, values): (Panels, Panels),
+    scores: &mut [f32],
+    out: Disjoint<'_, f32>,
+    lse: Disjoint<'_, f32>,
+) {
+    let (rows, width) = (place.rows, place.heads.width);
+    let (tile, seen) = (TILE_ROWS.min(rows - first), rows.min(first + TILE_ROWS));
+    let stride = padded(seen);
+    let scores = &mut scores[..tile * stride];
+    let queries = Matrix::rows(&qkv[place.query(first, head)..], place.heads.packed_width());
+    // SAFETY: the parts lie inside qkv and scratch; this place alone writes its columns of out and lse.
+    unsafe {
+        multiply((tile, seen, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), stride);
+        let sums = softmax(scores, stride, first + 1, place.scale());
+        (0..tile).for_each(|row| *lse.address(place.lse(first + row, head)) = sums[row]);
+        let (target, scores) = (out.address(place.out(first, head)), Matrix::rows(scores, stride));
+        multiply((tile, width, seen), scores, values, Write::Overwrite, target, place.heads.query_width());
+    }
+}
+
+/// C (= | +=) A·B in f32, whatever the device's precision.
+///
+/// # Safety
+/// As [`gemm`].
+unsafe fn multiply(shape: Shape, a: Matrix, b: impl Into<Factor>, write: Write, c: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { gemm(shape, Precision::F32, a, b, write, c, stride) }
 }
 
 /// Rows of scores hold whole chunks.
@@ -170,79 +193,137 @@ pub(super) fn backward(
 }
 
 fn backward_place(place: Place, saved: Saved<'_>, dout: &[f32], dqkv: Disjoint<'_, f32>) {
-    let (rows, width, packed) = (place.rows, place.heads.width, place.heads.packed_width());
-    for row in 0..rows {
-        // SAFETY: this place alone writes these columns.
-        unsafe { dqkv.range(place.key(row)..place.key(row) + width).fill(0.0) };
-        // SAFETY: as above.
-        unsafe { dqkv.range(place.value(row)..place.value(row) + width).fill(0.0) };
-    }
-    let wide = padded(rows);
-    scratch::with(2 * (width + TILE_ROWS) * wide, |memory| {
-        let (keys, memory) = memory.split_at_mut(width * wide);
-        let (values, memory) = memory.split_at_mut(width * wide);
-        let (shares, dscores) = memory.split_at_mut(TILE_ROWS * wide);
-        transpose(&saved.qkv[place.key(0)..], packed, (rows, width), keys, wide);
-        transpose(&saved.qkv[place.value(0)..], packed, (rows, width), values, wide);
-        let transposed = (Matrix::rows(keys, wide), Matrix::rows(values, wide));
+    let (rows, width) = (place.rows, place.heads.width);
+    let stride = score_stride(rows);
+    let together = (TILE_SCORES / (TILE_ROWS * stride)).clamp(1, place.heads.group());
+    let tall = together * TILE_ROWS;
+    let sizes = [
+        Panels::len(width, rows),
+        Panels::len(width, rows),
+        Panels::len(rows, width),
+        rows * width,
+        rows * width,
+        tall * stride,
+        tall * stride,
+        tall * width,
+        tall * width,
+    ];
+    scratch::with(sizes.iter().sum(), |memory| {
+        let [turned_keys, turned_values, keys, dkeys, dvalues, shares, dscores, queries, douts] = split(memory, sizes);
+        // SAFETY: the document's rows lie inside qkv.
+        let factors = unsafe {
+            Factors {
+                turned_keys: copy_panels(place.keys(saved.qkv).transposed(), (width, rows), turned_keys),
+                turned_values: copy_panels(place.values(saved.qkv).transposed(), (width, rows), turned_values),
+                keys: copy_panels(place.keys(saved.qkv), (rows, width), keys),
+            }
+        };
+        dkeys.fill(0.0);
+        dvalues.fill(0.0);
+        let mut memory = Memory { dkeys, dvalues, shares, dscores, queries, douts };
         for first in (0..rows).step_by(TILE_ROWS) {
-            for head in place.queries() {
-                backward_tile(place, (first, head), saved, dout, transposed, (shares, dscores), dqkv);
+            for head in place.queries().step_by(together) {
+                let heads = head..place.queries().end.min(head + together);
+                backward_tile(place, (first, heads), saved, dout, factors, &mut memory, dqkv);
+            }
+        }
+        for row in 0..rows {
+            let (key, value, part) = (place.key(row), place.value(row), row * width..(row + 1) * width);
+            // SAFETY: this place alone writes these columns.
+            unsafe {
+                dqkv.range(key..key + width).copy_from_slice(&memory.dkeys[part.clone()]);
+                dqkv.range(value..value + width).copy_from_slice(&memory.dvalues[part]);
             }
         }
     });
 }
 
-/// One tile of query rows of one head: its dq, and what it adds to dk and dv.
+/// Distance of rows of scores in backward: whole chunks and an odd number of cache lines, since columns are read too.
+fn score_stride(seen: usize) -> usize {
+    padded(seen) + LANES / 2
+}
+
+fn split<const N: usize>(mut memory: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
+    sizes.map(|size| {
+        let (part, rest) = std::mem::take(&mut memory).split_at_mut(size);
+        memory = rest;
+        part
+    })
+}
+
+/// What one place's tiles all read.
+#[derive(Clone, Copy)]
+struct Factors {
+    /// `[D, rows]`
+    turned_keys: Panels,
+    turned_values: Panels,
+    /// `[rows, D]`
+    keys: Panels,
+}
+
+/// What they write.
+struct Memory<'a> {
+    /// `[rows, D]`
+    dkeys: &'a mut [f32],
+    dvalues: &'a mut [f32],
+    /// Rows of one tile of each head, one head after the other.
+    shares: &'a mut [f32],
+    dscores: &'a mut [f32],
+    /// `[·, D]`, in the same order.
+    queries: &'a mut [f32],
+    douts: &'a mut [f32],
+}
+
+/// One tile of query rows of some heads: its dq, and what it adds to dk and dv, over the heads' rows as one sum.
 fn backward_tile(
     place: Place,
-    (first, head): (usize, usize),
+    (first, heads): (usize, Range<usize>),
     saved: Saved<'_>,
     dout: &[f32],
-    (keys, values): (Matrix, Matrix),
-    (shares, dscores): (&mut [f32], &mut [f32]),
+    factors: Factors,
+    memory: &mut Memory<'_>,
     dqkv: Disjoint<'_, f32>,
 ) {
-    let (rows, width, packed) = (place.rows, place.heads.width, place.heads.packed_width());
+    let (rows, width) = (place.rows, place.heads.width);
     let (tile, seen) = (TILE_ROWS.min(rows - first), rows.min(first + TILE_ROWS));
-    let (shares, dscores) = (&mut shares[..tile * seen], &mut dscores[..tile * seen]);
-    let queries = Matrix::rows(&saved.qkv[place.query(first, head)..], packed);
-    let douts = Matrix::rows(&dout[place.out(first, head)..], place.heads.query_width());
-    let (mut lse, mut delta) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
-    for row in 0..tile {
-        let at = place.out(first + row, head);
-        lse[row] = saved.lse[place.lse(first + row, head)];
-        delta[row] = dot_rows(&saved.out[at..at + width], &dout[at..at + width]);
+    let (tall, stride) = (tile * heads.len(), score_stride(seen));
+    let Memory { dkeys, dvalues, shares, dscores, queries, douts } = memory;
+    let (shares, dscores) = (&mut shares[..tall * stride], &mut dscores[..tall * stride]);
+    for (index, head) in heads.clone().enumerate() {
+        for row in 0..tile {
+            let (query, out, at) = (place.query(first + row, head), place.out(first + row, head), index * tile + row);
+            queries[at * width..(at + 1) * width].copy_from_slice(&saved.qkv[query..query + width]);
+            douts[at * width..(at + 1) * width].copy_from_slice(&dout[out..out + width]);
+        }
     }
-    // SAFETY: all parts lie inside qkv, dout and scratch, and this place alone writes its columns of dqkv.
+    let (queries, douts) = (Matrix::rows(queries, width), Matrix::rows(douts, width));
+    // SAFETY: all parts lie inside scratch, which holds so many rows.
     unsafe {
-        gemm((tile, seen, width), Precision::F32, queries, keys, Write::Overwrite, shares.as_mut_ptr(), seen);
-        gemm((tile, seen, width), Precision::F32, douts, values, Write::Overwrite, dscores.as_mut_ptr(), seen);
-        softmax_backward(shares, dscores, seen, first + 1, place.scale(), &lse, &delta);
-        let (shares, dscores) = (Matrix::rows(shares, seen), Matrix::rows(dscores, seen));
-        let add = |factor: Matrix, other: Matrix, at: usize| {
-            gemm(
-                (seen, width, tile),
-                Precision::F32,
-                factor.transposed(),
-                other,
-                Write::Accumulate,
-                dqkv.address(at),
-                packed,
-            )
-        };
-        add(shares, douts, place.value(0));
-        add(dscores, queries, place.key(0));
-        let target = dqkv.address(place.query(first, head));
-        gemm(
-            (tile, width, seen),
-            Precision::F32,
-            dscores,
-            Matrix::rows(&saved.qkv[place.key(0)..], packed),
-            Write::Overwrite,
-            target,
-            packed,
-        );
+        let shape = (tall, seen, width);
+        multiply(shape, queries, factors.turned_keys, Write::Overwrite, shares.as_mut_ptr(), stride);
+        multiply(shape, douts, factors.turned_values, Write::Overwrite, dscores.as_mut_ptr(), stride);
+    }
+    let parts = shares.chunks_exact_mut(tile * stride).zip(dscores.chunks_exact_mut(tile * stride));
+    for (head, (shares, dscores)) in heads.clone().zip(parts) {
+        let (mut lse, mut delta) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
+        for row in 0..tile {
+            let at = place.out(first + row, head);
+            lse[row] = saved.lse[place.lse(first + row, head)];
+            delta[row] = dot_rows(&saved.out[at..at + width], &dout[at..at + width]);
+        }
+        softmax_backward(shares, dscores, stride, first + 1, place.scale(), &lse, &delta);
+    }
+    let (shares, dscores) = (Matrix::rows(shares, stride), Matrix::rows(dscores, stride));
+    // SAFETY: as above, and this place alone writes its columns of dqkv.
+    unsafe {
+        let shape = (seen, width, tall);
+        multiply(shape, shares.transposed(), douts, Write::Accumulate, dvalues.as_mut_ptr(), width);
+        multiply(shape, dscores.transposed(), queries, Write::Accumulate, dkeys.as_mut_ptr(), width);
+        for (index, head) in heads.enumerate() {
+            let (part, target) = (dscores.at(index * tile, 0), dqkv.address(place.query(first, head)));
+            let packed = place.heads.packed_width();
+            multiply((tile, width, seen), part, factors.keys, Write::Overwrite, target, packed);
+        }
     }
 }
 
@@ -266,9 +347,13 @@ multiversion! {
         for (row, (scores, dscores)) in scores.chunks_exact_mut(stride).zip(dscores.chunks_exact_mut(stride)).enumerate() {
             let visible = (visible + row).min(stride);
             let (lse, delta) = (lse[row], delta[row]);
-            for (score, dscore) in scores[..visible].iter_mut().zip(&mut dscores[..visible]) {
-                *score = exp(*score * scale - lse);
-                *dscore = *score * (*dscore - delta) * scale;
+            // Whole chunks, without a rest that would go value by value; what is hidden goes to 0 after.
+            let end = visible.next_multiple_of(LANES);
+            for (scores, dscores) in scores[..end].chunks_exact_mut(LANES).zip(dscores[..end].chunks_exact_mut(LANES)) {
+                for (score, dscore) in scores.iter_mut().zip(dscores) {
+                    *score = exp(*score * scale - lse);
+                    *dscore = *score * (*dscore - delta) * scale;
+                }
             }
             scores[visible..].fill(0.0);
             dscores[visible..].fill(0.0);

@@ -146,7 +146,7 @@ unsafe fn avx2(shape: (usize, usize, usize), a: (&[f32], usize), b: Pieces<'_>, 
     unsafe { tiles::<crate::cpu::vector::Avx2>(shape, a, b, c) }
 }
 
-/// Walks columns, as many registers at a time as there are room for.
+/// Walks columns, as many registers at a time as there is room for beside the rows.
 #[inline(always)]
 unsafe fn tiles<V: Vector>(
     (m, n, k): (usize, usize, usize),
@@ -162,8 +162,10 @@ unsafe fn tiles<V: Vector>(
         unsafe {
             let c = (c.add(column), c_stride);
             column += V::LANES
-                * if registers >= 4 && V::ROWS >= 12 {
+                * if registers >= 4 && (V::ROWS >= 12 || m <= 3) {
                     strip::<V, 4>(part, (a, a_stride), b, column, c)
+                } else if registers == 3 && m <= 3 {
+                    strip::<V, 3>(part, (a, a_stride), b, column, c)
                 } else if registers >= 2 {
                     strip::<V, 2>(part, (a, a_stride), b, column, c)
                 } else {
@@ -219,14 +221,15 @@ unsafe fn tile<V: Vector, const ROWS: usize, const WIDE: usize>(
                 let piece = b.address(first).add(column);
                 let count = b.rows.min(end - first);
                 for term in 0..count {
-                    let mut factors = [V::splat(0.0); WIDE];
-                    for (register, factor) in factors.iter_mut().enumerate() {
-                        *factor = V::load(piece.add(term * b.stride + register * V::LANES));
+                    // Values first: beside three rows of four sums they leave one register for a factor.
+                    let mut values = [V::splat(0.0); ROWS];
+                    for (row, value) in values.iter_mut().enumerate() {
+                        *value = V::splat(*a.add(row * a_stride + first + term));
                     }
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let value = V::splat(*a.add(row * a_stride + first + term));
-                        for (sum, factor) in sums.iter_mut().zip(factors) {
-                            *sum = value.multiply_add(factor, *sum);
+                    for register in 0..WIDE {
+                        let factor = V::load(piece.add(term * b.stride + register * V::LANES));
+                        for (value, sums) in values.iter().zip(&mut sums) {
+                            sums[register] = value.multiply_add(factor, sums[register]);
                         }
                     }
                 }

@@ -1,31 +1,10 @@
 //! Exchanges rows and columns in squares of registers, padding with zeros.
 
 use super::gemm::Matrix;
-use super::simd::vectored;
 use super::vector::Vector;
 
-/// Targets have rows of a multiple of this many floats, so that whole registers fit.
-pub(crate) const PADDING: usize = 16;
-
-/// target`[width, stride]` from the first `width` floats of `rows` rows that lie `distance` apart; columns behind `rows`
-/// (up to the next multiple of [`PADDING`]) become 0.
-pub(crate) fn transpose(
-    source: &[f32],
-    distance: usize,
-    (rows, width): (usize, usize),
-    target: &mut [f32],
-    stride: usize,
-) {
-    assert!(rows == 0 || (rows - 1) * distance + width <= source.len());
-    assert!(rows.next_multiple_of(PADDING) <= stride && width * stride <= target.len());
-    let source = Matrix::rows(source, distance).transposed();
-    // SAFETY: the parts lie inside both slices by the assertions.
-    unsafe { squares_of(source, (width, rows), target.as_mut_ptr(), stride) };
-}
-
-vectored! {
-    unsafe fn squares_of(source: Matrix, shape: (usize, usize), target: *mut f32, stride: usize) = squares
-}
+/// Lanes of the widest register.
+const LANES_MOST: usize = 16;
 
 /// Copies B`[terms, columns]`, whose columns are contiguous, into rows of `stride` floats, zeros behind the last column
 /// as far as its register goes.
@@ -35,21 +14,46 @@ vectored! {
 #[inline(always)]
 pub(crate) unsafe fn squares<V: Vector>(b: Matrix, (terms, columns): (usize, usize), target: *mut f32, stride: usize) {
     for column in (0..columns).step_by(V::LANES) {
+        let wide = V::LANES.min(columns - column);
         for term in (0..terms).step_by(V::LANES) {
-            let (high, wide) = (V::LANES.min(terms - term), V::LANES.min(columns - column));
+            let high = V::LANES.min(terms - term);
             // SAFETY: inside B and the target by the bounds of the loops.
             unsafe {
-                let mut square = [V::splat(0.0); PADDING];
-                for (offset, register) in square.iter_mut().enumerate().take(wide) {
-                    let address = b.at(term, column + offset).address;
-                    let values = if high == V::LANES { V::load(address) } else { V::load_first(address, high) };
-                    *register = values.factor();
-                }
-                V::transpose(&mut square[..V::LANES]);
-                for (offset, register) in square.iter().enumerate().take(high) {
-                    register.store(target.add((term + offset) * stride + column));
+                let (source, target) = (b.at(term, column), target.add(term * stride + column));
+                match wide {
+                    // The heights of register tiles, unrolled.
+                    _ if high < V::LANES => square::<V, 0>(source, (high, wide), target, stride),
+                    6 => square::<V, 6>(source, (high, wide), target, stride),
+                    8 => square::<V, 8>(source, (high, wide), target, stride),
+                    12 => square::<V, 12>(source, (high, wide), target, stride),
+                    16 => square::<V, 16>(source, (high, wide), target, stride),
+                    _ => square::<V, 0>(source, (high, wide), target, stride),
                 }
             }
+        }
+    }
+}
+
+/// One square, or part of one. `WIDE` columns of as many terms as a register has lanes; of any size where it is 0.
+#[inline(always)]
+unsafe fn square<V: Vector, const WIDE: usize>(
+    b: Matrix,
+    (high, wide): (usize, usize),
+    target: *mut f32,
+    stride: usize,
+) {
+    let (high, wide) = if WIDE == 0 { (high, wide) } else { (V::LANES, WIDE.min(V::LANES)) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut square = [V::splat(0.0); LANES_MOST];
+        for (offset, register) in square.iter_mut().enumerate().take(wide) {
+            let address = b.at(0, offset).address;
+            let values = if high == V::LANES { V::load(address) } else { V::load_first(address, high) };
+            *register = values.factor();
+        }
+        V::transpose(&mut square[..V::LANES]);
+        for (offset, register) in square.iter().enumerate().take(high) {
+            register.store(target.add(offset * stride));
         }
     }
 }
@@ -61,7 +65,7 @@ mod tests {
     use crate::cpu::vector::Portable;
 
     fn check<V: Vector>(rows: usize, width: usize) {
-        let (distance, stride) = (width + 2, rows.next_multiple_of(PADDING));
+        let (distance, stride) = (width + 2, rows.next_multiple_of(LANES_MOST));
         let source: Vec<f32> = (0..rows * distance).map(|index| index as f32 + 1.0).collect();
         let mut target = vec![f32::NAN; width * stride];
         // SAFETY: both slices hold the shape, and the processor has the instructions.

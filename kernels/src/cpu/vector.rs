@@ -33,6 +33,10 @@ pub(crate) unsafe trait Vector: Copy {
     #[inline(always)]
     unsafe fn prefetch(_address: *const f32) {}
 
+    /// The same into the first-level cache.
+    #[inline(always)]
+    unsafe fn prefetch_near(_address: *const f32) {}
+
     /// Exchanges rows and columns of a square of registers; `square` holds [`Vector::LANES`] of them.
     #[inline(always)]
     unsafe fn transpose(square: &mut [Self]) {
@@ -195,6 +199,12 @@ unsafe impl<V: Vector> Vector for Rounded<V> {
     }
 
     #[inline(always)]
+    unsafe fn prefetch_near(address: *const f32) {
+        // SAFETY: see above.
+        unsafe { V::prefetch_near(address) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(square: &mut [Self]) {
         let mut inner = [square[0].0; 16];
         inner.iter_mut().zip(&*square).for_each(|(inner, register)| *inner = register.0);
@@ -229,6 +239,12 @@ mod x86 {
         unsafe fn prefetch(address: *const f32) {
             // SAFETY: a prefetch reads nothing that the program sees.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch_near(address: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
 
         #[inline(always)]
@@ -339,6 +355,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch_near(address: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn splat(value: f32) -> Self {
             // SAFETY: see the impl.
             Avx2(unsafe { _mm256_set1_ps(value) })
@@ -364,8 +386,26 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn store_first(self, address: *mut f32, count: usize) {
-            // SAFETY: see the impl; masked lanes are not written.
-            unsafe { _mm256_maskstore_ps(address, lanes_before(count), self.0) }
+            if count >= 8 {
+                // SAFETY: see the impl.
+                return unsafe { _mm256_storeu_ps(address, self.0) };
+            }
+            // Four, two and one: a masked store is a slow program of its own on some processors.
+            // SAFETY: see the impl; no more than `count` floats are written.
+            unsafe {
+                let (mut half, mut place) = (_mm256_castps256_ps128(self.0), address);
+                if count & 4 > 0 {
+                    _mm_storeu_ps(place, half);
+                    (half, place) = (_mm256_extractf128_ps::<1>(self.0), place.add(4));
+                }
+                if count & 2 > 0 {
+                    _mm_storel_pd(place.cast(), _mm_castps_pd(half));
+                    (half, place) = (_mm_movehl_ps(half, half), place.add(2));
+                }
+                if count & 1 > 0 {
+                    _mm_store_ss(place, half);
+                }
+            }
         }
 
         #[inline(always)]
@@ -390,6 +430,33 @@ mod x86 {
                 let rounded = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(KEPT_BITS)));
                 let no_number = _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0);
                 Avx2(_mm256_blendv_ps(rounded, self.0, no_number))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(square: &mut [Self]) {
+            let square: &mut [Self; 8] = square.try_into().expect("eight registers");
+            // SAFETY: see the impl.
+            unsafe {
+                // Squares of 2, then of 4, inside each half of the registers; then the halves themselves.
+                for row in (0..8).step_by(2) {
+                    let (a, b) = (square[row].0, square[row + 1].0);
+                    square[row].0 = _mm256_unpacklo_ps(a, b);
+                    square[row + 1].0 = _mm256_unpackhi_ps(a, b);
+                }
+                for row in [0, 4] {
+                    let (a, b) = (_mm256_castps_pd(square[row].0), _mm256_castps_pd(square[row + 1].0));
+                    let (c, d) = (_mm256_castps_pd(square[row + 2].0), _mm256_castps_pd(square[row + 3].0));
+                    square[row].0 = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+                    square[row + 1].0 = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+                    square[row + 2].0 = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+                    square[row + 3].0 = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+                }
+                for row in 0..4 {
+                    let (a, b) = (square[row].0, square[row + 4].0);
+                    square[row].0 = _mm256_permute2f128_ps::<0x20>(a, b);
+                    square[row + 4].0 = _mm256_permute2f128_ps::<0x31>(a, b);
+                }
             }
         }
     }

@@ -86,7 +86,7 @@ fn for_each_tile_of_logits(
     let (tiles, precision) = (rows.len().div_ceil(TILE_ROWS), stream.device().precision());
     // SAFETY: the factor has the weights of the piece.
     unsafe {
-        shared(stream, factor, (width, columns), tiles, |factor| {
+        shared(stream, factor, (width, columns), tiles > 1, |factor| {
             for_each_task(stream, tiles, 2 * rows.len() * columns * width, |tile| {
                 let (first, start) = (rows.start + tile * TILE_ROWS, tile * TILE_ROWS * columns);
                 let rows = first..rows.end.min(first + TILE_ROWS);

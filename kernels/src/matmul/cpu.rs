@@ -5,19 +5,22 @@ use crate::Stream;
 use crate::cpu::gemm::{self, Factor, Matrix, Panels, Shape, gemm, pack_panels, shared};
 use crate::cpu::parallel::{Disjoint, for_each_task};
 
-/// Rows of a task, about: enough that copying B into panels costs little beside using them.
+/// Rows of a task, about: its tiles of A stay in the second-level cache while panels of B pass by.
 const TASK_ROWS: usize = 192;
-/// Columns of a task; where there are many, enough that copying A into tiles costs little as well.
+/// Columns of a task at least; where B is copied panel by panel and has many, enough that copying A into tiles costs little.
 const TASK_COLUMNS: usize = 64;
 const TASK_COLUMNS_OF_MANY: usize = 256;
-/// From this many operations on B is copied once for all tasks.
+/// From this many operations on a product is cut finely enough for all threads to end together.
 const WORTH_SHARING: usize = 40_000_000;
+/// Of a smaller product, B is copied for all tasks up to this size; a larger one would not stay in the caches.
+const SHARED_FLOATS: usize = 1 << 20;
 /// Fewer rows than this make too little use of a panel.
 const ROWS_LEAST: usize = 96;
 /// Rows of the register tile are a divisor of this on every processor.
 const TILE_ROWS: usize = 12;
-/// Tasks for each thread: how evenly they can be dealt out.
+/// Tasks for each thread, of large and of small products: how evenly they can be dealt out.
 const TASKS_PER_THREAD: usize = 4;
+const SMALL_TASKS_PER_THREAD: usize = 2;
 
 pub(super) fn matmul(
     stream: &Stream,
@@ -58,7 +61,7 @@ pub(super) fn matmul_prepared(
 /// Floats of scratch that a product takes at most: on the thread that begins it, and on each that takes part.
 pub(super) fn scratch_floats((m, n, k): Shape, threads: usize) -> (usize, usize) {
     let cut = Cut::new((m, n, k), threads);
-    (if cut.is_large { Panels::len(k, n) } else { 0 }, gemm::scratch_floats(cut.rows.min(m), k))
+    (if cut.is_shared { Panels::len(k, n) } else { 0 }, gemm::scratch_floats(cut.rows.min(m), k))
 }
 
 /// C (= | +=) A·B for strided A and B; rows of C are `stride` floats apart.
@@ -77,9 +80,8 @@ pub(crate) fn product(
     assert!(n <= stride && (m - 1) * stride + n <= c.len());
     let c = Disjoint::new(c);
     let cut = Cut::new((m, n, k), stream.device().threads());
-    let uses = if cut.is_large { m.div_ceil(cut.rows) } else { 1 };
     // SAFETY: callers checked B against the shape.
-    unsafe { shared(stream, b, (k, n), uses, |b| by_tasks(stream, (m, n, k), cut, a, b, write, c, stride)) };
+    unsafe { shared(stream, b, (k, n), cut.is_shared, |b| by_tasks(stream, (m, n, k), cut, a, b, write, c, stride)) };
 }
 
 /// How a product is cut into tasks. No element's sum depends on it.
@@ -87,6 +89,8 @@ pub(crate) fn product(
 struct Cut {
     rows: usize,
     columns: usize,
+    /// Whether B is copied for all tasks before.
+    is_shared: bool,
     is_large: bool,
 }
 
@@ -94,13 +98,19 @@ impl Cut {
     fn new((m, n, k): Shape, threads: usize) -> Cut {
         let parts = m.div_ceil(TASK_ROWS).max(1);
         if m < 2 * TASK_ROWS || 2 * m * n * k < WORTH_SHARING {
-            let columns = if n >= TASK_COLUMNS_OF_MANY { TASK_COLUMNS_OF_MANY } else { TASK_COLUMNS };
-            return Cut { rows: even(m, parts), columns, is_large: false };
+            let is_shared = m >= gemm::ROWS_WORTH_PACKING && Panels::len(k, n) <= SHARED_FLOATS;
+            let across = (SMALL_TASKS_PER_THREAD * threads).div_ceil(parts).clamp(1, n.div_ceil(TASK_COLUMNS).max(1));
+            let columns = match is_shared {
+                true => n.div_ceil(across).next_multiple_of(32),
+                false if n >= TASK_COLUMNS_OF_MANY => TASK_COLUMNS_OF_MANY,
+                false => TASK_COLUMNS,
+            };
+            return Cut { rows: even(m, parts), columns, is_shared, is_large: false };
         }
         let wanted = TASKS_PER_THREAD * threads;
         let rows = even(m, parts.max(wanted.min(m / ROWS_LEAST)));
         let across = wanted.div_ceil(m.div_ceil(rows)).clamp(1, n.div_ceil(TASK_COLUMNS_OF_MANY));
-        Cut { rows, columns: n.div_ceil(across).next_multiple_of(32), is_large: true }
+        Cut { rows, columns: n.div_ceil(across).next_multiple_of(32), is_shared: true, is_large: true }
     }
 
     /// Where B needs no copies, columns are cut as evenly as may be.

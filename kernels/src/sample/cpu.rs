@@ -8,6 +8,9 @@ use crate::cpu::simd::{exp, multiversion};
 use crate::cpu::softmax::RunningSoftmax;
 use crate::philox;
 
+/// Shares that are passed over at once on the way to the token that is drawn.
+const BLOCK: usize = 256;
+
 pub(super) fn forward(
     stream: &Stream,
     vocabulary: usize,
@@ -47,17 +50,35 @@ fn draw(sampling: &Sampling, logits: &[f32], scale: f32, lse: f32, uniform: f64)
     scratch::with(logits.len(), |shares| {
         to_shares(logits, scale, lse, shares);
         filter(sampling, shares);
-        let total: f64 = shares.iter().map(|&share| f64::from(share)).sum();
-        let mut left = uniform * total;
-        for (token, &share) in shares.iter().enumerate() {
+        let sums: Vec<f64> = shares.chunks(BLOCK).map(sum_of_block).collect();
+        let mut left = uniform * sums.iter().sum::<f64>();
+        let passed = sums.iter().take_while(|&&sum| {
+            let is_passed = left >= sum;
+            left -= if is_passed { sum } else { 0.0 };
+            is_passed
+        });
+        let first = passed.count() * BLOCK;
+        for (place, &share) in shares[first.min(shares.len())..].iter().enumerate() {
             left -= f64::from(share);
             if left < 0.0 {
-                return token;
+                return first + place;
             }
         }
         // Rounding can leave a crumb past the last candidate; NaN logits have none.
         shares.iter().rposition(|&share| share > 0.0).unwrap_or(0)
     })
+}
+
+multiversion! {
+    fn sum_of_block(shares: &[f32]) -> f64 {
+        let mut sums = [0.0f64; 8];
+        for chunk in shares.chunks(8) {
+            for (sum, &share) in sums.iter_mut().zip(chunk) {
+                *sum += f64::from(share);
+            }
+        }
+        sums.iter().sum()
+    }
 }
 
 multiversion! {

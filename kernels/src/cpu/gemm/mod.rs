@@ -12,17 +12,22 @@ use super::vector::{Rounded, Vector};
 use crate::Precision;
 use crate::matmul::Write;
 use pack::{PANEL, TILES_PADDING, pack, pack_tiles};
-pub(crate) use pack::{Panels, pack_panels, shared};
+pub(crate) use pack::{Panels, copy_panels, pack_panels, shared};
 use tile::{strip, tiled_strip};
 
 /// Terms of a chain: a packed panel of this depth stays in the first-level cache.
 pub(crate) const DEPTH: usize = 256;
 /// Fewer rows than this do not pay for copying B into a panel.
-const ROWS_WORTH_PACKING: usize = 48;
+pub(crate) const ROWS_WORTH_PACKING: usize = 48;
 /// Fewer columns than this do not pay for copying A into tiles.
 const COLUMNS_WORTH_TILING: usize = 128;
-/// Terms of which tiles of A are made at once; a block of C as wide as a panel stays in the cache meanwhile.
+/// Nor do these, of few rows that each lie in one piece.
+const FEW_ROWS: usize = 128;
+const COLUMNS_WORTH_TILING_FEW_ROWS: usize = 512;
+/// Terms of which tiles of A are made at once, at most; a block of C as wide as a panel stays in the cache meanwhile.
 const REACH: usize = 4 * DEPTH;
+/// Floats of those tiles: more would not stay in the second-level cache beside the panels that pass by.
+const TILES_FLOATS: usize = 96 << 10;
 
 /// m, n, k.
 pub(crate) type Shape = (usize, usize, usize);
@@ -111,8 +116,10 @@ pub(crate) unsafe fn gemm(
             if is_exact && b.column == 1 && m < ROWS_WORTH_PACKING { (0, false) } else { (PANEL, true) }
         }
     };
-    let is_tiled = !is_exact || (is_copied && n >= COLUMNS_WORTH_TILING);
-    let tiles = if is_tiled { m * REACH.min(k) + TILES_PADDING } else { 0 };
+    let is_direct = a.column == 1 && m < FEW_ROWS;
+    let worth = if is_direct { COLUMNS_WORTH_TILING_FEW_ROWS } else { COLUMNS_WORTH_TILING };
+    let is_tiled = !is_exact || (is_copied && n >= worth);
+    let tiles = if is_tiled { m * reach_of(m).min(k) + TILES_PADDING } else { 0 };
     scratch::with(panel + tiles, |memory| {
         let memory = memory.split_at_mut(panel);
         // SAFETY: the caller's promise.
@@ -122,7 +129,12 @@ pub(crate) unsafe fn gemm(
 
 /// Floats of scratch that a product of so many rows and terms takes at most.
 pub(crate) fn scratch_floats(m: usize, k: usize) -> usize {
-    PANEL + m * REACH.min(k) + TILES_PADDING
+    PANEL + m * reach_of(m).min(k) + TILES_PADDING
+}
+
+/// Terms of which tiles of `m` rows are made at once, in whole depths.
+fn reach_of(m: usize) -> usize {
+    (TILES_FLOATS / m.max(1) / DEPTH * DEPTH).clamp(DEPTH, REACH)
 }
 
 /// A panel of B, and the tiles of A of one reach. An empty part: that matrix is read where it lies.
@@ -194,11 +206,11 @@ unsafe fn reaches<V: Vector>(
     stride: usize,
     (panel, tiles): Memory,
 ) {
-    let (width, tiles) = (2 * V::LANES, tiles.as_mut_ptr());
+    let (width, tiles, reach_most) = (2 * V::LANES, tiles.as_mut_ptr(), reach_of(m));
     let mut first = 0;
     // A product over nothing still writes its zeros.
     while first < k || first == 0 {
-        let reach = REACH.min(k - first);
+        let reach = reach_most.min(k - first);
         // SAFETY: all parts lie inside A, B and C by the bounds of the loops; the tiles have room for m rows of a reach.
         unsafe {
             for depth in (0..reach).step_by(DEPTH) {
@@ -221,7 +233,7 @@ unsafe fn reaches<V: Vector>(
                 }
             }
         }
-        first += REACH;
+        first += reach_most;
     }
 }
 
@@ -358,7 +370,7 @@ mod tests {
         let b_matrix = if b_transposed { Matrix::rows(&b_values, k).transposed() } else { Matrix::rows(&b_values, n) };
         for product in products() {
             let (mut c, mut panel) = (vec![f32::NAN; m * stride], vec![f32::NAN; if panel { PANEL } else { 0 }]);
-            let mut tiles = vec![f32::NAN; if tiles { m * REACH.min(k) + TILES_PADDING } else { 0 }];
+            let mut tiles = vec![f32::NAN; if tiles { m * reach_of(m).min(k) + TILES_PADDING } else { 0 }];
             let memory = (&mut panel[..], &mut tiles[..]);
             let mut panels = vec![f32::NAN; if panels { Panels::len(k, n) } else { 0 }];
             // SAFETY: the processor has the instructions, and all three matrices hold the shape.

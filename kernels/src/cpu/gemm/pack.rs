@@ -59,7 +59,7 @@ impl Panels {
     }
 }
 
-/// Calls `work` with B[k, n], copied before if it is used more than once.
+/// Calls `work` with B[k, n], copied before where it is used often enough for that.
 ///
 /// # Safety
 /// B lies inside living memory that nobody writes meanwhile.
@@ -67,10 +67,10 @@ pub(crate) unsafe fn shared<R>(
     stream: &Stream,
     b: Matrix,
     (k, n): (usize, usize),
-    uses: usize,
+    is_copied: bool,
     work: impl FnOnce(Factor) -> R,
 ) -> R {
-    if uses < 2 {
+    if !is_copied {
         return work(b.into());
     }
     scratch::with(Panels::len(k, n), |memory| {
@@ -98,6 +98,17 @@ pub(crate) unsafe fn pack_panels(stream: &Stream, b: Matrix, (k, n): (usize, usi
         // SAFETY: tasks write different rows or different panels, inside the memory by the assertion; B by the caller's promise.
         unsafe { copy_part(b, k, (terms, columns), stream.device().precision(), memory.address(0)) }
     });
+}
+
+/// Copies B[k, n] as it is into `memory`, on this thread.
+///
+/// # Safety
+/// B lies inside living memory that nobody writes meanwhile.
+pub(crate) unsafe fn copy_panels(b: Matrix, (k, n): (usize, usize), memory: &mut [f32]) -> Panels {
+    let panels = Panels::new(memory, k, n);
+    // SAFETY: inside the memory by the assertion above; B by the caller's promise.
+    unsafe { copy_part(b, k, (0..k, 0..n), Precision::F32, memory.as_mut_ptr()) };
+    panels
 }
 
 /// Terms, columns.
@@ -179,14 +190,27 @@ unsafe fn copy_tiles<V: Vector>(a: Matrix, m: usize, terms: usize, tiles: *mut f
                 // SAFETY: A by the caller's promise; a tile has `height` floats for each term.
                 unsafe {
                     let (source, target) = (a.at(row, term).address, tiles.add(row * terms + term * height));
-                    for register in (0..height).step_by(V::LANES) {
-                        let count = V::LANES.min(height - register);
-                        let values = V::load_first(source.add(register), count).factor();
-                        values.store_first(target.add(register), count);
+                    match height {
+                        12 => copy_column::<V, 12>(source, target),
+                        8 => copy_column::<V, 8>(source, target),
+                        6 => copy_column::<V, 6>(source, target),
+                        4 => copy_column::<V, 4>(source, target),
+                        2 => copy_column::<V, 2>(source, target),
+                        _ => copy_column::<V, 1>(source, target),
                     }
                 }
             }
             row += height;
         }
+    }
+}
+
+/// One term of a tile of `HEIGHT` rows.
+#[inline(always)]
+unsafe fn copy_column<V: Vector, const HEIGHT: usize>(source: *const f32, target: *mut f32) {
+    for register in (0..HEIGHT).step_by(V::LANES) {
+        let count = V::LANES.min(HEIGHT - register);
+        // SAFETY: the caller's promise; no more than `HEIGHT` floats are touched.
+        unsafe { V::load_first(source.add(register), count).factor().store_first(target.add(register), count) };
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Matrix, Shape};
 use crate::cpu::vector::Vector;
+use std::hint::black_box;
 
 /// Floats of a cache line.
 const LINE: usize = 16;
@@ -29,7 +30,8 @@ pub(super) unsafe fn tiled_strip<V: Vector, const WIDE: usize, const WHOLE: bool
     c: *mut f32,
     stride: usize,
 ) {
-    let part = (columns, terms);
+    // What the compiler does not know of this number it cannot work out again in the innermost loop.
+    let part = (columns, black_box(terms));
     let next = b.address.wrapping_add(terms * b.row);
     let mut row = 0;
     while row < m {
@@ -64,13 +66,13 @@ pub(super) unsafe fn strip<V: Vector, const WIDE: usize, const PADDED: bool, con
     c: *mut f32,
     stride: usize,
 ) {
+    let part = (columns, black_box(terms));
     let mut row = 0;
     while row < m {
         let left = m - row;
         // SAFETY: `rows` of A and C exist from `row` on.
         unsafe {
             let (a, c) = (a.at(row, 0), c.add(row * stride));
-            let part = (columns, terms);
             row += if left >= 12 && V::ROWS >= 12 {
                 tile::<V, 12, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride)
             } else if left >= 8 && V::ROWS >= 8 {
@@ -111,20 +113,24 @@ unsafe fn tile<
     // SAFETY: the tile lies inside the matrices by the caller's promise.
     unsafe {
         let mut sums = [[V::splat(0.0); WIDE]; ROWS];
-        for term in 0..terms {
-            let row = b.address.add(term * b.row);
+        for row in 0..ROWS {
+            V::prefetch_near(c.wrapping_add(row * stride));
+        }
+        let (mut a_at, mut b_at) = (a.address, b.address);
+        let (a_row, a_step, b_step) = if TILED { (1, ROWS, 2 * V::LANES) } else { (a.row, a.column, b.row) };
+        for _ in 0..terms {
             let mut factors = [V::splat(0.0); WIDE];
             for (register, factor) in factors.iter_mut().enumerate() {
-                let address = row.add(register * V::LANES);
+                let address = b_at.add(register * V::LANES);
                 *factor = if PADDED { V::load(address) } else { V::load_first(address, count(register)) };
             }
             for (index, sums) in sums.iter_mut().enumerate() {
-                let place = if TILED { index + term * ROWS } else { index * a.row + term * a.column };
-                let value = V::splat(*a.address.add(place));
+                let value = V::splat(*a_at.add(index * a_row));
                 for (sum, factor) in sums.iter_mut().zip(factors) {
                     *sum = value.multiply_add(factor, *sum);
                 }
             }
+            (a_at, b_at) = (a_at.wrapping_add(a_step), b_at.wrapping_add(b_step));
         }
         for (index, sums) in sums.iter().enumerate() {
             for (register, sum) in sums.iter().enumerate() {
