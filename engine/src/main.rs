@@ -17,6 +17,7 @@ mod spec;
 mod team;
 mod trace;
 mod up_to_date;
+mod waiting;
 mod workplace;
 
 use clap::Parser;

@@ -1,14 +1,18 @@
 //! Rows on their way in and out of a stage that need not all be in memory: read and written some at a time.
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::rows::{Column, Row, Rows};
 use crate::stage::Artifact;
 use std::any::Any;
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 /// Rows that are read or written in one go: enough to be quick, few enough to be small.
 pub const ROWS_AT_ONCE: usize = 256;
+/// Read before they are wanted.
+const BATCHES_AHEAD: usize = 2;
 
 /// A table that lies somewhere. The engine stands behind it with the cache.
 pub trait StoredRows: Send + Sync + Debug {
@@ -71,7 +75,11 @@ impl Table {
             Table::Rows(rows) => Box::new((first..end).map(move |index| Ok((index, rows.rows[index].clone())))),
             // Opened with the first row that is asked for.
             Table::Stored(stored) => {
-                let rows = std::iter::once_with(move || stored.read(first)).flat_map(rows_of_batches);
+                let read = move || match stored.len() > ROWS_AT_ONCE {
+                    true => stored.read(first).map(ahead),
+                    false => stored.read(first),
+                };
+                let rows = std::iter::once_with(read).flat_map(rows_of_batches);
                 Box::new(rows.take(count).enumerate().map(numbered))
             }
         }
@@ -113,6 +121,27 @@ impl TableView<'_> {
 }
 
 type Batches = Box<dyn Iterator<Item = Result<Rows>> + Send>;
+
+/// The same rows, read on a thread of its own while those before them are worked on.
+fn ahead(mut batches: Batches) -> Batches {
+    let (sender, receiver) = sync_channel(BATCHES_AHEAD);
+    let mut next = move || {
+        let next = catch_unwind(AssertUnwindSafe(|| batches.next()));
+        next.unwrap_or_else(|panic| Some(Err(Failure::of_panic(&*panic))))
+    };
+    let read = move || {
+        while let Some(batch) = next() {
+            let is_last = batch.is_err();
+            if sender.send(batch).is_err() || is_last {
+                return;
+            }
+        }
+    };
+    match std::thread::Builder::new().name("rows ahead".into()).spawn(read) {
+        Ok(_) => Box::new(receiver.into_iter()),
+        Err(error) => Box::new(std::iter::once(Err(Failure::Machine(format!("cannot start a thread: {error}"))))),
+    }
+}
 
 fn rows_of_batches(batches: Result<Batches>) -> Box<dyn Iterator<Item = Result<Row>> + Send> {
     match batches {

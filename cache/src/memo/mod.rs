@@ -16,7 +16,7 @@ use std::fs;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 pub(crate) use check::count;
@@ -46,6 +46,8 @@ pub struct Replies(Arc<Shared>, Option<Arc<Courier>>);
 
 pub(crate) struct Shared {
     folder: PathBuf,
+    /// The folder held open: its time stamp is asked for at every call, and a path would be walked each time.
+    listing: OnceLock<fs::File>,
     /// What the names of our own logs begin with: they are not read back.
     own: String,
     state: RwLock<State>,
@@ -206,6 +208,7 @@ impl Shared {
         let writer = Writer::new(folder);
         Self {
             folder: folder.to_owned(),
+            listing: OnceLock::new(),
             own: writer.name().to_owned(),
             state: RwLock::default(),
             writer: Mutex::new(writer),
@@ -258,7 +261,14 @@ impl Shared {
 
     /// The folder's time stamp if it is not the one it was listed at.
     fn folder_changed(&self) -> Result<Option<SystemTime>> {
-        let stamp = fs::metadata(&self.folder).and_then(|metadata| metadata.modified()).at("list", &self.folder)?;
+        let listing = match self.listing.get() {
+            Some(listing) => listing,
+            None => {
+                let opened = fs::File::open(&self.folder).at("list", &self.folder)?;
+                self.listing.get_or_init(|| opened)
+            }
+        };
+        let stamp = listing.metadata().and_then(|metadata| metadata.modified()).at("list", &self.folder)?;
         Ok((self.read().listed != Some(stamp)).then_some(stamp))
     }
 

@@ -14,6 +14,7 @@ use crate::schedule::{self, Fate};
 use crate::spec::Recipe;
 use crate::team::Team;
 use crate::up_to_date;
+use crate::waiting::Waiting;
 use crate::workplace::{Workplace, overrides_as_written, overrides_on_record};
 use cache::{RunHead, RunRecord, Store};
 use std::collections::HashMap;
@@ -46,16 +47,16 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
         let foreseen = forecast::forecast(&planner, &planned, &known_now, &wishes, Some(&store))?;
         budget::warn(&Totals::of(&foreseen), budget_usd, &*reporter);
     }
-    let runtime = runtime(&workplace.recipe)?;
+    let waiting = waiting(&workplace.recipe)?;
     let stop = Stop::default();
-    listen(&stop, &runtime, &reporter);
+    listen(&stop, waiting.handle(), &reporter);
     let record = record(arguments, &workplace, &store, &*reporter).map(Arc::new);
     let device = super::device(&arguments.machine)?;
     let unfinished = wishes.clone();
     let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record: record.clone() };
     let team = workplace.team.as_ref();
     let executor =
-        Executor::new(&planner, &store, team, &*reporter, runtime.handle().clone(), stop.clone(), known()?, settings);
+        Executor::new(&planner, &store, team, &*reporter, waiting.handle().clone(), stop.clone(), known()?, settings);
     let fates = schedule::run(&upstream(&planner), super::jobs(&arguments.machine), &executor);
     let executor::Results { summaries, manifests, exit } = executor.into_results();
     let nodes = summaries_in_order(&planner, &fates, summaries, &*reporter);
@@ -120,22 +121,18 @@ fn record(arguments: &RunArgs, workplace: &Workplace, store: &Store, reporter: &
     store.begin_run(&head).inspect_err(warn).ok()
 }
 
-/// Threads for what waits; what computes has its own. Calls over the wire cost less where one thread makes them all: no one
-/// need be woken for what another thread has. A rehearsal thinks on these threads, so it is given every core.
-fn runtime(recipe: &Recipe) -> Result<tokio::runtime::Runtime> {
+/// Threads for what waits; what computes has its own. Calls over the wire cost less where one thread makes them all, each kind of
+/// step for all connections in turn. A rehearsal thinks on these threads, so it is given every core.
+fn waiting(recipe: &Recipe) -> Result<Waiting> {
     let thinks = recipe.models.values().any(|entry| entry.spec.label().is_some());
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if !thinks {
-        builder.worker_threads(1);
-    }
-    let built = builder.enable_all().build();
-    built.map_err(|error| Failure::new(Exit::NodeFailed, format!("cannot start threads: {error}")))
+    let started = if thinks { Waiting::on_every_core() } else { Waiting::on_one_thread() };
+    started.map_err(|error| Failure::new(Exit::NodeFailed, format!("cannot start threads: {error}")))
 }
 
-fn listen(stop: &Stop, runtime: &tokio::runtime::Runtime, reporter: &Arc<dyn Reporter>) {
+fn listen(stop: &Stop, runtime: &tokio::runtime::Handle, reporter: &Arc<dyn Reporter>) {
     let reporter = reporter.clone();
     let message = "stopping: what is in flight is finished and kept; ctrl-C again stops at once";
-    stop.listen(runtime.handle(), move || reporter.tell(&Event::Warned { node: None, message }));
+    stop.listen(runtime, move || reporter.tell(&Event::Warned { node: None, message }));
 }
 
 /// By place in the plan: which earlier places each node needs.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 /// How often a crowd looks whether it should stop; well below what a person notices.
 const LOOK_INTERVAL_MS: u64 = 50;
-/// Finished rows that wait to be taken; whoever finishes more waits too.
+/// Finished rows that wait to be taken, beside those in work; before there are more no row is begun.
 const FINISHED_ROWS: usize = 1024;
 /// Between two takings of finished rows while many come: to be woken for each would cost more than to take it.
 const TAKE_INTERVAL: Duration = Duration::from_millis(1);
@@ -152,10 +152,12 @@ impl<F> Feed<F> {
         F: Fn(Item) -> Fut,
         Fut: Future<Output = Result<T>>,
     {
-        while let Some(next) = self.next() {
-            let one = match next {
-                Err(failure) => Finished { row: None, result: Err(failure) },
-                Ok((index, row)) => {
+        // Room for its result comes before a row: one that is finished waits for nothing then, and is not overtaken by thousands.
+        while let Ok(room) = finished.reserve().await {
+            let one = match self.next() {
+                None => return,
+                Some(Err(failure)) => Finished { row: None, result: Err(failure) },
+                Some(Ok((index, row))) => {
                     let item = Item::new(index, &row, &self.columns);
                     // A row that need not wait is not left in its middle: else results come far out of order.
                     let work = AssertUnwindSafe(tokio::task::unconstrained(async { (self.work)(item).await }));
@@ -168,10 +170,7 @@ impl<F> Feed<F> {
             if one.result.as_ref().is_err_and(|failure| !matches!(failure, Failure::Remote(_))) {
                 self.halter.say();
             }
-            // Nor is a finished row kept back by the task's share of the time, which only ends below.
-            if tokio::task::unconstrained(finished.send(one)).await.is_err() {
-                return;
-            }
+            room.send(one);
             // Others get their turn here, also where no row ever waits.
             tokio::task::consume_budget().await;
         }
@@ -217,7 +216,7 @@ impl<'a> Crowd<'a> {
         let rows = table.rows_from(self.context.first_row(table.len()));
         let (columns, halter) = (table.columns().to_vec(), self.halter.clone());
         let feed = Arc::new(Feed { rows: Mutex::new(Box::new(rows)), columns, halter, work });
-        let (sender, mut finished) = mpsc::channel(FINISHED_ROWS);
+        let (sender, mut finished) = mpsc::channel(FINISHED_ROWS + self.concurrency);
         for _ in 0..self.concurrency {
             runtime.spawn(self.halter.halt().around(feed.clone().work_off(sender.clone())));
         }

@@ -1,6 +1,8 @@
 //! JSON Lines and JSON lists of objects, with every bad line named.
 
 use super::files::{Flaw, Read};
+use super::types::Outline;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// One object a line; empty lines do not count.
@@ -17,14 +19,23 @@ pub fn read_lines(bytes: &[u8]) -> Read {
     (objects, flaws)
 }
 
+/// An empty line holds none.
 pub fn read_line(line: &[u8]) -> Result<Option<Map<String, Value>>, String> {
+    parse(line)?.map(object).transpose()
+}
+
+/// The same as far as a survey needs it. What is an error of [`read_line`] is one here.
+pub fn outline(line: &[u8]) -> Result<Option<Outline<'_>>, String> {
+    parse(line)
+}
+
+fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<Option<T>, String> {
     let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to() + 1))?;
     if line.trim().is_empty() {
         return Ok(None);
     }
-    let value: Value = serde_json::from_str(line)
-        .map_err(|error| format!("{} at column {}", without_place(&error), error.column()))?;
-    object(value).map(Some)
+    let parsed = serde_json::from_str(line);
+    parsed.map(Some).map_err(|error| format!("{} at column {}", without_place(&error), error.column()))
 }
 
 /// A JSON list of objects.

@@ -42,12 +42,15 @@ pub fn survey(file: &Path, format: Format, limit: Option<usize>) -> Option<Surve
         return None;
     }
     let (mut types, mut rows) = (Types::default(), 0);
-    for object in objects(file).ok()? {
-        let object = object.ok()?;
-        if object.contains_key(ROW_ID) {
+    let look = |line: &[u8]| {
+        let outline = jsonl::outline(line)?;
+        outline.iter().for_each(|outline| types.note_outline(outline));
+        Ok(outline.map(|outline| outline.has(ROW_ID)))
+    };
+    for has_id in each_line(file, look).ok()? {
+        if has_id.ok()? {
             return None;
         }
-        types.note(&object);
         rows += 1;
     }
     (rows > 0).then(|| Survey { columns: types.columns(), rows })
@@ -83,8 +86,16 @@ pub fn run(file: &Path, survey: &Survey, columns: &IndexMap<String, String>, con
     Ok(Outputs { artifacts, report: report(rows, rows) })
 }
 
-/// One object after another; empty lines do not count.
+/// One object after another.
 fn objects(file: &Path) -> std::io::Result<impl Iterator<Item = Result<Map<String, Value>, String>>> {
+    each_line(file, jsonl::read_line)
+}
+
+/// What `read` finds in one line after another; those in which it finds nothing do not count.
+fn each_line<T>(
+    file: &Path,
+    mut read: impl FnMut(&[u8]) -> Result<Option<T>, String>,
+) -> std::io::Result<impl Iterator<Item = Result<T, String>>> {
     let mut input = BufReader::with_capacity(1 << 20, File::open(file)?);
     let mut line = Vec::new();
     let mut is_first = true;
@@ -97,10 +108,8 @@ fn objects(file: &Path) -> std::io::Result<impl Iterator<Item = Result<Map<Strin
         }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         let text = if std::mem::take(&mut is_first) { text.strip_prefix(BOM).unwrap_or(text) } else { text };
-        match jsonl::read_line(text) {
-            Ok(None) => {}
-            Ok(Some(object)) => return Some(Ok(object)),
-            Err(reason) => return Some(Err(reason)),
+        if let Some(found) = read(text).transpose() {
+            return Some(found);
         }
     };
     Ok(std::iter::from_fn(next))

@@ -2,7 +2,10 @@
 
 use crate::rows::{Column, ColumnType, Row, Rows};
 use indexmap::IndexMap;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::fmt::{self, Formatter};
 
 /// A table of all fields that occur, in the order in which they first occur. Whole numbers widen to fractions; a column of mixed
 /// plain values is text; one that holds a list or a mapping anywhere is JSON.
@@ -20,13 +23,20 @@ pub struct Types(IndexMap<String, Option<ColumnType>>);
 
 impl Types {
     pub fn note(&mut self, object: &Map<String, Value>) {
-        for (name, value) in object {
-            let known = match self.0.get_mut(name) {
-                Some(known) => known,
-                None => self.0.entry(name.clone()).or_default(),
-            };
-            *known = widest(*known, type_of(value));
-        }
+        object.iter().for_each(|(name, value)| self.note_one(name, type_of(value)));
+    }
+
+    /// The same for an object of which only this is known.
+    pub fn note_outline(&mut self, Outline(fields): &Outline) {
+        fields.iter().for_each(|(name, found)| self.note_one(name, *found));
+    }
+
+    fn note_one(&mut self, name: &str, found: Option<ColumnType>) {
+        let known = match self.0.get_mut(name) {
+            Some(known) => known,
+            None => self.0.entry(name.to_string()).or_default(),
+        };
+        *known = widest(*known, found);
     }
 
     pub fn columns(&self) -> Vec<Column> {
@@ -35,6 +45,95 @@ impl Types {
             column_type: found.unwrap_or(ColumnType::Text),
         };
         self.0.iter().map(column).collect()
+    }
+}
+
+/// An object's fields and the types of their values, read without keeping these.
+pub struct Outline<'a>(IndexMap<Cow<'a, str>, Option<ColumnType>>);
+
+impl Outline<'_> {
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Outline<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Outline<'de>;
+
+            fn expecting(&self, out: &mut Formatter) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Outline<'de>, A::Error> {
+                let mut outline = IndexMap::new();
+                while let Some((Name(name), TypeOf(found))) = fields.next_entry()? {
+                    // Of several under one name the last counts.
+                    outline.insert(name, found);
+                }
+                Ok(Outline(outline))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What [`type_of`] a value would be; all of it is looked at, for what is broken in it.
+struct TypeOf(Option<ColumnType>);
+
+impl<'de> Deserialize<'de> for TypeOf {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyType).map(TypeOf)
+    }
+}
+
+struct AnyType;
+
+impl<'de> Visitor<'de> for AnyType {
+    type Value = Option<ColumnType>;
+
+    fn expecting(&self, out: &mut Formatter) -> fmt::Result {
+        out.write_str("anything")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Some(ColumnType::Bool))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Some(ColumnType::Int))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(type_of(&Value::from(number)))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Some(ColumnType::Float))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Some(ColumnType::Text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        while items.next_element::<TypeOf>()?.is_some() {}
+        Ok(Some(ColumnType::Json))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        while fields.next_entry::<TypeOf, TypeOf>()?.is_some() {}
+        Ok(Some(ColumnType::Json))
     }
 }
 
@@ -110,5 +209,32 @@ mod tests {
         check(json!([18446744073709551615u64]), ColumnType::Text, json!(["18446744073709551615"]));
         check(json!(["x", [1]]), ColumnType::Json, json!(["x", [1]]));
         check(json!([null]), ColumnType::Text, json!([null]));
+    }
+
+    /// The way of long files and that of short ones see the same columns, and the same lines as broken.
+    #[test]
+    fn an_outline_tells_what_the_object_does() {
+        for line in [
+            r#"{"a": 1, "b": "x\n", "c": null, "d": [1, {"e": 2}], "f": 2.5, "g": true, "h": {}}"#,
+            r#"{"a": 18446744073709551615, "b": -3, "a": 1}"#,
+            r#"{"a": "\ud83d\ude00", "\u0062": 1e3}"#,
+            r#"{"a": "\ud83d"}"#,
+            r#"{"a": {"b": ["\ud83d"]}}"#,
+            r#"{"a": 1e999}"#,
+            r#"{"a": [{"b": 1e999}]}"#,
+            r#"{"a": 1} {}"#,
+            "[1]",
+            "7",
+            "{",
+            "  ",
+        ] {
+            let (mut whole, mut outlined) = (Types::default(), Types::default());
+            let object = super::super::jsonl::read_line(line.as_bytes());
+            let outline = super::super::jsonl::outline(line.as_bytes());
+            assert_eq!(object.is_err(), outline.is_err(), "{line}");
+            object.ok().flatten().iter().for_each(|object| whole.note(object));
+            outline.ok().flatten().iter().for_each(|outline| outlined.note_outline(outline));
+            assert_eq!(whole.columns(), outlined.columns(), "{line}");
+        }
     }
 }

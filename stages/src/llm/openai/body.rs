@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 
 /// Questions repeated after an unparsable reply lie this far apart in seeds, so that they never meet another sample's.
 const SEEDS_PER_ASK: u64 = 1 << 20;
+/// Of text that is looked through at a time.
+const CHUNK_BYTES: usize = 32;
 
 /// The JSON body of a request, written in one go: its messages are long, and there are many requests.
 pub fn bytes(settings: &OpenAiSettings, request: &Request) -> Vec<u8> {
@@ -46,12 +48,44 @@ fn write_messages(settings: &OpenAiSettings, request: &Request, out: &mut Vec<u8
     let asked = request.messages.iter().map(|message| (message.role.as_str(), message.content.as_str()));
     for (index, (role, content)) in system.chain(asked).enumerate() {
         out.extend_from_slice(if index == 0 { b"[{\"role\":" } else { b",{\"role\":" });
-        write(role, out);
+        write_text(role, out);
         out.extend(b",\"content\":");
-        write(content, out);
+        write_text(content, out);
         out.push(b'}');
     }
     out.push(b']');
+}
+
+/// A string as serde_json writes it. Messages are long and hold little that must be escaped, so many bytes are looked at at a time.
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    let mut rest = text.as_bytes();
+    out.push(b'"');
+    loop {
+        let (plain, special) = rest.split_at(plain_bytes(rest));
+        out.extend_from_slice(plain);
+        let Some((&byte, after)) = special.split_first() else { break };
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            control => out.extend_from_slice(format!("\\u{control:04x}").as_bytes()),
+        }
+        rest = after;
+    }
+    out.push(b'"');
+}
+
+/// How many bytes at the beginning stand in a JSON string as they are.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    let is_plain = |byte: &u8| (*byte >= 0x20) & (*byte != b'"') & (*byte != b'\\');
+    // Without an early end within a chunk, so that the compiler makes it a few wide comparisons.
+    let chunks = bytes.chunks_exact(CHUNK_BYTES);
+    let whole = chunks.take_while(|chunk| chunk.iter().fold(true, |all, byte| all & is_plain(byte))).count();
+    let rest = &bytes[whole * CHUNK_BYTES..];
+    whole * CHUNK_BYTES + rest.iter().take_while(|byte| is_plain(byte)).count()
 }
 
 fn write(value: &(impl Serialize + ?Sized), out: &mut Vec<u8>) {
@@ -141,6 +175,15 @@ mod tests {
         let sent = body(&settings(json!({"model": "m", "system": "Be brief."})), &asked);
         let said: Vec<&Value> = sent["messages"].as_array().unwrap().iter().map(|one| &one["content"]).collect();
         assert_eq!(said, ["Be exact.", "Why?"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn text_is_written_as_serde_json_writes_it(text in "([a-z ]{0,40}|[\\x00-\\x22\\x5c\\x7fé😀]{0,4}){0,6}") {
+            let mut out = Vec::new();
+            write_text(&text, &mut out);
+            proptest::prop_assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(&text).unwrap());
+        }
     }
 
     #[test]

@@ -5,24 +5,30 @@ use crate::llm::request::{CUT_OFF, REFUSAL, WITHHELD};
 use crate::llm::{Fault, Reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 const THINK_OPEN: &str = "<think>";
 const THINK_CLOSE: &str = "</think>";
 
+/// What is short is borrowed from the body.
 #[derive(Deserialize)]
-struct Envelope {
+struct Envelope<'a> {
+    #[serde(default, borrow)]
+    choices: Vec<Choice<'a>>,
     #[serde(default)]
-    choices: Vec<Choice>,
-    usage: Option<Value>,
-    model: Option<String>,
-    system_fingerprint: Option<String>,
+    usage: usage::Counters,
+    #[serde(borrow)]
+    model: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    system_fingerprint: Option<Cow<'a, str>>,
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
+struct Choice<'a> {
     message: Option<Answer>,
-    finish_reason: Option<String>,
+    #[serde(borrow)]
+    finish_reason: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -46,27 +52,31 @@ pub fn parse(raw: &[u8]) -> Result<Reply, Fault> {
         return Err(told(&error));
     }
     let choice = envelope.choices.into_iter().next().ok_or_else(|| passing("the server answered without choices"))?;
-    let answer = choice.message.ok_or_else(|| passing("the server answered without a message"))?;
-    let said = choice.finish_reason.unwrap_or_else(|| "stop".to_string());
-    if matches!(said.as_str(), "error" | "abort") {
+    let mut answer = choice.message.ok_or_else(|| passing("the server answered without a message"))?;
+    let said = choice.finish_reason.unwrap_or(Cow::Borrowed("stop"));
+    if matches!(&*said, "error" | "abort") {
         return Err(passing(format!("the server broke its answer off (`finish_reason: {said}`)")));
     }
-    let reasoning = [&answer.reasoning_content, &answer.reasoning, &answer.reasoning_details];
-    let reasoning = reasoning.into_iter().flatten().find_map(words_of);
-    let (text, finish_reason) = answer_of(answer, end_of(said), reasoning.is_some())?;
+    let reasoning = [&mut answer.reasoning_content, &mut answer.reasoning, &mut answer.reasoning_details];
+    let reasoning = reasoning.into_iter().filter_map(Option::take).find_map(words_of);
+    let (text, finish_reason) = answer_of(answer, end_of(&said), reasoning.is_some())?;
     let (thought, text) = split_thought(text);
     let served_by = named(envelope.model, envelope.system_fingerprint);
-    let usage = match envelope.usage.filter(Value::is_object) {
-        Some(usage) => usage::of_usage(&usage),
+    let usage = match envelope.usage.usage() {
+        Some(usage) => usage,
         None => usage::of_body(&serde_json::from_slice(raw).map_err(unexpected)?),
     };
     Ok(Reply { text, reasoning: reasoning.or(thought), finish_reason, usage, served_by })
 }
 
 /// The name and the fingerprint; some servers send an empty one in their chunks and none in a body, which are the same model.
-fn named(model: Option<String>, fingerprint: Option<String>) -> String {
-    let said = [model, fingerprint].into_iter().flatten().filter(|word| !word.is_empty());
-    said.collect::<Vec<_>>().join(" ")
+fn named(model: Option<Cow<str>>, fingerprint: Option<Cow<str>>) -> String {
+    let [model, fingerprint] = [model, fingerprint].map(Option::unwrap_or_default);
+    match fingerprint.is_empty() {
+        true => model.into_owned(),
+        false if model.is_empty() => fingerprint.into_owned(),
+        false => format!("{model} {fingerprint}"),
+    }
 }
 
 /// The text, and how it ended. Whoever has thought and says nothing has answered too.
@@ -84,12 +94,12 @@ fn answer_of(answer: Answer, end: String, has_thought: bool) -> Result<(String, 
 }
 
 /// One word for what servers call by several.
-fn end_of(finish_reason: String) -> String {
+fn end_of(finish_reason: &str) -> String {
     let word = match finish_reason.to_ascii_lowercase().as_str() {
         "length" | "max_tokens" | "max_output_tokens" | "model_length" => CUT_OFF,
         "content_filter" | "content-filter" | "safety" | "prohibited_content" | "blocklist" | "recitation" => WITHHELD,
         "refusal" => REFUSAL,
-        _ => return finish_reason,
+        _ => finish_reason,
     };
     word.to_string()
 }
@@ -104,11 +114,13 @@ fn text_of(content: Value) -> Option<String> {
 }
 
 /// Reasoning is text, an object with text or a summary in it, or a list of such; what is encrypted has no words.
-fn words_of(reasoning: &Value) -> Option<String> {
+fn words_of(reasoning: Value) -> Option<String> {
     let words = match reasoning {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(words_of).collect(),
-        Value::Object(part) => ["text", "summary", "content"].iter().find_map(|key| words_of(part.get(*key)?))?,
+        Value::String(text) => text,
+        Value::Array(parts) => parts.into_iter().filter_map(words_of).collect(),
+        Value::Object(mut part) => {
+            ["text", "summary", "content"].iter().find_map(|key| words_of(part.get_mut(*key)?.take()))?
+        }
         _ => return None,
     };
     (!words.is_empty()).then_some(words)
