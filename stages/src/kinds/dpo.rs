@@ -141,8 +141,9 @@ fn one_source(settings: &DpoNode, reader: &mut Reader) {
 }
 
 impl Stage for Dpo {
+    /// 2 since attention's gradients are summed over a group's heads at once.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn settings(&self) -> Value {

@@ -71,8 +71,9 @@ impl<A: Algorithm> Node<A> {
 }
 
 impl<A: Algorithm> Stage for Node<A> {
+    /// 2 since attention's gradients are summed over a group's heads at once.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn settings(&self) -> Value {
