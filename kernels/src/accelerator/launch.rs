@@ -11,6 +11,8 @@ pub(crate) struct Source {
     /// The file's name without `.cu`.
     pub name: &'static str,
     pub text: &'static str,
+    /// What it includes: the name between the quotes, and the text.
+    pub headers: &'static [(&'static str, &'static str)],
     /// Whether it needs `wgmma`, so compiles for sm_90a alone.
     pub is_hopper_only: bool,
 }
@@ -18,12 +20,17 @@ pub(crate) struct Source {
 impl Source {
     /// A file that compiles for every architecture.
     pub(crate) const fn new(name: &'static str, text: &'static str) -> Source {
-        Source { name, text, is_hopper_only: false }
+        Source { name, text, headers: &[], is_hopper_only: false }
     }
 
-    /// A file that compiles for sm_90a alone.
-    pub(crate) const fn hopper(name: &'static str, text: &'static str) -> Source {
-        Source { name, text, is_hopper_only: true }
+    /// The same with what `#include "…"` finds.
+    pub(crate) const fn including(self, headers: &'static [(&'static str, &'static str)]) -> Source {
+        Source { headers, ..self }
+    }
+
+    /// The same for sm_90a alone.
+    pub(crate) const fn hopper_only(self) -> Source {
+        Source { is_hopper_only: true, ..self }
     }
 }
 
