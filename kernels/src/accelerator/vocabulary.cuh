@@ -20,6 +20,8 @@ struct alignas(16) Floats {
 
 // ---- How a kernel is written ----
 #define DEVICE static __device__ __forceinline__
+// A function of a struct that belongs to one of its values.
+#define MEMBER __device__ __forceinline__
 #define KERNEL extern "C" __global__ void
 #define LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define UNROLL _Pragma("unroll")
@@ -179,6 +181,7 @@ DEVICE void multiply_accumulate_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u
 }
 
 #else
+#define MEMBER inline
 #include "device.hpp"
 #endif
 
