@@ -26,7 +26,7 @@ constexpr std::size_t stagger_bytes = 192;
 
 }  // namespace
 
-#if defined(__x86_64__)
+#ifdef EMULATOR_OWN_FIBERS
 
 asm(R"(
 .text

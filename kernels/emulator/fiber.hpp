@@ -2,7 +2,9 @@
 #pragma once
 #include <cstddef>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(EMULATOR_PORTABLE_FIBERS)
+#define EMULATOR_OWN_FIBERS
+#else
 #include <ucontext.h>
 #endif
 
@@ -10,7 +12,7 @@ namespace emulator {
 
 // A paused computation and the stack that it stands on.
 struct Context {
-#if defined(__x86_64__)
+#ifdef EMULATOR_OWN_FIBERS
     void* stack_pointer = nullptr;
 #else
     ucontext_t registers;
