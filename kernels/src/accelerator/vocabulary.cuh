@@ -25,6 +25,7 @@ struct alignas(16) Floats {
 #define KERNEL extern "C" __global__ void
 #define LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define UNROLL _Pragma("unroll")
+#define UNROLL_4 _Pragma("unroll 4")
 #define NO_UNROLL _Pragma("unroll 1")
 #define GRID_CONSTANT const __grid_constant__
 // `unsigned char name[]`: the bytes that the launch asked for, aligned to 1,024.
@@ -84,6 +85,9 @@ DEVICE float natural_logarithm(float value) { return logf(value); }
 DEVICE float square_root(float value) { return __fsqrt_rn(value); }
 DEVICE float divide(float left, float right) { return __fdiv_rn(left, right); }
 DEVICE float multiply_add(float left, float right, float addend) { return fmaf(left, right, addend); }
+// Each rounded by itself, never contracted to one multiply-add: the bits of the CPU.
+DEVICE float rounded_product(float left, float right) { return __fmul_rn(left, right); }
+DEVICE float rounded_sum(float left, float right) { return __fadd_rn(left, right); }
 DEVICE float maximum(float left, float right) { return fmaxf(left, right); }  // a NaN on one side is ignored
 DEVICE float minimum(float left, float right) { return fminf(left, right); }
 DEVICE float absolute(float value) { return fabsf(value); }
@@ -114,6 +118,11 @@ DEVICE u32 pack_bf16(float low, float high) {
     u32 packed;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+// Ends the launch with an error where the condition does not hold: our own mistake, such as an index past the last row.
+DEVICE void require(bool condition) {
+    if (!condition) asm volatile("trap;");
 }
 
 // Integer atomics only: sums of floats in an order of chance would not repeat. Both return the old value.
@@ -182,6 +191,7 @@ DEVICE void multiply_accumulate_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u
 
 #else
 #define MEMBER inline
+#define UNROLL_4
 #include "device.hpp"
 #endif
 
