@@ -7,10 +7,12 @@
 #[cfg(feature = "emulator")]
 pub(crate) mod emulated;
 mod launch;
+mod packs;
 pub(crate) mod registry;
 pub(crate) mod transfer;
 
 pub(crate) use launch::{Argument, Grid, Kernel, Source, arguments};
+pub(crate) use packs::{PACKS, Pack, PackedKernel, narrow};
 pub(crate) use transfer::Pattern;
 
 use std::fmt::Debug;

@@ -3,4 +3,19 @@
 use super::Source;
 
 /// In the order of names; one line a file.
-pub(crate) static SOURCES: &[&Source] = &[&crate::elementwise::cuda::SOURCE];
+pub(crate) static SOURCES: &[&Source] = &[
+    &crate::adamw::cuda::SOURCE,
+    &crate::bias::cuda::SOURCE,
+    &crate::columns::cuda::SOURCE,
+    &crate::dpo::cuda::SOURCE,
+    &crate::elementwise::cuda::SOURCE,
+    &crate::gae::cuda::SOURCE,
+    &crate::head_norm::cuda::SOURCE,
+    &crate::norm::cuda::SOURCE,
+    &crate::ppo::cuda::SOURCE,
+    &crate::reduce::cuda::SOURCE,
+    &crate::rope::cuda::SOURCE,
+    &crate::rows::cuda::SOURCE,
+    &crate::sample::cuda::SOURCE,
+    &crate::swiglu::cuda::SOURCE,
+];

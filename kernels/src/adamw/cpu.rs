@@ -1,32 +1,12 @@
 //! AdamW on the CPU.
 
-use super::AdamW;
+use super::{AdamW, Factors};
 use crate::Stream;
 use crate::cpu::parallel::{Disjoint, for_each_rows};
 use crate::cpu::simd::multiversion;
 
 /// Arithmetic of one parameter, a root and a division included.
 const WORK: usize = 24;
-
-/// Settings with everything that does not change inside the loop worked out in f64.
-#[derive(Clone, Copy)]
-struct Factors {
-    decay: f32,
-    rate: f32,
-    second_correction: f32,
-}
-
-impl Factors {
-    fn new(settings: &AdamW) -> Factors {
-        let correction = |beta: f32| 1.0 - f64::from(beta).powf(settings.step as f64);
-        let rate = f64::from(settings.learning_rate);
-        Factors {
-            decay: (1.0 - rate * f64::from(settings.weight_decay)) as f32,
-            rate: (rate / correction(settings.beta1)) as f32,
-            second_correction: (1.0 / correction(settings.beta2).sqrt()) as f32,
-        }
-    }
-}
 
 pub(super) fn step(
     stream: &Stream,

@@ -1,6 +1,7 @@
 //! AdamW: Adam with weight decay apart from the gradient. Loshchilov and Hutter, "Decoupled weight decay", 2019.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Stream, View, ViewMut};
 
@@ -32,5 +33,28 @@ pub fn step(
     let len = gradient.len();
     assert_eq!((parameters.len(), first.len(), second.len()), (len, len, len), "adamw: lengths differ");
     assert!(settings.step > 0, "adamw: steps count from 1");
+    if stream.is_accelerated() {
+        return cuda::step(stream, settings, gradient, parameters, first, second);
+    }
     cpu::step(stream, settings, gradient.host(), parameters.host(), first.host(), second.host());
+}
+
+/// Settings with everything that does not change inside the loop worked out in f64.
+#[derive(Clone, Copy)]
+struct Factors {
+    decay: f32,
+    rate: f32,
+    second_correction: f32,
+}
+
+impl Factors {
+    fn new(settings: &AdamW) -> Factors {
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(settings.step as f64);
+        let rate = f64::from(settings.learning_rate);
+        Factors {
+            decay: (1.0 - rate * f64::from(settings.weight_decay)) as f32,
+            rate: (rate / correction(settings.beta1)) as f32,
+            second_correction: (1.0 / correction(settings.beta2).sqrt()) as f32,
+        }
+    }
 }

@@ -6,6 +6,12 @@ use kernels::{Heads, Segments, Stream};
 use crate::reference;
 use crate::support::*;
 
+on_every_path![
+    forward_and_backward,
+    decoding_gives_the_bits_of_the_forward_pass_whatever_the_pages,
+    what_an_earlier_sequence_left_in_a_page_is_not_seen,
+];
+
 /// Query heads, key/value heads, width; document lengths.
 const CASES: [(Heads, &[usize]); 8] = [
     (Heads { query: 1, key_value: 1, width: 2 }, &[1]),
@@ -26,14 +32,13 @@ fn forward(stream: &Stream, heads: Heads, lengths: &[usize], qkv: &[f32]) -> (Ve
     (download(stream, &out), download(stream, &lse))
 }
 
-#[test]
-fn forward_and_backward() {
+fn forward_and_backward(subject: Subject) {
     for (heads, lengths) in CASES {
         let tokens: usize = lengths.iter().sum();
         let mut random = Random::new(tokens as u64);
         let qkv: Vec<f32> = random.floats(tokens * heads.packed_width()).iter().map(|x| 2.0 * x).collect();
         let dout = random.floats(tokens * heads.query_width());
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (out, lse) = forward(stream, heads, lengths, &qkv);
             let segments = Segments::new(stream, lengths);
             let (input, saved, sums, gradient) =
@@ -81,13 +86,12 @@ fn stepwise(stream: &Stream, heads: Heads, lengths: &[usize], qkv: &[f32], page_
     all
 }
 
-#[test]
-fn decoding_gives_the_bits_of_the_forward_pass_whatever_the_pages() {
+fn decoding_gives_the_bits_of_the_forward_pass_whatever_the_pages(subject: Subject) {
     for (heads, lengths) in CASES {
         let tokens: usize = lengths.iter().sum();
         let qkv: Vec<f32> = Random::new(tokens as u64).floats(tokens * heads.packed_width());
         for page_rows in [16, 32, 64, 256] {
-            let outputs = run_everywhere(|stream| {
+            let outputs = subject.run(|stream| {
                 let whole = forward(stream, heads, lengths, &qkv).0;
                 vec![("whole", whole), ("steps", stepwise(stream, heads, lengths, &qkv, page_rows))]
             });
@@ -96,8 +100,7 @@ fn decoding_gives_the_bits_of_the_forward_pass_whatever_the_pages() {
     }
 }
 
-#[test]
-fn what_an_earlier_sequence_left_in_a_page_is_not_seen() {
+fn what_an_earlier_sequence_left_in_a_page_is_not_seen(subject: Subject) {
     let heads = Heads { query: 4, key_value: 2, width: 24 };
     let qkv = Random::new(3).floats(17 * heads.packed_width());
     let last = &qkv[16 * heads.packed_width()..];
@@ -112,7 +115,7 @@ fn what_an_earlier_sequence_left_in_a_page_is_not_seen() {
         attention::decode(stream, &cache, queries.view(), tables.view(), lengths.view(), out.view_mut());
         download(stream, &out)
     };
-    let outputs = run_everywhere(|stream| {
+    let outputs = subject.run(|stream| {
         [("of zeros", 0.0), ("of much", 1e30), ("of NaN", f32::NAN)]
             .map(|(name, left)| (name, answer(stream, left)))
             .into()

@@ -8,15 +8,28 @@ use kernels::ppo::{self, Clip, PolicyLoss, ValueLoss};
 use crate::reference;
 use crate::support::*;
 
-#[test]
-fn advantages_over_ragged_rows() {
-    for (gamma, lambda) in [(1.0, 1.0), (0.99, 0.95), (0.9, 0.0)] {
-        let lengths = [1, 7, 0, 150, 3];
+on_every_device![
+    advantages_over_ragged_rows,
+    the_policy_loss_is_the_clipped_objective,
+    a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients,
+    a_batch_without_weight_teaches_nothing,
+    the_value_loss_is_clipped_around_the_old_value,
+    adamw_takes_the_papers_steps,
+];
+
+fn advantages_over_ragged_rows(subject: Subject) {
+    for ((gamma, lambda), lengths) in [
+        ((1.0, 1.0), &[1, 7, 0, 150, 3][..]),
+        ((0.99, 0.95), &[1, 7, 0, 150, 3]),
+        ((0.9, 0.0), &[0, 31, 32, 33, 64, 0]),
+        ((0.999, 0.99), &[1025]),
+        ((1.0, 1.0), &[]),
+    ] {
         let tokens: usize = lengths.iter().sum();
         let mut random = Random::new(11);
         let (rewards, values) = (random.floats(tokens), random.floats(tokens));
-        let outputs = run_everywhere(|stream| {
-            let segments = Segments::new(stream, &lengths);
+        let outputs = subject.run(|stream| {
+            let segments = Segments::new(stream, lengths);
             let (rewards, values) = (upload(stream, &rewards), upload(stream, &values));
             let (mut advantages, mut returns) = (stream.uninit(tokens), stream.uninit(tokens));
             let (discounts, outputs) = (Discounts { gamma, lambda }, (advantages.view_mut(), returns.view_mut()));
@@ -24,7 +37,7 @@ fn advantages_over_ragged_rows() {
             vec![("advantages", download(stream, &advantages)), ("returns", download(stream, &returns))]
         });
         let (mut expected, mut first) = (Vec::new(), 0);
-        for length in lengths {
+        for &length in lengths {
             let part = first..first + length;
             let (rewards, values) = (wide(&rewards[part.clone()]), wide(&values[part]));
             expected.extend(reference::gae(f64::from(gamma), f64::from(lambda), &rewards, &values));
@@ -63,12 +76,11 @@ impl Policy {
     }
 }
 
-#[test]
-fn the_policy_loss_is_the_clipped_objective() {
-    for (len, clip) in [(1, 0.2f32), (40, 0.2), (500, 0.05)] {
+fn the_policy_loss_is_the_clipped_objective(subject: Subject) {
+    for (len, clip) in [(0, 0.2f32), (1, 0.2), (40, 0.2), (500, 0.05), (769, 0.3)] {
         let policy = Policy::random(len);
         let losses = std::sync::Mutex::new(PolicyLoss::default());
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let inputs = [&policy.logp, &policy.old, &policy.advantages, &policy.weights].map(|x| upload(stream, x));
             let [logp, old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
             let mut dlogp = stream.uninit(len);
@@ -88,10 +100,9 @@ fn the_policy_loss_is_the_clipped_objective() {
     }
 }
 
-#[test]
-fn a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients() {
+fn a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients(subject: Subject) {
     let policy = Policy::random(30);
-    run_everywhere(|stream| {
+    subject.run(|stream| {
         let inputs = [&policy.old, &policy.advantages, &policy.weights].map(|x| upload(stream, x));
         let [old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
         let mut dlogp = stream.uninit(30);
@@ -103,8 +114,23 @@ fn a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients() {
     });
 }
 
-#[test]
-fn the_value_loss_is_clipped_around_the_old_value() {
+fn a_batch_without_weight_teaches_nothing(subject: Subject) {
+    let policy = Policy::random(300);
+    subject.run(|stream| {
+        let inputs = [&policy.logp, &policy.old, &policy.advantages, &vec![0.0; 300]].map(|x| upload(stream, x));
+        let [logp, old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
+        let mut dlogp = stream.uninit(300);
+        let loss = ppo::policy_loss(stream, Clip::even(0.2), logp, old, advantages, weights, dlogp.view_mut());
+        assert_eq!(loss, PolicyLoss::default());
+        assert!(download(stream, &dlogp).iter().all(|&gradient| gradient == 0.0));
+        let loss = ppo::value_loss(stream, Some(0.2), logp, old, advantages, weights, dlogp.view_mut());
+        assert_eq!(loss, ValueLoss::default());
+        assert!(download(stream, &dlogp).iter().all(|&gradient| gradient == 0.0));
+        vec![]
+    });
+}
+
+fn the_value_loss_is_clipped_around_the_old_value(subject: Subject) {
     for clip in [None, Some(0.2f32)] {
         let len = 300;
         let mut random = Random::new(8);
@@ -114,7 +140,7 @@ fn the_value_loss_is_clipped_around_the_old_value() {
         });
         let weights: Vec<f32> = (0..len).map(|_| random.unit() as f32).collect();
         let losses = std::sync::Mutex::new(ValueLoss::default());
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let inputs = [&values, &old, &returns, &weights].map(|x| upload(stream, x));
             let [values, old, returns, weights] = inputs.each_ref().map(|buffer| buffer.view());
             let mut dvalues = stream.uninit(len);
@@ -137,8 +163,7 @@ fn the_value_loss_is_clipped_around_the_old_value() {
     }
 }
 
-#[test]
-fn adamw_takes_the_papers_steps() {
+fn adamw_takes_the_papers_steps(subject: Subject) {
     let len = 20_001;
     let mut random = Random::new(5);
     let (start, gradients) = (random.floats(len), [random.floats(len), random.floats(len), random.floats(len)]);
@@ -151,7 +176,7 @@ fn adamw_takes_the_papers_steps() {
         step: 0,
         gradient_scale: 0.5,
     };
-    let outputs = run_everywhere(|stream| {
+    let outputs = subject.run(|stream| {
         let mut parameters = upload(stream, &start);
         let (mut first, mut second) = (stream.zeros(len), stream.zeros(len));
         for (step, gradient) in gradients.iter().enumerate() {

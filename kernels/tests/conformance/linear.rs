@@ -8,6 +8,18 @@ use kernels::{
 use crate::reference;
 use crate::support::*;
 
+on_every_device![
+    products_of_every_layout,
+    a_row_has_the_same_bits_alone_and_among_others,
+    prepared_weights_give_the_same_bits,
+    bf16_products_are_f32_products_of_rounded_factors,
+    a_product_over_nothing_is_zero,
+    bias_adds_to_rows_and_sums_them,
+    rows_are_picked_and_added_back,
+    elementwise_and_sums,
+    columns_are_added_and_taken,
+];
+
 /// m, n, k: one of everything, one less and one more than tiles, and the target model's own.
 const SHAPES: [(usize, usize, usize); 15] = [
     (1, 1, 1),
@@ -42,8 +54,7 @@ fn product(
     download(stream, &c)
 }
 
-#[test]
-fn products_of_every_layout() {
+fn products_of_every_layout(subject: Subject) {
     for (m, n, k) in SHAPES {
         let mut random = Random::new((m * n * k) as u64);
         let inputs = [random.floats(m * k), random.floats(k * n), random.floats(m * n)];
@@ -53,7 +64,7 @@ fn products_of_every_layout() {
             let right = |p: usize, j: usize| if layout == Layout::Nt { b[j * k + p] } else { b[p * n + j] };
             let mut expected = reference::matmul(m, n, k, left, right);
             for write in [Write::Overwrite, Write::Accumulate] {
-                let outputs = run_everywhere(|stream| vec![("c", product(stream, layout, (m, n, k), write, &inputs))]);
+                let outputs = subject.run(|stream| vec![("c", product(stream, layout, (m, n, k), write, &inputs))]);
                 if write == Write::Accumulate {
                     expected.iter_mut().zip(&inputs[2]).for_each(|(sum, &before)| *sum += f64::from(before));
                 }
@@ -64,20 +75,19 @@ fn products_of_every_layout() {
     }
 }
 
-#[test]
-fn a_row_has_the_same_bits_alone_and_among_others() {
+fn a_row_has_the_same_bits_alone_and_among_others(subject: Subject) {
     for (n, k) in [(1, 96), (41, 96), (192, 96), (96, 256), (33, 700)] {
         for layout in [Layout::Nn, Layout::Nt] {
             let mut random = Random::new((n * k) as u64);
             // The last one's B is copied once for all tasks where many rows are computed, and not where few are.
             let m = if k == 700 { 1000 } else { 50 };
             let (a, b) = (random.floats(m * k), random.floats(k * n));
-            let whole = run_everywhere(|stream| {
+            let whole = subject.run(|stream| {
                 vec![("c", product(stream, layout, (m, n, k), Write::Overwrite, &[a.clone(), b.clone(), vec![]]))]
             });
             for rows in [0..1, 7..9, 20..35] {
                 let part = a[rows.start * k..rows.end * k].to_vec();
-                let alone = run_everywhere(|stream| {
+                let alone = subject.run(|stream| {
                     let inputs = [part.clone(), b.clone(), vec![]];
                     vec![("c", product(stream, layout, (rows.len(), n, k), Write::Overwrite, &inputs))]
                 });
@@ -91,13 +101,12 @@ fn a_row_has_the_same_bits_alone_and_among_others() {
     }
 }
 
-#[test]
-fn prepared_weights_give_the_same_bits() {
+fn prepared_weights_give_the_same_bits(subject: Subject) {
     for ((m, n, k), precision) in SHAPES.into_iter().zip([Precision::F32, Precision::Bf16].into_iter().cycle()) {
         let mut random = Random::new((m * n * k) as u64);
         let inputs = [random.floats(m * k), random.floats(k * n), random.floats(m * n)];
         for write in [Write::Overwrite, Write::Accumulate] {
-            run_everywhere(|stream| {
+            subject.run(|stream| {
                 let stream = &stream.device().clone().in_precision(precision).stream();
                 let (a, weight) = (upload(stream, &inputs[0]), upload(stream, &inputs[1]));
                 let prepared = Prepared::new(stream, n, k, weight.view());
@@ -111,8 +120,7 @@ fn prepared_weights_give_the_same_bits() {
     }
 }
 
-#[test]
-fn bf16_products_are_f32_products_of_rounded_factors() {
+fn bf16_products_are_f32_products_of_rounded_factors(subject: Subject) {
     let nearest = |values: &[f32]| values.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect::<Vec<_>>();
     for (m, n, k) in SHAPES {
         let mut random = Random::new((m + n * k) as u64);
@@ -120,7 +128,7 @@ fn bf16_products_are_f32_products_of_rounded_factors() {
         let rounded = [nearest(&inputs[0]), nearest(&inputs[1]), inputs[2].clone()];
         for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
             for write in [Write::Overwrite, Write::Accumulate] {
-                run_everywhere(|stream| {
+                subject.run(|stream| {
                     let half = stream.device().clone().in_precision(Precision::Bf16).stream();
                     let c = product(&half, layout, (m, n, k), write, &inputs);
                     let what = format!("{layout:?} {write:?} {m} × {n} × {k}");
@@ -132,20 +140,18 @@ fn bf16_products_are_f32_products_of_rounded_factors() {
     }
 }
 
-#[test]
-fn a_product_over_nothing_is_zero() {
-    let outputs = run_everywhere(|stream| {
+fn a_product_over_nothing_is_zero(subject: Subject) {
+    let outputs = subject.run(|stream| {
         vec![("c", product(stream, Layout::Nn, (3, 5, 0), Write::Overwrite, &[vec![], vec![], vec![]]))]
     });
     assert_eq!(output(&outputs, "c"), [0.0; 15]);
 }
 
-#[test]
-fn bias_adds_to_rows_and_sums_them() {
-    for (count, width) in [(1, 1), (3, 7), (65, 192), (700, 33), (2000, 96)] {
+fn bias_adds_to_rows_and_sums_them(subject: Subject) {
+    for (count, width) in [(0, 5), (1, 1), (3, 7), (65, 192), (700, 33), (2000, 96), (9, 1034)] {
         let mut random = Random::new(count as u64);
         let (x, b, before) = (random.floats(count * width), random.floats(width), random.floats(width));
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (x, b) = (upload(stream, &x), upload(stream, &b));
             let (mut y, mut db) = (stream.uninit(count * width), upload(stream, &before));
             stream.copy(x.view(), y.view_mut());
@@ -160,13 +166,14 @@ fn bias_adds_to_rows_and_sums_them() {
     }
 }
 
-#[test]
-fn rows_are_picked_and_added_back() {
-    for (total, chosen, width) in [(1, 1, 1), (5, 9, 33), (40, 400, 96), (300, 500, 200)] {
+fn rows_are_picked_and_added_back(subject: Subject) {
+    for (total, chosen, width) in
+        [(1, 1, 1), (4, 0, 8), (5, 9, 33), (40, 400, 96), (300, 500, 200), (2, 600, 5), (3, 40, 1036)]
+    {
         let mut random = Random::new(chosen as u64);
         let (table, indices) = (random.floats(total * width), random.indices(chosen, total));
         let dout = random.floats(chosen * width);
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (source, chosen_rows, dout) = (upload(stream, &table), upload(stream, &indices), upload(stream, &dout));
             let (mut picked, mut embedded) = (stream.uninit(chosen * width), stream.uninit(chosen * width));
             let (mut added, mut dtable) = (upload(stream, &table), upload(stream, &table));
@@ -192,12 +199,11 @@ fn rows_are_picked_and_added_back() {
     }
 }
 
-#[test]
-fn elementwise_and_sums() {
+fn elementwise_and_sums(subject: Subject) {
     for len in [0, 1, 17, 1000, 300_001] {
         let mut random = Random::new(len as u64);
         let (a, b) = (random.floats(len), random.floats(len));
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (source, mut target) = (upload(stream, &a), upload(stream, &b));
             elementwise::add(stream, source.view(), target.view_mut());
             elementwise::scale(stream, -0.3, target.view_mut());
@@ -213,12 +219,11 @@ fn elementwise_and_sums() {
     }
 }
 
-#[test]
-fn columns_are_added_and_taken() {
+fn columns_are_added_and_taken(subject: Subject) {
     for (rows, width, part) in [(1, 1, 0..1), (3, 20, 4..9), (130, 96, 32..96), (500, 33, 32..33)] {
         let mut random = Random::new((rows * width) as u64);
         let (whole, some) = (random.floats(rows * width), random.floats(rows * part.len()));
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (mut target, source) = (upload(stream, &whole), upload(stream, &some));
             let mut out = stream.uninit(some.len());
             columns::take(stream, width, part.clone(), -0.5, target.view(), out.view_mut());

@@ -7,5 +7,6 @@ mod linear;
 mod preferences;
 mod reference;
 mod rows;
+mod sampling;
 mod support;
 mod vocabulary;

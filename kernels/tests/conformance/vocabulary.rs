@@ -7,6 +7,12 @@ use kernels::{Stream, logits};
 use crate::reference;
 use crate::support::*;
 
+on_every_path![
+    log_probabilities_and_their_gradients,
+    a_sampled_token_has_the_log_probability_that_training_gives_it,
+    a_row_draws_alike_whatever_its_neighbours,
+];
+
 /// Largest absolute error of a log-probability.
 const LOGP_TOLERANCE: f64 = 1e-4;
 
@@ -84,12 +90,11 @@ impl Case {
     }
 }
 
-#[test]
-fn log_probabilities_and_their_gradients() {
+fn log_probabilities_and_their_gradients(subject: Subject) {
     for shape in CASES {
         let case = Case::new(shape);
         for with_entropy in [false, true] {
-            let outputs = run_everywhere(|stream| case.run(stream, with_entropy));
+            let outputs = subject.run(|stream| case.run(stream, with_entropy));
             let (hidden, weight) = (wide(&case.hidden), wide(&case.weight));
             let expected = case.reference(&hidden, &weight);
             let column = |of: fn(&reference::Row) -> f64| expected.iter().map(of).collect::<Vec<_>>();
@@ -110,12 +115,11 @@ fn log_probabilities_and_their_gradients() {
     }
 }
 
-#[test]
-fn a_sampled_token_has_the_log_probability_that_training_gives_it() {
+fn a_sampled_token_has_the_log_probability_that_training_gives_it(subject: Subject) {
     for shape in CASES {
         let case = Case::new(shape);
         let (rows, vocabulary, width, temperature) = shape;
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (hidden, weight) = (upload(stream, &case.hidden), upload(stream, &case.weight));
             let mut scores = stream.uninit(rows * vocabulary);
             logits::forward(stream, rows, vocabulary, width, hidden.view(), weight.view(), scores.view_mut());
@@ -144,13 +148,12 @@ fn a_sampled_token_has_the_log_probability_that_training_gives_it() {
     }
 }
 
-#[test]
-fn a_row_draws_alike_whatever_its_neighbours() {
+fn a_row_draws_alike_whatever_its_neighbours(subject: Subject) {
     let (rows, vocabulary) = (60, 41);
     let scores = Random::new(1).floats(rows * vocabulary);
     let seeds: Vec<u64> = (0..rows as u64).map(|row| row * row).collect();
     let draw = |range: std::ops::Range<usize>| {
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let logits = upload(stream, &scores[range.start * vocabulary..range.end * vocabulary]);
             let (seeds, counters) = (upload(stream, &seeds[range.clone()]), upload(stream, &vec![3u64; range.len()]));
             let (mut tokens, mut logp) = (stream.uninit(range.len()), stream.uninit(range.len()));
