@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use std::{env, fs, thread};
 
 /// As README.md of the emulator says: no contraction, so that sums are the same wherever the compiler vectorises.
-const FLAGS: [&str; 7] =
-    ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra"];
+const FLAGS: [&str; 8] =
+    ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-psabi"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,12 +1,16 @@
 // Runs the threads of a block until all have ended, one fails, or none can go on.
 #include "block.hpp"
 
+
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <new>
 #include <tuple>
+
+#include "products.hpp"
+#include "transfers.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -38,7 +42,9 @@ u32 Schedule::random(u32 below) {
     return static_cast<u32>((state * 0x2545F4914F6CDD1Dull) >> 32) % below;
 }
 
-Block::Block() : fibers(most_threads), warps(most_warps) {
+Block::Block()
+    : transfers(std::make_unique<Transfers>()), products(std::make_unique<Products>()), fibers(most_threads),
+      warps(most_warps) {
     shared = static_cast<unsigned char*>(std::aligned_alloc(1024, shared_arena_bytes));
     if (!shared) throw std::bad_alloc();
     for (int thread = 0; thread < most_threads; thread++) fibers[thread].thread = thread;
@@ -72,6 +78,7 @@ void Block::start_threads() {
     ASAN_POISON_MEMORY_REGION(shared + shared_bytes, shared_arena_bytes - shared_bytes);
     statics.clear(), static_end = static_shared_start;
     for (Barrier& barrier : barriers) barrier = Barrier();
+    transfers->reset(threads), products->reset(threads);
     for (int thread = 0; thread < threads; thread++) {
         Fiber& fiber = fibers[thread];
         fiber.phase = 0, fiber.ended = false, fiber.waits_at = nullptr;
@@ -115,6 +122,7 @@ static int lowest_bit(u32 bits) { return __builtin_ctz(bits); }
 
 // Ascending and descending orders let one warp run as far ahead as it can; a shuffle stays with a warp for a while.
 Fiber* Block::pick() {
+    let_loads_land(true);
     if (ready_warps == 0) return nullptr;
     int warp = 0;
     switch (schedule.order) {
@@ -131,6 +139,17 @@ Fiber* Block::pick() {
     }
     running_warp = warp;
     return &fibers[warp * warp_size + take_ready(warp)];
+}
+
+// Ascending: as late as possible; descending: at once; shuffled: now and then, in any order.
+void Block::let_loads_land(bool is_picking) {
+    std::vector<Load>& loads = transfers->loads;
+    while (!loads.empty()) {
+        bool needed = is_picking && ready_warps == 0;
+        bool wanted = schedule.order == Order::descending || (schedule.order == Order::shuffled && schedule.random(16) == 0);
+        if (!needed && !wanted) return;
+        transfers->land(*this, schedule.order == Order::shuffled ? schedule.random(loads.size()) : 0);
+    }
 }
 
 int Block::take_ready(int warp) {
@@ -188,6 +207,8 @@ void Block::check_end() {
                     file_name(current->copies[0].place.file) + ":" + std::to_string(current->copies[0].place.line) +
                     " was waited for";
     }
+    for (std::string left : {transfers->leftovers(), products->leftovers()})
+        if (!left.empty()) fault = left;
     for (int id = 0; id < 16; id++)
         if (barriers[id].arrived != 0)
             fault = "barrier " + std::to_string(id) + " ends with " + std::to_string(barriers[id].arrived) +

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,8 +40,6 @@ struct PendingCopy {
     unsigned char data[16];
     Place place;
 };
-
-struct WarpgroupState;  // hopper.hpp
 
 // One thread of the block.
 struct Fiber {
@@ -89,8 +88,8 @@ struct Schedule {
 };
 
 class Block;
-struct Hopper;
-struct Races;
+struct Transfers;  // transfers.hpp
+struct Products;   // products.hpp
 extern __thread Block* current_block;
 inline Block& block() { return *current_block; }
 
@@ -113,8 +112,8 @@ class Block {
     Fiber* current = nullptr;
     unsigned char* shared = nullptr;
     std::string fault;
-    Hopper* hopper = nullptr;
-    Races* races = nullptr;
+    std::unique_ptr<Transfers> transfers;
+    std::unique_ptr<Products> products;
     Warp& warp() { return warps[current->warp()]; }
     void* static_shared(const void* site, u32 bytes, u32 alignment, Place place);
     // Ends the block with a message; nothing of it runs again.
@@ -128,6 +127,8 @@ class Block {
     // The bytes [address, address + bytes) of shared memory, which must lie inside what the block has.
     unsigned char* span(u32 address, u32 bytes, u32 alignment, const char* word, Place place);
     void enter();  // a fiber's first steps
+    // Lands the loads in flight that the schedule wants now, or one that is needed as no thread can go on.
+    void let_loads_land(bool is_picking);
 
   private:
     void start_threads();
@@ -155,8 +156,6 @@ class Block {
     };
     std::vector<StaticArray> statics;
     u32 static_end = static_shared_start;
-    friend struct Hopper;
-    friend struct Races;
 };
 
 // Leaves a value in the current lane's slot for the next meeting of its warp.

@@ -28,6 +28,11 @@ int emulator_launch(const char* kernel, const uint32_t blocks[3], uint32_t threa
                     void** arguments, const uint32_t* argument_bytes, uint32_t argument_count,
                     const EmulatorSettings* settings, char* message, size_t message_bytes);
 
+// Fills the 128 bytes (64-aligned) of a tensor map for bf16 rows of `stride_bytes`, boxes with the 128-byte swizzle. What the
+// driver would refuse is told by the launch that uses the map.
+void emulator_tensor_map(void* map, uint64_t address, uint64_t rows, uint64_t columns, uint64_t stride_bytes,
+                         uint32_t box_rows, uint32_t box_columns);
+
 // Not 0 where a kernel of this name is registered.
 int emulator_has_kernel(const char* kernel);
 

@@ -68,6 +68,20 @@ void load_matrices(u32* fragment, u32 row, int matrices, bool transposed, const 
     std::memcpy(fragment, here.warp().fragments[phase][here.current->lane()], matrices * sizeof(u32));
 }
 
+void multiply_64_n_16(float* product, int stride, int n, const u16 (&a)[64][16], const u16 (&b)[16][256]) {
+    static thread_local float rows[16][256];
+    for (int inner = 0; inner < 16; inner++)
+        for (int column = 0; column < n; column++) rows[inner][column] = float_of_bits(u32(b[inner][column]) << 16);
+    for (int row = 0; row < 64; row++) {
+        float* sums = product + row * stride;
+        std::memset(sums, 0, n * sizeof(float));
+        for (int inner = 0; inner < 16; inner++) {
+            float factor = float_of_bits(u32(a[row][inner]) << 16);
+            for (int column = 0; column < n; column++) sums[column] += factor * rows[inner][column];
+        }
+    }
+}
+
 struct Factors {
     u32 a[4], b[2];
 };

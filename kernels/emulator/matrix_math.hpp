@@ -9,6 +9,11 @@ inline float float_of_bits(unsigned bits) {
     std::memcpy(&value, &bits, sizeof value);
     return value;
 }
+inline unsigned bits_of(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 inline float low_half(unsigned pair) { return float_of_bits(pair << 16); }
 inline float high_half(unsigned pair) { return float_of_bits(pair & 0xffff0000u); }
 
@@ -23,5 +28,9 @@ inline void multiply_16_8_16(float (&product)[16][8], const float (&a)[16][16], 
         std::memcpy(product[row], &sum, sizeof sum);
     }
 }
+
+// product[64, n] = a[64, 16] b[16, n] of bf16; rows of the product lie `stride` apart, those of b 256.
+void multiply_64_n_16(float* product, int stride, int n, const unsigned short (&a)[64][16],
+                      const unsigned short (&b)[16][256]);
 
 }  // namespace emulator
