@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::accelerator::cuda::{Cuda, Toolkit};
 use crate::accelerator::{Accelerator, Architecture, transfer};
 use crate::buffer::{Buffer, Element, View, ViewMut};
 use crate::failure::DeviceError;
@@ -42,7 +43,6 @@ impl Device {
         Device::accelerated(Arc::new(crate::accelerator::emulated::Emulated::new(emulation))).poisoned()
     }
 
-    #[cfg_attr(not(feature = "emulator"), expect(dead_code))]
     fn accelerated(accelerator: Arc<dyn Accelerator>) -> Device {
         Device {
             pool: pool(1),
@@ -52,22 +52,12 @@ impl Device {
         }
     }
 
-    /// The CUDA device with this ordinal. A missing or broken driver is an error, never a panic.
-    pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
-        // A driver library that lacks an expected symbol panics inside cudarc.
-        let probe = std::panic::catch_unwind(|| {
-            // SAFETY: loads the driver library by its well-known name and looks only at whether that worked.
-            if !unsafe { cudarc::driver::sys::is_culib_present() } {
-                return Err(DeviceError::NoDriver { ordinal });
-            }
-            cudarc::driver::result::init()
-                .map_err(|error| DeviceError::Driver { ordinal, reason: format!("{error:?}").to_lowercase() })
-        });
-        match probe {
-            Ok(Ok(())) => Err(DeviceError::Driver { ordinal, reason: "not yet".into() }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(DeviceError::Driver { ordinal, reason: "it lacks a function we need".into() }),
-        }
+    /// The CUDA device with this ordinal. A missing or broken driver, compiler or library is an error, never a panic.
+    ///
+    /// # Errors
+    /// With a sentence that says what is missing and what to do, where the device cannot be used.
+    pub fn cuda(ordinal: usize, toolkit: &Toolkit) -> Result<Device, DeviceError> {
+        Ok(Device::accelerated(Arc::new(Cuda::open(ordinal, toolkit)?)))
     }
 
     /// The same device, whose uninitialised buffers are filled with NaN or `0xdead…`: conformance tests use it to see
@@ -95,6 +85,16 @@ impl Device {
     /// What kernels are compiled for; `None` on the CPU.
     pub fn architecture(&self) -> Option<Architecture> {
         self.accelerator.as_ref().map(|accelerator| accelerator.architecture())
+    }
+
+    /// Bytes of its own memory that can still be allocated; `None` where it shares the host's, as the CPU does.
+    pub fn memory_free(&self) -> Option<u64> {
+        self.accelerator.as_ref().and_then(|accelerator| accelerator.memory_free())
+    }
+
+    /// Whether generation gains from [`crate::Prepared`] weights: only the CPU does.
+    pub fn gains_from_prepared(&self) -> bool {
+        self.accelerator.is_none()
     }
 
     /// How often each kernel was launched since the device was opened, by name; empty on the CPU.
@@ -209,6 +209,16 @@ impl Stream {
         }
     }
 
+    /// Seconds that the device takes for what `work` puts on this stream.
+    pub fn timed(&self, mut work: impl FnMut()) -> f64 {
+        if let Some(accelerator) = self.accelerator() {
+            return accelerator.timed(&mut work);
+        }
+        let began = std::time::Instant::now();
+        work();
+        began.elapsed().as_secs_f64()
+    }
+
     /// Waits until everything put on this stream has ended.
     pub fn synchronize(&self) {
         if let Some(accelerator) = self.accelerator() {
@@ -223,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_cuda_gets_a_sentence_and_a_hint() {
-        let error = Device::cuda(0).expect_err("no CUDA kernels are in this build");
+        let error = Device::cuda(1_000, &Toolkit::default()).expect_err("no machine has a thousand GPUs");
         assert!(error.to_string().contains("use `--device cpu`"), "{error}");
     }
 

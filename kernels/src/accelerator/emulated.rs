@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Mutex;
 
-use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, TensorMap, TensorMapShape};
+use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, TensorMap, TensorMapShape};
 
 /// In which order the emulator lets the threads of a block go on; results may not depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +186,10 @@ impl Accelerator for Emulated {
         assert!(code == 0, "`{}` on {grid:?}: {}", kernel.name, String::from_utf8_lossy(&message[..end]));
     }
 
+    fn product(&self, _product: &Product) -> bool {
+        false
+    }
+
     fn tensor_map(&self, shape: TensorMapShape) -> TensorMap {
         let mut map = TensorMap([0; 16]);
         let TensorMapShape { address, rows, columns, stride_bytes, box_rows, box_columns } = shape;
@@ -195,6 +199,17 @@ impl Accelerator for Emulated {
     }
 
     fn synchronize(&self) {}
+
+    /// It shares the host's, which `DECOCT_MEMORY` and the system bound.
+    fn memory_free(&self) -> Option<u64> {
+        None
+    }
+
+    fn timed(&self, work: &mut dyn FnMut()) -> f64 {
+        let began = std::time::Instant::now();
+        work();
+        began.elapsed().as_secs_f64()
+    }
 
     fn launches(&self) -> Vec<(&'static str, u64)> {
         self.launches.lock().expect("no launch panics inside").iter().map(|(&name, &count)| (name, count)).collect()

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use super::{Place, TensorMap};
+use super::{Architecture, Place, TensorMap};
 use crate::{Element, Stream, View, ViewMut};
 
 /// One `.cu` file, a translation unit of its own behind the shared vocabulary.
@@ -26,6 +26,11 @@ impl Source {
     /// The same with what `#include "…"` finds.
     pub(crate) const fn including(self, headers: &'static [(&'static str, &'static str)]) -> Source {
         Source { headers, ..self }
+    }
+
+    /// Whether it is for this architecture at all.
+    pub(crate) fn compiles_for(&self, architecture: Architecture) -> bool {
+        !self.is_hopper_only || architecture.has_warpgroup_products()
     }
 
     /// The same for sm_90a alone.

@@ -1,23 +1,29 @@
 //! What an accelerator does for the operations: memory, copies, launches and dense products, in the order of the calls.
 //!
-//! Two exist: [`cuda`] drives an NVIDIA GPU, `emulated` (cargo feature `emulator`) runs the same `.cu` files on the CPU.
+//! Two exist: `cuda` drives an NVIDIA GPU, `emulated` (cargo feature `emulator`) runs the same `.cu` files on the CPU.
 //! An operation's `cuda.rs` packs arguments and launches [`Kernel`]s; nothing else knows which of the two it feeds.
-//! What goes wrong in the middle of work unwinds with a [`DeviceError`], which [`crate::attempt`] turns into a `Result`.
+//! What goes wrong in the middle of work unwinds with a [`crate::DeviceError`].
 
+mod cubins;
+pub(crate) mod cuda;
 #[cfg(feature = "emulator")]
 pub(crate) mod emulated;
 mod launch;
+mod libraries;
+pub mod lock;
+mod nvrtc;
 mod packs;
 pub(crate) mod registry;
 pub(crate) mod transfer;
 
-pub(crate) use launch::{Argument, Grid, Kernel, Source, arguments};
 pub(crate) use packs::{PACKS, Pack, PackedKernel, narrow};
+pub(crate) use launch::{Argument, Grid, Kernel, Source, arguments};
 pub(crate) use transfer::Pattern;
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::Precision;
 use crate::matmul::{Layout, Write};
 
 /// What kernels are compiled for: `80` for sm_80, `90` for sm_90a, `100` for sm_100a.
@@ -36,6 +42,14 @@ impl Architecture {
     }
 }
 
+impl std::fmt::Display for Architecture {
+    /// As compilers spell it: with what only this generation has, where that is much.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let own = if matches!(self.0, 90 | 100) { "a" } else { "" };
+        write!(f, "sm_{}{own}", self.0)
+    }
+}
+
 /// Where memory lives: the host, or one accelerator of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place(u32);
@@ -50,15 +64,24 @@ impl Place {
     }
 }
 
-/// A dense product C`[m, n]` (= | +=) op(A)·op(B) as the contract checked it; addresses of f32.
+/// A factor of a product: its address, and elements from one line in memory to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Factor {
+    pub address: u64,
+    pub line: usize,
+}
+
+/// A dense product C`[m, n]` (= | +=) op(A)·op(B) as the contract checked it; C is f32 without gaps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product {
+    /// What the factors are in memory.
+    pub precision: Precision,
     pub layout: Layout,
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    pub a: u64,
-    pub b: u64,
+    pub a: Factor,
+    pub b: Factor,
     pub write: Write,
     pub c: u64,
 }
@@ -111,9 +134,18 @@ pub(crate) trait Accelerator: Send + Sync + Debug {
     /// Puts a launch on the queue; arguments in the order of the kernel's parameters.
     fn launch(&self, kernel: &'static Kernel, grid: Grid, arguments: &mut [Argument]);
 
+    /// Computes a product with the vendor's library; `false` where there is none, and a kernel must do it.
+    fn product(&self, product: &Product) -> bool;
+
     fn tensor_map(&self, shape: TensorMapShape) -> TensorMap;
 
     fn synchronize(&self);
+
+    /// Bytes that can still be allocated, where that is known.
+    fn memory_free(&self) -> Option<u64>;
+
+    /// Seconds that the device takes for what `work` puts on the queue.
+    fn timed(&self, work: &mut dyn FnMut()) -> f64;
 
     /// How often each kernel was launched so far, by name.
     fn launches(&self) -> Vec<(&'static str, u64)>;
