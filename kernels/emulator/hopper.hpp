@@ -64,6 +64,7 @@ template <int registers> DEVICE void registers_increase(Place place = Place::her
 
 // Packs follow the words' arguments, so their places are this file's.
 template <int count> DEVICE void pin_registers(float (&)[count]) {}
+template <int count> DEVICE void pin_registers(u32 (&)[count]) {}
 template <int... counts> DEVICE void warpgroup_fence(float (&... sums)[counts]) {
     float* starts[] = {sums..., nullptr};
     int lengths[] = {counts..., 0};

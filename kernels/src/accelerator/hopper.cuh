@@ -88,6 +88,10 @@ template <int count> DEVICE void pin_registers(float (&values)[count]) {
     UNROLL
     for (int index = 0; index < count; index++) asm volatile("" : "+f"(values[index])::"memory");
 }
+template <int count> DEVICE void pin_registers(u32 (&values)[count]) {
+    UNROLL
+    for (int index = 0; index < count; index++) asm volatile("" : "+r"(values[index])::"memory");
+}
 // Before the first product of each group; names the accumulators that the group starts with.
 template <int... counts> DEVICE void warpgroup_fence(float (&... sums)[counts]) {
     (pin_registers(sums), ...);
