@@ -4,15 +4,19 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{EntropyGradient, Head};
+use super::{EntropyGradient, Head, hopper};
 use crate::accelerator::{Grid, Kernel, Source, arguments};
 use crate::matmul::tiles::{self, FLOAT_THREADS, FLOAT_TILE, Factor, HALF_TILE, Lines, Rounded, RoundedView};
 use crate::{Buffer, Layout, Precision, Stream, View, ViewMut, Write};
 
+pub(super) const SEEN_HEADER: (&str, &str) = ("seen.cuh", include_str!("seen.cuh"));
+pub(super) const RUNNING_HEADER: (&str, &str) = ("running.cuh", include_str!("running.cuh"));
+
 pub(crate) static SOURCE: Source = Source::new("logprob", include_str!("logprob.cu")).including(&[
     tiles::FLOAT_TILE_HEADER,
     tiles::HALF_TILE_HEADER,
-    ("running.cuh", include_str!("running.cuh")),
+    SEEN_HEADER,
+    RUNNING_HEADER,
 ]);
 static FLOAT_FORWARD: Kernel = Kernel::new(&SOURCE, "logprob_float_forward");
 static HALF_FORWARD: Kernel = Kernel::new(&SOURCE, "logprob_half_forward");
@@ -47,10 +51,20 @@ pub(super) fn forward(
     let Head { vocabulary, width, .. } = head;
     let (rows, pieces) = (targets.len(), vocabulary.div_ceil(FORWARD_COLUMNS));
     let Outputs { mut logp, lse, entropy } = outputs;
+    if rows == 0 {
+        return;
+    }
     let mut partials = stream.uninit::<f32>(pieces * 3 * rows);
     let hidden = Lines::new(stream, rows, width, hidden);
     let weight = Lines::new(stream, vocabulary, width, weight);
-    see(stream, head, (hidden.part(0..rows), weight.part(0..vocabulary)), targets, logp.reborrow(), partials.view_mut());
+    see(
+        stream,
+        head,
+        (hidden.part(0..rows), weight.part(0..vocabulary)),
+        targets,
+        logp.reborrow(),
+        partials.view_mut(),
+    );
     let grid = Grid::over(rows, FINISH_THREADS);
     FINISH.launch(stream, grid, arguments![partials.view_mut(), targets, logp, lse, entropy, rows, vocabulary, pieces]);
 }
@@ -72,6 +86,9 @@ fn see(
             Grid::cube([rows.div_ceil(FLOAT_TILE), pieces, 1], FLOAT_THREADS),
             arguments![hidden, weight, targets, logp, partials, rows, vocabulary, width, columns, scale],
         ),
+        (Factor::Half(hidden), Factor::Half(weight)) if hopper::is_there(stream) => {
+            hopper::forward(stream, (hidden, weight), targets, logp, partials, (rows, vocabulary, columns), scale);
+        }
         (Factor::Half(hidden), Factor::Half(weight)) => {
             let (line, hidden, weight) = (hidden.line_length, hidden.values, weight.values);
             HALF_FORWARD.launch(
@@ -108,7 +125,7 @@ impl<'a> Saved<'a> {
     }
 
     /// The entropies and their gradients, or twice nothing.
-    fn entropies(self) -> (Option<View<'a, f32>>, Option<View<'a, f32>>) {
+    pub(super) fn entropies(self) -> (Option<View<'a, f32>>, Option<View<'a, f32>>) {
         self.entropy.map(|entropy| (entropy.entropy, entropy.dentropy)).unzip()
     }
 }
@@ -194,16 +211,30 @@ fn logit_gradients(
                 ],
             );
         }
+        ((Factor::Half(hidden), Factor::Half(weight)), Gradients::Half(dlogits)) if hopper::is_there(stream) => {
+            hopper::gradient(stream, (hidden, weight), saved, dlogits.view_mut(), piece, scale);
+        }
         ((Factor::Half(hidden), Factor::Half(weight)), Gradients::Half(dlogits)) => {
-            let (line, dlogits_line, dlogits) =
-                (hidden.line_length, Rounded::line_length(columns), dlogits.view_mut());
+            let (line, dlogits_line, dlogits) = (hidden.line_length, Rounded::line_length(columns), dlogits.view_mut());
             let (hidden, weight) = (hidden.values, weight.values);
             HALF_GRADIENT.launch(
                 stream,
                 tiles::half_grid([rows.div_ceil(HALF_TILE), columns.div_ceil(HALF_TILE), 1]),
                 arguments![
-                    hidden, weight, targets, lse, dlogp, entropy, dentropy, dlogits, rows, columns, line, dlogits_line,
-                    first, scale
+                    hidden,
+                    weight,
+                    targets,
+                    lse,
+                    dlogp,
+                    entropy,
+                    dentropy,
+                    dlogits,
+                    rows,
+                    columns,
+                    line,
+                    dlogits_line,
+                    first,
+                    scale
                 ],
             );
         }

@@ -7,40 +7,7 @@
 // Backward: the gradients of a block of rows by some columns are computed again; two dense products follow.
 #include "float_tile.cuh"
 #include "half_tile.cuh"
-#include "running.cuh"
-
-// Where forward leaves what it saw: partials[pieces][3][rows] and the targets' z in logp[rows].
-struct Seen {
-    float* partials;
-    float* logp;
-    const u32* targets;
-    u64 rows;
-
-    MEMBER void keep(u64 piece, u64 row, const Running& seen) const {
-        float* at = partials + piece * 3 * rows + row;
-        at[0] = seen.largest;
-        at[rows] = seen.sum;
-        at[2 * rows] = seen.weighted;
-    }
-
-    MEMBER Running of(u64 piece, u64 row) const {
-        const float* at = partials + piece * 3 * rows + row;
-        return {at[0], at[rows], at[2 * rows]};
-    }
-};
-
-// Takes one row's z of a tile; columns[j] of them are real where below `end`. Whoever holds the target notes its z.
-template <int COUNT, class Column>
-DEVICE void see_row(Running& running, const Seen& seen, u64 row, u64 end, float (&z)[COUNT], Column column_of) {
-    u64 target = row < seen.rows ? seen.targets[row] : ~0ull;
-    UNROLL
-    for (int j = 0; j < COUNT; j++) {
-        u64 column = column_of(j);
-        if (column >= end) z[j] = -infinity();
-        else if (column == target) seen.logp[row] = z[j];
-    }
-    running.push(z);
-}
+#include "seen.cuh"
 
 // Merges what SLOTS threads saw of each of a tile's rows, in the order of the slots. slots[SLOTS][tile_rows]
 template <int SLOTS>
@@ -72,7 +39,8 @@ logprob_float_forward(const float* hidden, const float* weight, const u32* targe
         for (int i = 0; i < FLOAT_EDGE; i++) {
             UNROLL
             for (int j = 0; j < FLOAT_EDGE; j++) sums[i][j] *= scale;
-            see_row(running[i], seen, first_row + float_row(i), end, sums[i], [&](int j) { return first + float_column(j); });
+            u64 row = first_row + float_row(i);
+            see_row(running[i], logp + row, seen.target(row, u32(first)), int(end - first), sums[i], float_column);
         }
     }
     UNROLL
@@ -102,7 +70,8 @@ logprob_half_forward(const bf16* hidden, const bf16* weight, const u32* targets,
             float z[HALF_COLUMNS_OF_A_THREAD];
             UNROLL
             for (int j = 0; j < HALF_COLUMNS_OF_A_THREAD; j++) z[j] = sums.at(i, j) * scale;
-            see_row(running[i], seen, first_row + half_row(i), end, z, [&](int j) { return first + half_column(j); });
+            u64 row = first_row + half_row(i);
+            see_row(running[i], logp + row, seen.target(row, u32(first)), int(end - first), z, half_column);
         }
     };
     // Tiles follow each other without draining the pipeline.
@@ -140,21 +109,6 @@ logprob_finish(float* partials, const u32* targets, float* logp, float* lse, flo
     if (entropy) entropy[row] = log_sum - all.weighted / all.sum;
 }
 
-// What backward is given of each row: lse[rows], dlogp[rows], targets[rows] and entropy[rows], dentropy[rows] or neither.
-struct Saved {
-    const float* lse;
-    const float* dlogp;
-    const float* entropy;
-    const float* dentropy;
-    const u32* targets;
-    float scale;
-
-    MEMBER RowGradient of(u64 row) const {
-        bool counts = dentropy != nullptr;
-        return {lse[row], dlogp[row] * scale, counts ? entropy[row] : 0.0f, counts ? dentropy[row] * scale : 0.0f, targets[row]};
-    }
-};
-
 // dlogits[rows][columns] of the vocabulary's columns `first_column`..+columns; `weight` begins with the first of them.
 KERNEL LAUNCH_BOUNDS(FLOAT_THREADS, 4)
 logprob_float_gradient(const float* hidden, const float* weight, const u32* targets, const float* lse,
@@ -173,7 +127,7 @@ logprob_float_gradient(const float* hidden, const float* weight, const u32* targ
         UNROLL
         for (int j = 0; j < FLOAT_EDGE; j++) {
             u64 at = column + float_column(j);
-            if (at < columns) dlogits[r * columns + at] = gradient.of(sums[i][j] * scale, first_column + at);
+            if (at < columns) dlogits[r * columns + at] = gradient.of(sums[i][j] * scale, u32(first_column + at));
         }
     }
 }
@@ -186,6 +140,7 @@ logprob_half_gradient(const bf16* hidden, const bf16* weight, const u32* targets
     DYNAMIC_SHARED(bytes);
     SharedAddress shared = shared_address(bytes);
     Saved saved = {lse, dlogp, entropy, dentropy, targets, scale};
+    RoundedGradients gradients = {dlogits, u32(columns), u32(dlogits_line), u32(first_column)};
     HalfProduct<true, true> product = {{hidden, rows, line_length}, {weight, columns, line_length}};
     u64 row = u64(block_x()) * HALF_TILE, column = u64(block_y()) * HALF_TILE;
     HalfSums sums;
@@ -200,13 +155,8 @@ logprob_half_gradient(const bf16* hidden, const bf16* weight, const u32* targets
         if (r >= rows) continue;
         RowGradient gradient = saved.of(r);
         UNROLL
-        for (int j = 0; j < HALF_COLUMNS_OF_A_THREAD; j += 2) {
-            u64 at = column + half_column(j);
-            if (at >= dlogits_line) continue;
-            float low = at < columns ? gradient.of(sums.at(i, j) * scale, first_column + at) : 0.0f;
-            float high = at + 1 < columns ? gradient.of(sums.at(i, j + 1) * scale, first_column + at + 1) : 0.0f;
-            *(u32*)(dlogits + r * dlogits_line + at) = pack_bf16(low, high);
-        }
+        for (int j = 0; j < HALF_COLUMNS_OF_A_THREAD; j += 2)
+            gradients.keep_pair(gradient, r, u32(column) + half_column(j), sums.at(i, j) * scale, sums.at(i, j + 1) * scale);
     }
 }
 

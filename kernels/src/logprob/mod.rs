@@ -2,6 +2,7 @@
 
 mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod hopper;
 
 use crate::{Stream, View, ViewMut};
 

@@ -40,6 +40,11 @@ struct Running {
         }
     }
 
+    // What the lane whose index differs in these bits saw; every lane of the warp must call.
+    MEMBER Running of_lane(int mask) const {
+        return {warp_shuffle_xor(largest, mask), warp_shuffle_xor(sum, mask), warp_shuffle_xor(weighted, mask)};
+    }
+
     // Takes all that another saw of the same row.
     MEMBER void merge(Running other) {
         if (other.sum == 0.0f) return;
@@ -56,7 +61,7 @@ struct RowGradient {
     u32 target;
 
     // d loss / d logit: dlogp·(onehot − p) − dentropy·p·(log p + entropy).
-    MEMBER float of(float z, u64 column) const {
+    MEMBER float of(float z, u32 column) const {
         float log_share = z - log_sum, share = exponential_of(log_share);
         // A share of 0 has no gradient; its logarithm may be infinite.
         float slope = share > 0.0f ? log_share + entropy : 0.0f;

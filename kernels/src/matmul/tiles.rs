@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Layout, Write};
+use super::{Layout, Write, cuda};
 use crate::accelerator::{Grid, Kernel, Source, arguments};
 use crate::{Buffer, Precision, Stream, View, ViewMut};
 
@@ -114,7 +114,7 @@ pub(crate) fn product(
 ) {
     match factors {
         (Factor::Float(a), Factor::Float(b)) => super::matmul(stream, layout, m, n, k, a, b, write, c),
-        (Factor::Half(a), Factor::Half(b)) => half_product(stream, layout, (m, n, k), a, b, write, c),
+        (Factor::Half(a), Factor::Half(b)) => cuda::half(stream, layout, (m, n, k), a, b, write, c),
         _ => unreachable!("both factors are of the device's precision"),
     }
 }
@@ -161,20 +161,4 @@ pub(crate) fn half_product(
 /// Blocks that work on tiles of half_tile.cuh.
 pub(crate) fn half_grid(blocks: [usize; 3]) -> Grid {
     Grid::cube(blocks, HALF_THREADS).shared(HALF_SHARED_BYTES)
-}
-
-/// C (= | +=) op(A)·op(B) of f32 factors, which are rounded first.
-pub(crate) fn rounding_product(
-    stream: &Stream,
-    layout: Layout,
-    (m, n, k): (usize, usize, usize),
-    a: View<'_, f32>,
-    b: View<'_, f32>,
-    write: Write,
-    c: ViewMut<'_, f32>,
-) {
-    let (a_lines, a_width) = if layout == Layout::Tn { (k, m) } else { (m, k) };
-    let (b_lines, b_width) = if layout == Layout::Nt { (n, k) } else { (k, n) };
-    let (a, b) = (Rounded::new(stream, a_lines, a_width, a), Rounded::new(stream, b_lines, b_width, b));
-    half_product(stream, layout, (m, n, k), a.view(), b.view(), write, c);
 }
