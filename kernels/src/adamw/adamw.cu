@@ -1,7 +1,7 @@
 // One step of AdamW over parameters, gradient and both moments, all in f32.
 //
-// Bound by memory: reads four numbers and writes three, 28 bytes a parameter. A thread takes N parameters; where the length is no multiple
-// of N, the last thread takes the rest one by one.
+// Bound by memory: reads four numbers and writes three, 28 bytes a parameter. A thread takes N parameters; where the
+// length is no multiple of N, the last thread takes the rest one by one.
 #include "packs.cuh"
 
 // What does not change inside a step; the corrections for the step are worked into the factors on the host.
@@ -19,7 +19,8 @@ DEVICE void adamw_parameter(const AdamWFactors& by, float gradient, float& param
 
 // parameters[n], first[n], second[n] in place, from gradient[n].
 template <int N>
-DEVICE void adamw_step(const AdamWFactors& by, const float* gradient, float* parameters, float* first, float* second, u64 len) {
+DEVICE void adamw_step(const AdamWFactors& by, const float* gradient, float* parameters, float* first, float* second,
+                       u64 len) {
   u64 place = ((u64)block_x() * 256 + thread_index()) * N;
   if (place + N <= len) {
     Pack<N> g = load_pack<N>(gradient + place), p = load_pack<N>(parameters + place);
@@ -33,13 +34,13 @@ DEVICE void adamw_step(const AdamWFactors& by, const float* gradient, float* par
   }
 }
 
-#define ADAMW_KERNEL(N)                                                                                                          \
-  KERNEL LAUNCH_BOUNDS(256, 4) adamw_step_##N(const float* gradient, float* parameters, float* first, float* second, u64 len,     \
-                                            float beta1, float beta2, float epsilon, float gradient_scale, float decay,         \
-                                            float rate, float second_correction) {                                              \
-    AdamWFactors by = {beta1, beta2, epsilon, gradient_scale, decay, rate, second_correction};                                  \
-    adamw_step<N>(by, gradient, parameters, first, second, len);                                                                \
-  }                                                                                                                              \
+#define ADAMW_KERNEL(N)                                                                                               \
+  KERNEL LAUNCH_BOUNDS(256, 4) adamw_step_##N(const float* gradient, float* parameters, float* first, float* second,  \
+                                              u64 len, float beta1, float beta2, float epsilon, float gradient_scale, \
+                                              float decay, float rate, float second_correction) {                     \
+    AdamWFactors by = {beta1, beta2, epsilon, gradient_scale, decay, rate, second_correction};                        \
+    adamw_step<N>(by, gradient, parameters, first, second, len);                                                      \
+  }                                                                                                                   \
   REGISTER_KERNEL(adamw_step_##N)
 
 ADAMW_KERNEL(4)

@@ -28,12 +28,15 @@ DEVICE void bias_sum(const float* dout, float* partial, u64 rows, u32 width, u32
   store_pack<N>(partial + (u64)block_x() * width + column, sum);
 }
 
-#define BIAS_KERNELS(N)                                                                                                      \
-  KERNEL LAUNCH_BOUNDS(256, 8) bias_add_##N(const float* bias, float* target, u32 width) { bias_add<N>(bias, target, width); } \
-  KERNEL LAUNCH_BOUNDS(256, 4) bias_sum_##N(const float* dout, float* partial, u64 rows, u32 width, u32 strip_rows) {          \
-    bias_sum<N>(dout, partial, rows, width, strip_rows);                                                                     \
-  }                                                                                                                          \
-  REGISTER_KERNEL(bias_add_##N) REGISTER_KERNEL(bias_sum_##N)
+#define BIAS_KERNELS(N)                                                                                               \
+  KERNEL LAUNCH_BOUNDS(256, 8) bias_add_##N(const float* bias, float* target, u32 width) {                            \
+    bias_add<N>(bias, target, width);                                                                                 \
+  }                                                                                                                   \
+  KERNEL LAUNCH_BOUNDS(256, 4) bias_sum_##N(const float* dout, float* partial, u64 rows, u32 width, u32 strip_rows) { \
+    bias_sum<N>(dout, partial, rows, width, strip_rows);                                                              \
+  }                                                                                                                   \
+  REGISTER_KERNEL(bias_add_##N)                                                                                       \
+  REGISTER_KERNEL(bias_sum_##N)
 
 BIAS_KERNELS(4)
 BIAS_KERNELS(1)

@@ -1,4 +1,5 @@
-// The preference loss over pairs of answers, with its gradient: sums of a few thousand tokens, so plainly and in f64, as on the CPU.
+// The preference loss over pairs of answers, with its gradient: sums of a few thousand tokens, so plainly and in f64,
+// as on the CPU.
 //
 // Bound by the launch. A warp takes a pair and leaves one row of sums, which the host adds up in order.
 
@@ -14,10 +15,10 @@ DEVICE double answer_gain(const float* logp, const float* reference, u32 first, 
   return warp_sum(sum);
 }
 
-// dlogp[n] = weight · ∂loss/∂logp and partial[pairs, 4] (loss, chosen, rejected, right), from offsets[2·pairs + 1], the chosen answer
-// of a pair before its rejected one, logp[n] and reference[n].
-KERNEL LAUNCH_BOUNDS(128, 8) dpo_loss(const u32* offsets, const float* logp, const float* reference, float* dlogp, double* partial,
-                                    u32 pairs, float beta, float smoothing, float weight) {
+// dlogp[n] = weight · ∂loss/∂logp and partial[pairs, 4] (loss, chosen, rejected, right), from offsets[2·pairs + 1], the
+// chosen answer of a pair before its rejected one, logp[n] and reference[n].
+KERNEL LAUNCH_BOUNDS(128, 8) dpo_loss(const u32* offsets, const float* logp, const float* reference, float* dlogp,
+                                      double* partial, u32 pairs, float beta, float smoothing, float weight) {
   u32 pair = block_x() * 4 + warp_index(), lane = lane_index();
   if (pair >= pairs) return;
   u32 first = offsets[2 * pair], middle = offsets[2 * pair + 1], last = offsets[2 * pair + 2];

@@ -1,7 +1,7 @@
 // Elementwise sums and products.
 //
-// Bound by memory: adding moves 12 bytes a number, scaling 8. A thread takes N numbers; where the length is no multiple of N, the last
-// thread takes the rest one by one.
+// Bound by memory: adding moves 12 bytes a number, scaling 8. A thread takes N numbers; where the length is no multiple
+// of N, the last thread takes the rest one by one.
 #include "packs.cuh"
 
 // target[len] += source[len]
@@ -30,14 +30,14 @@ DEVICE void elementwise_scale(float* target, u64 len, float factor) {
   }
 }
 
-#define ELEMENTWISE_KERNELS(N)                                                                      \
-  KERNEL LAUNCH_BOUNDS(256, 8) elementwise_add_##N(const float* source, float* target, u64 len) {   \
-    elementwise_add<N>(source, target, len);                                                        \
-  }                                                                                                 \
-  KERNEL LAUNCH_BOUNDS(256, 8) elementwise_scale_##N(float* target, u64 len, float factor) {        \
-    elementwise_scale<N>(target, len, factor);                                                      \
-  }                                                                                                 \
-  REGISTER_KERNEL(elementwise_add_##N)                                                              \
+#define ELEMENTWISE_KERNELS(N)                                                                    \
+  KERNEL LAUNCH_BOUNDS(256, 8) elementwise_add_##N(const float* source, float* target, u64 len) { \
+    elementwise_add<N>(source, target, len);                                                      \
+  }                                                                                               \
+  KERNEL LAUNCH_BOUNDS(256, 8) elementwise_scale_##N(float* target, u64 len, float factor) {      \
+    elementwise_scale<N>(target, len, factor);                                                    \
+  }                                                                                               \
+  REGISTER_KERNEL(elementwise_add_##N)                                                            \
   REGISTER_KERNEL(elementwise_scale_##N)
 
 ELEMENTWISE_KERNELS(4)

@@ -1,12 +1,14 @@
-// Advantages over ragged rows: A(t) = δ(t) + γλ·A(t+1), a scan of affine maps from the end of each segment to its start.
+// Advantages over ragged rows: A(t) = δ(t) + γλ·A(t+1), a scan of affine maps from the end of each segment to its
+// start.
 //
-// Bound by memory, 16 bytes a token, and for small batches by the launch itself. A warp takes a segment, 32 tokens at a time. The map of
-// token t is x ↦ δ(t) + γλ·x; all have one factor, so the composition of d neighbours is Σ + (γλ)^d·x, and one scan of the δ
-// suffices. In f64, as on the CPU.
+// Bound by memory, 16 bytes a token, and for small batches by the launch itself. A warp takes a segment, 32 tokens at a
+// time. The map of token t is x ↦ δ(t) + γλ·x; all have one factor, so the composition of d neighbours is Σ + (γλ)^d·x,
+// and one scan of the δ suffices. In f64, as on the CPU.
 
 // advantages[T] and returns[T] = advantages + values, from rewards[T], values[T] and offsets[segments + 1].
-KERNEL LAUNCH_BOUNDS(128, 8) gae_forward(const u32* offsets, const float* rewards, const float* values, float* advantages, float* returns,
-                                       u32 segments, float gamma, float lambda) {
+KERNEL
+LAUNCH_BOUNDS(128, 8) gae_forward(const u32* offsets, const float* rewards, const float* values, float* advantages,
+                                  float* returns, u32 segments, float gamma, float lambda) {
   u32 segment = block_x() * 4 + warp_index(), lane = lane_index();
   if (segment >= segments) return;
   u32 first = offsets[segment], last = offsets[segment + 1];

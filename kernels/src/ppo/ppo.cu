@@ -1,7 +1,7 @@
 // Losses of policy-gradient learning and their gradients: a few thousand numbers, so plainly and in f64, as on the CPU.
 //
-// Bound by the launch. Each block leaves one row of partial sums, which the host adds up in order. Token-wise losses: a thread a token.
-// Answer-wise: a warp an answer.
+// Bound by the launch. Each block leaves one row of partial sums, which the host adds up in order. Token-wise losses: a
+// thread a token. Answer-wise: a warp an answer.
 #include "packs.cuh"
 
 // Sums of one block, or of one token of it.
@@ -11,7 +11,9 @@ struct PolicySums {
 
 // What one ratio adds to the sums; its gradient with respect to log π. A sum that is no number must be seen.
 DEVICE float policy_term(double low, double high, double log_ratio, double advantage, double weight, PolicySums& sums) {
-  double ratio = exp(log_ratio), bounded_ratio = ratio < 1.0 - low ? 1.0 - low : ratio > 1.0 + high ? 1.0 + high : ratio;
+  double ratio = exp(log_ratio), bounded_ratio = ratio < 1.0 - low    ? 1.0 - low
+                                                 : ratio > 1.0 + high ? 1.0 + high
+                                                                      : ratio;
   double free = -advantage * ratio, bounded = -advantage * bounded_ratio;
   sums.loss = weight * fmax(free, bounded);
   sums.clipped = ratio - 1.0 > high || 1.0 - ratio > low ? weight : 0.0;
@@ -40,11 +42,13 @@ DEVICE double block_largest(double value) {
 }
 
 // dlogp[n] and partial[blocks, 5] from logp[n], old_logp[n], advantages[n], weights[n].
-KERNEL LAUNCH_BOUNDS(256, 4) ppo_policy_loss(const float* logp, const float* old_logp, const float* advantages, const float* weights,
-                                           float* dlogp, double* partial, u64 len, float low, float high) {
+KERNEL LAUNCH_BOUNDS(256, 4) ppo_policy_loss(const float* logp, const float* old_logp, const float* advantages,
+                                             const float* weights, float* dlogp, double* partial, u64 len, float low,
+                                             float high) {
   u64 n = (u64)block_x() * 256 + thread_index();
   PolicySums sums = {};
-  if (n < len) dlogp[n] = policy_term(low, high, (double)logp[n] - (double)old_logp[n], advantages[n], weights[n], sums);
+  if (n < len)
+    dlogp[n] = policy_term(low, high, (double)logp[n] - (double)old_logp[n], advantages[n], weights[n], sums);
   sums.loss = block_total(sums.loss);
   sums.clipped = block_total(sums.clipped);
   sums.divergence = block_total(sums.divergence);
@@ -61,10 +65,11 @@ DEVICE double answer_log_ratio(const float* logp, const float* old_logp, u32 fir
   return warp_sum(sum);
 }
 
-// dlogp[n] and partial[answers, 5], one ratio an answer, from offsets[answers + 1], logp[n], old_logp[n], advantages[answers] and
-// weights[answers].
-KERNEL LAUNCH_BOUNDS(128, 8) ppo_answer_loss(const u32* offsets, const float* logp, const float* old_logp, const float* advantages,
-                                           const float* weights, float* dlogp, double* partial, u32 answers, float low, float high) {
+// dlogp[n] and partial[answers, 5], one ratio an answer, from offsets[answers + 1], logp[n], old_logp[n],
+// advantages[answers] and weights[answers].
+KERNEL LAUNCH_BOUNDS(128, 8) ppo_answer_loss(const u32* offsets, const float* logp, const float* old_logp,
+                                             const float* advantages, const float* weights, float* dlogp,
+                                             double* partial, u32 answers, float low, float high) {
   u32 answer = block_x() * 4 + warp_index(), lane = lane_index();
   if (answer >= answers) return;
   u32 first = offsets[answer], last = offsets[answer + 1];
@@ -77,8 +82,8 @@ KERNEL LAUNCH_BOUNDS(128, 8) ppo_answer_loss(const u32* offsets, const float* lo
 REGISTER_KERNEL(ppo_answer_loss)
 
 // dlogp[n] += β · ∂/∂logp of Σ w · k3, and partial[blocks] = Σ w · k3, from logp[n], reference[n], weights[n].
-KERNEL LAUNCH_BOUNDS(256, 4) ppo_kl_loss(const float* logp, const float* reference, const float* weights, float* dlogp, double* partial,
-                                       u64 len, float beta) {
+KERNEL LAUNCH_BOUNDS(256, 4) ppo_kl_loss(const float* logp, const float* reference, const float* weights, float* dlogp,
+                                         double* partial, u64 len, float beta) {
   u64 n = (u64)block_x() * 256 + thread_index();
   double sum = 0;
   if (n < len) {
@@ -92,8 +97,9 @@ KERNEL LAUNCH_BOUNDS(256, 4) ppo_kl_loss(const float* logp, const float* referen
 REGISTER_KERNEL(ppo_kl_loss)
 
 // dvalues[n] and partial[blocks, 3] (loss, clipped, weight) from values[n], old_values[n], returns[n], weights[n].
-KERNEL LAUNCH_BOUNDS(256, 4) ppo_value_loss(const float* values, const float* old_values, const float* returns, const float* weights,
-                                          float* dvalues, double* partial, u64 len, float clip) {
+KERNEL
+LAUNCH_BOUNDS(256, 4) ppo_value_loss(const float* values, const float* old_values, const float* returns,
+                                     const float* weights, float* dvalues, double* partial, u64 len, float clip) {
   u64 n = (u64)block_x() * 256 + thread_index();
   double loss = 0, clipped = 0, total = 0;
   if (n < len) {

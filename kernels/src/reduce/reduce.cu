@@ -24,13 +24,25 @@ DEVICE void reduce_sum(const float* values, double* partial, u64 len) {
   if (thread_index() == 0) partial[block_x()] = sum;
 }
 
-KERNEL LAUNCH_BOUNDS(256, 8) reduce_sum_4(const float* values, double* partial, u64 len) { reduce_sum<4, false>(values, partial, len); }
-KERNEL LAUNCH_BOUNDS(256, 8) reduce_sum_1(const float* values, double* partial, u64 len) { reduce_sum<1, false>(values, partial, len); }
-KERNEL LAUNCH_BOUNDS(256, 8) reduce_squares_4(const float* values, double* partial, u64 len) { reduce_sum<4, true>(values, partial, len); }
-KERNEL LAUNCH_BOUNDS(256, 8) reduce_squares_1(const float* values, double* partial, u64 len) { reduce_sum<1, true>(values, partial, len); }
-REGISTER_KERNEL(reduce_sum_4) REGISTER_KERNEL(reduce_sum_1) REGISTER_KERNEL(reduce_squares_4) REGISTER_KERNEL(reduce_squares_1)
+KERNEL LAUNCH_BOUNDS(256, 8) reduce_sum_4(const float* values, double* partial, u64 len) {
+  reduce_sum<4, false>(values, partial, len);
+}
+KERNEL LAUNCH_BOUNDS(256, 8) reduce_sum_1(const float* values, double* partial, u64 len) {
+  reduce_sum<1, false>(values, partial, len);
+}
+KERNEL LAUNCH_BOUNDS(256, 8) reduce_squares_4(const float* values, double* partial, u64 len) {
+  reduce_sum<4, true>(values, partial, len);
+}
+KERNEL LAUNCH_BOUNDS(256, 8) reduce_squares_1(const float* values, double* partial, u64 len) {
+  reduce_sum<1, true>(values, partial, len);
+}
+REGISTER_KERNEL(reduce_sum_4)
+REGISTER_KERNEL(reduce_sum_1)
+REGISTER_KERNEL(reduce_squares_4)
+REGISTER_KERNEL(reduce_squares_1)
 
-// target[width] += Σ of partial[strips, width]: a block takes 32 columns, each of its 16 warps every 16th strip, in f64.
+// target[width] += Σ of partial[strips, width]: a block takes 32 columns, each of its 16 warps every 16th strip, in
+// f64.
 KERNEL LAUNCH_BOUNDS(512, 2) reduce_strips(const float* partial, float* target, u64 strips, u32 width) {
   SHARED_ARRAY(double, sums, 16 * 32);
   u32 warp = warp_index(), lane = lane_index(), column = block_x() * 32 + lane;

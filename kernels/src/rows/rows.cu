@@ -1,7 +1,9 @@
-// Picks rows of a matrix and adds rows back, equal rows in their order: the chosen positions of a loss, and the embedding.
+// Picks rows of a matrix and adds rows back, equal rows in their order: the chosen positions of a loss, and the
+// embedding.
 //
-// Gathering is bound by memory, 8 bytes a number. So is scattering, 12 bytes, while the list of indices is short: each row that is
-// written reads the whole list from the cache, N² / 2 comparisons of 4 bytes at most, 0.1 ms for 16,384 different rows.
+// Gathering is bound by memory, 8 bytes a number. So is scattering, 12 bytes, while the list of indices is short: each
+// row that is written reads the whole list from the cache, N² / 2 comparisons of 4 bytes at most, 0.1 ms for 16,384
+// different rows.
 #include "packs.cuh"
 
 // out[N, d]: row n is source[known, d]'s row indices[n]; one block row of the grid is one n.
@@ -39,8 +41,8 @@ DEVICE bool stands_among(const u32* indices, u32 len, u32 index) {
   return block_rank(seen).count > 0;
 }
 
-// target[known, d]: row indices[n] += source[len, d]'s row n. The block of an index's first place adds all of them, in the order of n;
-// every other block finds that it is not the first, and ends.
+// target[known, d]: row indices[n] += source[len, d]'s row n. The block of an index's first place adds all of them, in
+// the order of n; every other block finds that it is not the first, and ends.
 template <int N>
 DEVICE void rows_scatter_add(const float* source, const u32* indices, float* target, u64 known, u32 len, u32 width) {
   SHARED_ARRAY(u32, found, 256);
@@ -64,15 +66,17 @@ DEVICE void rows_scatter_add(const float* source, const u32* indices, float* tar
   if (column < width) store_pack<N>(target, sum);
 }
 
-#define ROWS_KERNELS(N)                                                                                                            \
-  KERNEL LAUNCH_BOUNDS(256, 8) rows_gather_##N(const float* source, const u32* indices, float* out, u64 known, u32 width) {         \
-    rows_gather<N>(source, indices, out, known, width);                                                                            \
-  }                                                                                                                                \
-  KERNEL LAUNCH_BOUNDS(256, 8) rows_scatter_add_##N(const float* source, const u32* indices, float* target, u64 known, u32 len,     \
-                                                  u32 width) {                                                                     \
-    rows_scatter_add<N>(source, indices, target, known, len, width);                                                               \
-  }                                                                                                                                \
-  REGISTER_KERNEL(rows_gather_##N) REGISTER_KERNEL(rows_scatter_add_##N)
+#define ROWS_KERNELS(N)                                                                                                \
+  KERNEL LAUNCH_BOUNDS(256, 8) rows_gather_##N(const float* source, const u32* indices, float* out, u64 known,         \
+                                               u32 width) {                                                            \
+    rows_gather<N>(source, indices, out, known, width);                                                                \
+  }                                                                                                                    \
+  KERNEL LAUNCH_BOUNDS(256, 8) rows_scatter_add_##N(const float* source, const u32* indices, float* target, u64 known, \
+                                                    u32 len, u32 width) {                                              \
+    rows_scatter_add<N>(source, indices, target, known, len, width);                                                   \
+  }                                                                                                                    \
+  REGISTER_KERNEL(rows_gather_##N)                                                                                     \
+  REGISTER_KERNEL(rows_scatter_add_##N)
 
 ROWS_KERNELS(4)
 ROWS_KERNELS(1)

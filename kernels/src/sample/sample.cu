@@ -1,7 +1,8 @@
-// Draws the next token of each row: the log-sum of the row, then the key from which on the filters keep tokens, then the draw.
+// Draws the next token of each row: the log-sum of the row, then the key from which on the filters keep tokens, then
+// the draw.
 //
-// A block of 1,024 threads takes a row [V] and reads it from its own cache after the first time: bound by the reading speed of
-// one multiprocessor, 4 bytes a token and pass; 3 passes without filters, up to 20 with top-k or top-p.
+// A block of 1,024 threads takes a row [V] and reads it from its own cache after the first time: bound by the reading
+// speed of one multiprocessor, 4 bytes a token and pass; 3 passes without filters, up to 20 with top-k or top-p.
 #include "philox.cuh"
 #include "shares.cuh"
 
@@ -45,7 +46,8 @@ DEVICE float sum_of_piece(const float* logits, u32 vocabulary, u32 piece, float 
 // Replaces each piece's largest by the largest up to it.
 DEVICE void running_maximum(float* largest, u32 pieces) {
   float running = -infinity();
-  for (u32 piece = 0; piece < pieces; piece++) largest[piece] = running = largest[piece] > running ? largest[piece] : running;
+  for (u32 piece = 0; piece < pieces; piece++)
+    largest[piece] = running = largest[piece] > running ? largest[piece] : running;
 }
 
 DEVICE float log_sum(const float* largest, const float* sums, u32 pieces) {
@@ -61,9 +63,10 @@ DEVICE float log_sum(const float* largest, const float* sums, u32 pieces) {
   return (float)((double)shift + log(sum));
 }
 
-// lse[B] of logits[B, V]; where `greedy`, also tokens[B] and logp[B] of the largest logits. Shared memory holds 2 numbers a piece.
-KERNEL LAUNCH_BOUNDS(THREADS, 1)
-sample_measure(const float* logits, float* lse, u32* tokens, float* logp, u32 vocabulary, float scale, u32 greedy) {
+// lse[B] of logits[B, V]; where `greedy`, also tokens[B] and logp[B] of the largest logits. Shared memory holds 2
+// numbers a piece.
+KERNEL LAUNCH_BOUNDS(THREADS, 1) sample_measure(const float* logits, float* lse, u32* tokens, float* logp,
+                                                u32 vocabulary, float scale, u32 greedy) {
   DYNAMIC_SHARED(shared);
   SHARED_ARRAY(float, best_values, WARPS);
   SHARED_ARRAY(u32, best_tokens, WARPS);
@@ -98,7 +101,9 @@ REGISTER_KERNEL(sample_measure)
 
 // ---- top-k and top-p: the lowest key that is kept ----
 
-constexpr u32 PROBES = 5;  // thresholds tried at once, as many as 64 registers hold: each pass leaves a sixth of the keys
+// Thresholds tried at once, as many as 64 registers hold: each pass leaves a sixth of the keys.
+constexpr u32 PROBES = 5;
+constexpr u32 PARTS = PROBES * WARPS;  // a warp's tally of a probe each
 
 // How many tokens have keys of at least a threshold, and their shares together.
 struct Tally {
@@ -108,8 +113,8 @@ struct Tally {
 
 // The tallies of the thresholds low + step, low + 2·step, …
 DEVICE void tally_probes(const float* shares, u32 vocabulary, Order order, u64 low, u64 step, Tally* tallies) {
-  SHARED_ARRAY(u32, counts, PROBES * WARPS);
-  SHARED_ARRAY(double, masses, PROBES * WARPS);
+  SHARED_ARRAY(u32, counts, PARTS);
+  SHARED_ARRAY(double, masses, PARTS);
   Tally own[PROBES] = {};
   NO_UNROLL
   for (u32 token = thread_index(); token < vocabulary; token += THREADS) {
@@ -137,14 +142,16 @@ DEVICE void tally_probes(const float* shares, u32 vocabulary, Order order, u64 l
   block_barrier();
 }
 
-// The highest threshold whose tokens are enough: at least `count` of them, and `mass` together. `all` are the tokens from `floor` on,
-// which are enough. The same for every thread.
-DEVICE u64 highest_threshold(const float* shares, u32 vocabulary, Order order, u64 floor, u32 all, u32 count, double mass) {
+// The highest threshold whose tokens are enough: at least `count` of them, and `mass` together. `all` are the tokens
+// from `floor` on, which are enough. The same for every thread.
+DEVICE u64 highest_threshold(const float* shares, u32 vocabulary, Order order, u64 floor, u32 all, u32 count,
+                             double mass) {
   SHARED_ARRAY(Tally, tallies, PROBES);
   u64 low = floor, high = order.above_all();
   u32 count_low = all, count_high = 0;
-  // With one token between them, the two thresholds keep sets that differ in it alone.
-  while (count_low - count_high > 1) {
+  // With one token between them, the two thresholds keep sets that differ in it alone. Masses that are no numbers are
+  // never enough, and end where nothing lies between.
+  while (high - low > 1 && count_low > count_high + 1) {
     u64 step = ceiling_divide(high - low, (u64)(PROBES + 1));
     tally_probes(shares, vocabulary, order, low, step, tallies);
     u64 base = low;
@@ -165,10 +172,10 @@ DEVICE u64 highest_threshold(const float* shares, u32 vocabulary, Order order, u
   return low;
 }
 
-// limits[B]: the key of the last token that top-k and top-p keep, from logits[B, V] and lse[B]; shares[B, V] is work space.
-KERNEL LAUNCH_BOUNDS(THREADS, 1)
-sample_limit(const float* logits, const float* lse, float* shares, u64* limits, u32 vocabulary, float scale, u32 top_k, float top_p,
-             u32 index_bits) {
+// limits[B]: the key of the last token that top-k and top-p keep, from logits[B, V] and lse[B]; shares[B, V] is work
+// space.
+KERNEL LAUNCH_BOUNDS(THREADS, 1) sample_limit(const float* logits, const float* lse, float* shares, u64* limits,
+                                              u32 vocabulary, float scale, u32 top_k, float top_p, u32 index_bits) {
   SHARED_ARRAY(Tally, whole, PROBES);
   Row row = {logits + (u64)block_x() * vocabulary, vocabulary, scale, lse[block_x()]};
   Order order = {index_bits};
@@ -190,8 +197,8 @@ REGISTER_KERNEL(sample_limit)
 
 // ---- the draw: candidates side by side in the order of the vocabulary ----
 
-// The lane at which `left` runs out when the lanes' shares are taken from it in order; where rounding leaves a crumb, the last lane
-// that has any; none (32) where no lane has.
+// The lane at which `left` runs out when the lanes' shares are taken from it in order; where rounding leaves a crumb,
+// the last lane that has any; none (32) where no lane has.
 struct Pick {
   int lane;
   bool ran_out;
@@ -237,11 +244,13 @@ struct Candidates {
 DEVICE float largest_share(const Row& row) {
   SHARED_ARRAY(float, partial, WARPS);
   float largest = 0;
-  for (u32 token = thread_index(); token < row.vocabulary; token += THREADS) largest = maximum(largest, row.share(token));
+  for (u32 token = thread_index(); token < row.vocabulary; token += THREADS)
+    largest = maximum(largest, row.share(token));
   return block_maximum(largest, partial);
 }
 
-// The token where left = uniform · Σ runs out, from the sums of the pieces; one warp's work. 0 where there is no candidate.
+// The token where left = uniform · Σ runs out, from the sums of the pieces; one warp's work. 0 where there is no
+// candidate.
 DEVICE u32 draw(const Candidates& candidates, const double* sums, u32 pieces, double uniform) {
   double total = 0;
   for (u32 piece = 0; piece < pieces; piece++) total += sums[piece];
@@ -259,11 +268,11 @@ DEVICE u32 draw(const Candidates& candidates, const double* sums, u32 pieces, do
   return token + warp_pick(candidates.share(token + lane_index()), pick.inside()).lane;
 }
 
-// tokens[B] and logp[B], from logits[B, V], lse[B], limits[B] (none: all are kept), seeds[B] and counters[B]. Shared memory holds an
-// f64 a piece.
-KERNEL LAUNCH_BOUNDS(THREADS, 1)
-sample_draw(const float* logits, const float* lse, const u64* limits, const u64* seeds, const u64* counters, u32* tokens, float* logp,
-            u32 vocabulary, float scale, float min_p, u32 index_bits) {
+// tokens[B] and logp[B], from logits[B, V], lse[B], limits[B] (none: all are kept), seeds[B] and counters[B]. Shared
+// memory holds an f64 a piece.
+KERNEL LAUNCH_BOUNDS(THREADS, 1) sample_draw(const float* logits, const float* lse, const u64* limits, const u64* seeds,
+                                             const u64* counters, u32* tokens, float* logp, u32 vocabulary, float scale,
+                                             float min_p, u32 index_bits) {
   DYNAMIC_SHARED(shared);
   double* sums = (double*)shared;
   Row row = {logits + (u64)block_x() * vocabulary, vocabulary, scale, lse[block_x()]};

@@ -1,7 +1,7 @@
 // SwiGLU, silu(gate) ∘ up, of rows gate[F] | up[F].
 //
-// Bound by memory: forward 12 bytes, backward 20 bytes a number of out[T, F]. A thread takes N columns; one block row of the grid is one
-// row of tokens.
+// Bound by memory: forward 12 bytes, backward 20 bytes a number of out[T, F]. A thread takes N columns; one block row
+// of the grid is one row of tokens.
 #include "packs.cuh"
 
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
@@ -36,14 +36,16 @@ DEVICE void swiglu_backward(const float* gate_up, const float* dout, float* dgat
   store_pack<N>(dgate_up + place + width, up);
 }
 
-#define SWIGLU_KERNELS(N)                                                                                                        \
-  KERNEL LAUNCH_BOUNDS(256, 8) swiglu_forward_##N(const float* gate_up, float* out, u32 width) {                                  \
-    swiglu_forward<N>(gate_up, out, width);                                                                                     \
-  }                                                                                                                              \
-  KERNEL LAUNCH_BOUNDS(256, 8) swiglu_backward_##N(const float* gate_up, const float* dout, float* dgate_up, u32 width) {         \
-    swiglu_backward<N>(gate_up, dout, dgate_up, width);                                                                         \
-  }                                                                                                                              \
-  REGISTER_KERNEL(swiglu_forward_##N) REGISTER_KERNEL(swiglu_backward_##N)
+#define SWIGLU_KERNELS(N)                                                                                    \
+  KERNEL LAUNCH_BOUNDS(256, 8) swiglu_forward_##N(const float* gate_up, float* out, u32 width) {             \
+    swiglu_forward<N>(gate_up, out, width);                                                                  \
+  }                                                                                                          \
+  KERNEL LAUNCH_BOUNDS(256, 8) swiglu_backward_##N(const float* gate_up, const float* dout, float* dgate_up, \
+                                                   u32 width) {                                              \
+    swiglu_backward<N>(gate_up, dout, dgate_up, width);                                                      \
+  }                                                                                                          \
+  REGISTER_KERNEL(swiglu_forward_##N)                                                                        \
+  REGISTER_KERNEL(swiglu_backward_##N)
 
 SWIGLU_KERNELS(4)
 SWIGLU_KERNELS(1)

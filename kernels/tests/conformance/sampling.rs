@@ -15,7 +15,7 @@ on_every_device![
 
 /// Rows and vocabularies: one token, less than a warp, no multiple of 8, pieces of 1,024 that are whole and not, more pieces than
 /// lanes.
-const SHAPES: [(usize, usize); 7] = [(3, 1), (9, 5), (5, 41), (2, 1024), (2, 1025), (2, 2501), (1, 34_000)];
+const SHAPES: [(usize, usize); 7] = [(3, 1), (8, 5), (4, 41), (1, 1024), (2, 1025), (1, 2501), (1, 34_000)];
 
 const ALL: Sampling = Sampling { temperature: 0.7, top_k: 0, top_p: 1.0, min_p: 0.0 };
 const SETTINGS: [Sampling; 8] = [
