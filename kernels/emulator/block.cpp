@@ -59,15 +59,13 @@ bool Block::run(void (*kernel)(void**), void** arguments, Schedule schedule) {
     this->kernel = kernel, this->arguments = arguments, this->schedule = schedule;
     current_block = this;
     describe_thread_stack(scheduler);
-    stacks.reserve(threads);
     start_threads();
     if (Fiber* first = pick()) {
         current = first;
-        switch_context(scheduler, first->context);
+        switch_context(scheduler, begin_or_continue(*first));
     }
     if (fault.empty() && left > 0) report_deadlock();
     if (fault.empty()) check_end();
-    if (!fault.empty()) stacks.clear();
     return fault.empty();
 }
 
@@ -78,14 +76,16 @@ void Block::start_threads() {
     ASAN_POISON_MEMORY_REGION(shared + shared_bytes, shared_arena_bytes - shared_bytes);
     statics.clear(), static_end = static_shared_start;
     for (Barrier& barrier : barriers) barrier = Barrier();
-    transfers->reset(threads), products->reset(threads);
+    transfers->reset(), products->reset();
     for (int thread = 0; thread < threads; thread++) {
         Fiber& fiber = fibers[thread];
         fiber.phase = 0, fiber.ended = false, fiber.waits_at = nullptr;
         fiber.copies.clear(), fiber.copy_groups.clear(), fiber.open_copies = 0;
-        stacks.give(fiber.context, thread);
-        prepare_context(fiber.context, fiber_entry);
+        fiber.context = -1;
     }
+    stacks.reserve(threads);
+    contexts.resize(most_threads), free_contexts.clear();
+    for (int context = threads; context-- > 0;) free_contexts.push_back(context);
     ready_warps = 0, running_warp = 0, left = threads;
     for (int warp = 0; warp < threads / warp_size; warp++) {
         warps[warp].arrived = 0;
@@ -93,27 +93,45 @@ void Block::start_threads() {
     }
 }
 
-void Block::enter() {
-    kernel(arguments);
-    current->ended = true;
-    left--;
-    switch_away(true);
-    __builtin_unreachable();
+Context& Block::begin_or_continue(Fiber& fiber) {
+    if (fiber.context < 0) {
+        fiber.context = free_contexts.back();
+        free_contexts.pop_back();
+        stacks.give(contexts[fiber.context], fiber.context);
+        prepare_context(contexts[fiber.context], fiber_entry);
+    }
+    return contexts[fiber.context];
 }
 
-void Block::switch_away(bool ended) {
+// Who has ended goes on as the next thread that has not begun: threads that never wait share one warm stack.
+void Block::enter() {
+    int mine = current->context;
+    while (true) {
+        kernel(arguments);
+        current->ended = true, left--;
+        Fiber* next = pick();
+        if (next) current = next;
+        if (next && next->context < 0) {
+            next->context = mine;
+            continue;
+        }
+        free_contexts.push_back(mine);
+        leave_context(contexts[mine], next ? contexts[next->context] : scheduler);
+        __builtin_unreachable();
+    }
+}
+
+void Block::switch_away() {
     Fiber* from = current;
     Fiber* to = pick();
-    if (to) current = to;
-    Context& next = to ? to->context : scheduler;
     if (to == from) return;
-    if (ended) leave_context(from->context, next);
-    switch_context(from->context, next);
+    if (to) current = to;
+    switch_context(contexts[from->context], to ? begin_or_continue(*to) : scheduler);
 }
 
 void Block::wait(const char* word, Place place) {
     current->waits_at = word, current->place = place;
-    switch_away(false);
+    switch_away();
     current->waits_at = nullptr;
 }
 
@@ -179,7 +197,7 @@ void Block::fail(Place place, const char* format, ...) {
     char where[128];
     std::snprintf(where, sizeof where, " at %s:%d (thread %d)", file_name(place.file), place.line, current->thread);
     fault = std::string(text) + where;
-    switch_context(current->context, scheduler);
+    switch_context(contexts[current->context], scheduler);
     __builtin_unreachable();
 }
 

@@ -43,7 +43,7 @@ struct PendingCopy {
 
 // One thread of the block.
 struct Fiber {
-    Context context;
+    int context = -1;  // which of the block's contexts it runs in; none before it begins
     int thread = 0;
     int phase = 0;  // which half of its warp's slots it uses next
     bool ended = false;
@@ -134,11 +134,14 @@ class Block {
     void start_threads();
     void check_end();
     Fiber* pick();
-    void switch_away(bool ended);
+    Context& begin_or_continue(Fiber& fiber);
+    void switch_away();
     void report_deadlock();
     int take_ready(int warp);
 
     Stacks stacks;
+    std::vector<Context> contexts;
+    std::vector<int> free_contexts;
     Context scheduler;
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;

@@ -36,6 +36,9 @@ void emulator_tensor_map(void* map, uint64_t address, uint64_t rows, uint64_t co
 // Not 0 where a kernel of this name is registered.
 int emulator_has_kernel(const char* kernel);
 
+// How many parameters a kernel has, -1 where there is none of this name; writes the bytes of the first `room` of them.
+int emulator_parameters(const char* kernel, uint32_t* bytes, uint32_t room);
+
 #ifdef __cplusplus
 }
 #endif

@@ -54,30 +54,35 @@ extern "C" void emulator_switch(void** save_stack_pointer, void* stack_pointer);
 
 static void jump(Context& from, Context& to) { emulator_switch(&from.stack_pointer, to.stack_pointer); }
 
-void prepare_context(Context& context, void (*entry)()) {
+static void set_entry(Context& context, void (*entry)()) {
     auto* top = reinterpret_cast<std::uintptr_t*>(static_cast<unsigned char*>(context.bottom) + context.bytes);
     *--top = 0;  // where `entry` would return to
     *--top = reinterpret_cast<std::uintptr_t>(entry);
     context.stack_pointer = top - 6;  // the six saved registers: any values
-    context.fake_stack = nullptr;
 }
 
 #else
 
 static void jump(Context& from, Context& to) { swapcontext(&from.registers, &to.registers); }
 
-void prepare_context(Context& context, void (*entry)()) {
+static void set_entry(Context& context, void (*entry)()) {
     getcontext(&context.registers);
     context.registers.uc_stack.ss_sp = context.bottom;
     context.registers.uc_stack.ss_size = context.bytes;
     context.registers.uc_link = nullptr;
     makecontext(&context.registers, entry, 0);
-    context.fake_stack = nullptr;
 }
 
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
+
+// A computation that never returned has left forbidden zones on its stack.
+void prepare_context(Context& context, void (*entry)()) {
+    __asan_unpoison_memory_region(context.bottom, context.bytes);
+    context.fake_stack = nullptr;
+    set_entry(context, entry);
+}
 
 // The current stack's fake frames wait here until the jump has landed.
 static __thread void* arriving_fake_stack = nullptr;
@@ -101,11 +106,14 @@ void arrive_in_context() { __sanitizer_finish_switch_fiber(arriving_fake_stack, 
 
 #else
 
+void prepare_context(Context& context, void (*entry)()) { set_entry(context, entry); }
 void switch_context(Context& from, Context& to) { jump(from, to); }
 void leave_context(Context& from, Context& to) { jump(from, to); }
 void arrive_in_context() {}
 
 #endif
+
+#if defined(__SANITIZE_ADDRESS__)
 
 void describe_thread_stack(Context& context) {
     pthread_attr_t attributes;
@@ -113,6 +121,12 @@ void describe_thread_stack(Context& context) {
     pthread_attr_getstack(&attributes, &context.bottom, &context.bytes);
     pthread_attr_destroy(&attributes);
 }
+
+#else
+
+void describe_thread_stack(Context&) {}
+
+#endif
 
 Stacks::~Stacks() {
     if (memory) munmap(memory, capacity * stack_bytes);
@@ -132,13 +146,6 @@ void Stacks::reserve(int count) {
 void Stacks::give(Context& context, int index) const {
     context.bottom = memory + index * stack_bytes + page_bytes;
     context.bytes = stack_bytes - page_bytes - (index % 20) * stagger_bytes;
-}
-
-void Stacks::clear() const {
-#if defined(__SANITIZE_ADDRESS__)
-    for (int index = 0; index < capacity; index++)
-        __asan_unpoison_memory_region(memory + index * stack_bytes + page_bytes, stack_bytes - page_bytes);
-#endif
 }
 
 }  // namespace emulator

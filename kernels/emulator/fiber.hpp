@@ -30,7 +30,7 @@ void leave_context(Context& from, Context& to);
 void arrive_in_context();
 // Makes `context`, whose stack is set, start in `entry`, which must not return.
 void prepare_context(Context& context, void (*entry)());
-// The stack of the OS thread that calls.
+// The stack of the OS thread that calls, which AddressSanitizer wants to know.
 void describe_thread_stack(Context& context);
 
 // Stacks for `count` fibers, each with a page below it that must not be touched; kept for the next block.
@@ -39,8 +39,6 @@ class Stacks {
     ~Stacks();
     void reserve(int count);
     void give(Context& context, int index) const;
-    // Forgets what an abandoned computation left on them.
-    void clear() const;
 
   private:
     unsigned char* memory = nullptr;

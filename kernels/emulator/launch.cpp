@@ -35,10 +35,26 @@ struct Launch {
     std::string fault;
 };
 
-// Blocks are dear to make (stacks, a megabyte of state): each OS thread keeps its own.
-Block& worker_block() {
-    static thread_local std::unique_ptr<Block> kept;
-    if (!kept) kept = std::make_unique<Block>();
+// Blocks are dear to make (stacks, a megabyte of state), so they are kept for the next launch.
+struct IdleBlocks {
+    std::mutex lock;
+    std::vector<std::unique_ptr<Block>> blocks;
+
+    std::unique_ptr<Block> take() {
+        std::lock_guard<std::mutex> hold(lock);
+        if (blocks.empty()) return std::make_unique<Block>();
+        std::unique_ptr<Block> block = std::move(blocks.back());
+        blocks.pop_back();
+        return block;
+    }
+    void give_back(std::unique_ptr<Block> block) {
+        std::lock_guard<std::mutex> hold(lock);
+        blocks.push_back(std::move(block));
+    }
+};
+
+IdleBlocks& idle_blocks() {
+    static IdleBlocks* kept = new IdleBlocks;  // never destroyed: launches may come while the process ends
     return *kept;
 }
 
@@ -52,17 +68,18 @@ void note_fault(Launch& launch, u64 number, const std::string& fault) {
 }
 
 void run_blocks(Launch& launch) {
-    Block& block = worker_block();
-    std::copy(launch.grid, launch.grid + 3, block.grid);
-    block.threads = launch.threads, block.shared_bytes = launch.shared_bytes;
+    std::unique_ptr<Block> block = idle_blocks().take();
+    std::copy(launch.grid, launch.grid + 3, block->grid);
+    block->threads = launch.threads, block->shared_bytes = launch.shared_bytes;
     for (u64 number; (number = launch.next++) < launch.blocks;) {
         if (number > launch.first_fault) break;
-        block.index[0] = number % launch.grid[0];
-        block.index[1] = number / launch.grid[0] % launch.grid[1];
-        block.index[2] = number / launch.grid[0] / launch.grid[1];
-        if (!block.run(launch.entry->call, launch.arguments, Schedule::of(launch.settings.schedule, number)))
-            note_fault(launch, number, block.fault);
+        block->index[0] = number % launch.grid[0];
+        block->index[1] = number / launch.grid[0] % launch.grid[1];
+        block->index[2] = number / launch.grid[0] / launch.grid[1];
+        if (!block->run(launch.entry->call, launch.arguments, Schedule::of(launch.settings.schedule, number)))
+            note_fault(launch, number, block->fault);
     }
+    idle_blocks().give_back(std::move(block));
 }
 
 void run_all(Launch& launch) {
@@ -112,6 +129,14 @@ Registration::Registration(const char* name, Entry entry) { kernels()[name] = st
 using namespace emulator;
 
 extern "C" int emulator_has_kernel(const char* kernel) { return kernels().count(kernel) != 0; }
+
+extern "C" int emulator_parameters(const char* kernel, uint32_t* bytes, uint32_t room) {
+    auto found = kernels().find(kernel);
+    if (found == kernels().end()) return -1;
+    const std::vector<std::size_t>& sizes = found->second.argument_bytes;
+    for (std::size_t index = 0; index < sizes.size() && index < room; index++) bytes[index] = uint32_t(sizes[index]);
+    return int(sizes.size());
+}
 
 extern "C" int emulator_launch(const char* kernel, const uint32_t blocks[3], uint32_t threads, uint32_t shared_bytes,
                                void** arguments, const uint32_t* argument_bytes, uint32_t argument_count,

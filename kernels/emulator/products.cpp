@@ -10,17 +10,17 @@ namespace emulator {
 
 constexpr u32 poison_bits = 0xffffffffu;
 
-void Products::reset(int count) {
-    threads.resize(count);
-    for (ThreadProducts& thread : threads) {
-        thread.hidden.clear(), thread.issued.clear(), thread.groups.clear(), thread.fence_names.clear();
-        thread.open = 0, thread.fenced = false, thread.phase = 0;
-    }
+void Products::reset() {
+    threads.clear(), operations.clear(), free_operations.clear();
     for (Warpgroup& group : groups) group.arrived = 0;
-    operations.clear(), free_operations.clear();
 }
 
-static ThreadProducts& mine() { return block().products->threads[block().current->thread]; }
+ThreadProducts& Products::of_current_thread(Block& block) {
+    if (threads.empty()) threads.resize(block.threads);
+    return threads[block.current->thread];
+}
+
+static ThreadProducts& mine() { return block().products->of_current_thread(block()); }
 
 // All 128 threads; the last one runs `complete`.
 template <class Complete> static int meet_warpgroup(const char* word, Place place, Complete complete) {

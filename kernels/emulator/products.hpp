@@ -53,12 +53,13 @@ struct Warpgroup {
 };
 
 struct Products {
-    std::vector<ThreadProducts> threads;
+    std::vector<ThreadProducts> threads;  // empty where the block has none
     std::vector<Warpgroup> groups;
     std::vector<Operation> operations;
     std::vector<std::size_t> free_operations;
 
-    void reset(int threads);
+    ThreadProducts& of_current_thread(Block& block);
+    void reset();
     std::string leftovers() const;
 };
 

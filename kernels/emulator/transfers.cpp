@@ -9,10 +9,11 @@ namespace emulator {
 // Lies in a barrier's eight bytes, so that a kernel that writes over them is found.
 constexpr u64 barrier_mark = 0xba221e2ba221e2ull;
 
-void Transfers::reset(int threads) {
-    barriers.clear(), loads.clear();
-    stores.resize(threads);
-    for (ThreadStores& thread : stores) thread = ThreadStores();
+void Transfers::reset() { barriers.clear(), loads.clear(), stores.clear(); }
+
+ThreadStores& Transfers::of_current_thread(Block& block) {
+    if (stores.empty()) stores.resize(block.threads);
+    return stores[block.current->thread];
 }
 
 TransferBarrier& Transfers::find(Block& block, u32 address, const char* word, Place place) {
@@ -177,7 +178,7 @@ static void start_store(Store store, const char* word, Place place) {
         piece.seen = store.data.size();
         store.data.insert(store.data.end(), from, from + piece.bytes);
     }
-    ThreadStores& mine = here.transfers->stores[here.current->thread];
+    ThreadStores& mine = here.transfers->of_current_thread(here);
     mine.stores.push_back(std::move(store)), mine.open++;
 }
 
@@ -203,7 +204,7 @@ void store_bulk(void* to, u32 from, u32 bytes, Place place) {
 }
 
 void commit_stores() {
-    ThreadStores& mine = block().transfers->stores[block().current->thread];
+    ThreadStores& mine = block().transfers->of_current_thread(block());
     mine.groups.push_back(mine.open), mine.open = 0;
 }
 
@@ -218,7 +219,7 @@ static void finish_store(Store& store) {
 }
 
 void wait_for_stores(int pending) {
-    ThreadStores& mine = block().transfers->stores[block().current->thread];
+    ThreadStores& mine = block().transfers->of_current_thread(block());
     while (mine.groups.size() > static_cast<std::size_t>(pending)) {
         std::size_t count = mine.groups.front();
         for (std::size_t index = 0; index < count; index++) finish_store(mine.stores[index]);

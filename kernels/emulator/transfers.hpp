@@ -50,9 +50,10 @@ struct ThreadStores {
 struct Transfers {
     std::vector<TransferBarrier> barriers;
     std::vector<Load> loads;
-    std::vector<ThreadStores> stores;
+    std::vector<ThreadStores> stores;  // by thread; empty where the block has none
 
-    void reset(int threads);
+    ThreadStores& of_current_thread(Block& block);
+    void reset();
     TransferBarrier& find(Block& block, u32 address, const char* word, Place place);
     void end_phase_if_complete(Block& block, TransferBarrier& barrier);
     void start(Block& block, Load load, const char* word);
