@@ -71,7 +71,9 @@ impl<T: Element> Buffer<T> {
         if len == 0 {
             return Buffer { address: NonNull::dangling(), len, home };
         }
-        let address = accelerator.allocate(Self::layout(len).size()) as usize;
+        let bytes = Self::layout(len).size();
+        let address = accelerator.allocate(bytes) as usize;
+        accelerator.tally().add(bytes);
         let address = NonNull::new(std::ptr::without_provenance_mut(address));
         Buffer { address: address.expect("no memory begins at 0"), len, home }
     }
@@ -122,7 +124,11 @@ impl<T: Element> Drop for Buffer<T> {
             return;
         }
         match &self.home {
-            Some(accelerator) => accelerator.free(self.address.as_ptr().addr() as u64, Self::layout(self.len).size()),
+            Some(accelerator) => {
+                let bytes = Self::layout(self.len).size();
+                accelerator.tally().remove(bytes);
+                accelerator.free(self.address.as_ptr().addr() as u64, bytes);
+            }
             // SAFETY: allocated by `zeroed` with this very layout.
             None => unsafe { dealloc(self.address.as_ptr().cast(), Self::layout(self.len)) },
         }

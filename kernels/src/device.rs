@@ -92,6 +92,11 @@ impl Device {
         self.accelerator.as_ref().and_then(|accelerator| accelerator.memory_free())
     }
 
+    /// Bytes of all buffers on an accelerator: how many there are, and the most there were since it was opened. `None` on the CPU.
+    pub fn memory_used(&self) -> Option<(u64, u64)> {
+        self.accelerator.as_ref().map(|accelerator| (accelerator.tally().now(), accelerator.tally().most()))
+    }
+
     /// Whether generation gains from [`crate::Prepared`] weights: only the CPU does.
     pub fn gains_from_prepared(&self) -> bool {
         self.accelerator.is_none()

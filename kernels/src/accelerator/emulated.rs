@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Mutex;
 
-use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, TensorMap, TensorMapShape};
+use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape};
 
 /// In which order the emulator lets the threads of a block go on; results may not depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,12 +93,13 @@ const FENCE: u8 = 0xa5;
 pub(crate) struct Emulated {
     place: Place,
     emulation: Emulation,
+    tally: Tally,
     launches: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Emulated {
     pub(crate) fn new(emulation: Emulation) -> Emulated {
-        Emulated { place: Place::unused(), emulation, launches: Mutex::default() }
+        Emulated { place: Place::unused(), emulation, tally: Tally::default(), launches: Mutex::default() }
     }
 }
 
@@ -132,6 +133,10 @@ impl Accelerator for Emulated {
         // SAFETY: as above.
         unsafe { dealloc(address, fenced(bytes)) };
         assert!(intact || std::thread::panicking(), "something was written behind a buffer of {bytes} bytes");
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     fn fill(&self, address: u64, pattern: Pattern, count: usize) {

@@ -16,12 +16,12 @@ mod packs;
 pub(crate) mod registry;
 pub(crate) mod transfer;
 
-pub(crate) use packs::{PACKS, Pack, PackedKernel, narrow};
+pub(crate) use packs::{PACKS, PHILOX, Pack, PackedKernel, narrow};
 pub(crate) use launch::{Argument, Grid, Kernel, Source, arguments};
 pub(crate) use transfer::Pattern;
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::Precision;
 use crate::matmul::{Layout, Write};
@@ -106,6 +106,32 @@ pub(crate) struct TensorMapShape {
 #[repr(C, align(64))]
 pub(crate) struct TensorMap(pub [u64; 16]);
 
+/// Bytes of an accelerator's buffers: how many there are, and the most there were.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn add(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, bytes: usize) {
+        self.now.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
 /// One ordered queue of work on memory of its own. Addresses are the accelerator's.
 pub(crate) trait Accelerator: Send + Sync + Debug {
     /// As the command line spells it.
@@ -120,6 +146,9 @@ pub(crate) trait Accelerator: Send + Sync + Debug {
 
     /// Gives back what [`Accelerator::allocate`] gave, once the work before has ended.
     fn free(&self, address: u64, bytes: usize);
+
+    /// What buffers take; they count themselves.
+    fn tally(&self) -> &Tally;
 
     /// Writes the pattern `count` times.
     fn fill(&self, address: u64, pattern: Pattern, count: usize);

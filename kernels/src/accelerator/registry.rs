@@ -17,6 +17,7 @@ pub(crate) static SOURCES: &[&Source] = &[
     &crate::gae::cuda::SOURCE,
     &crate::head_norm::cuda::SOURCE,
     &crate::logprob::cuda::SOURCE,
+    &crate::logprob::hopper::SOURCE,
     &crate::matmul::tiles::SOURCE,
     &crate::norm::cuda::SOURCE,
     &crate::ppo::cuda::SOURCE,
@@ -26,3 +27,26 @@ pub(crate) static SOURCES: &[&Source] = &[
     &crate::sample::cuda::SOURCE,
     &crate::swiglu::cuda::SOURCE,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let entries =
+            std::fs::read_dir(folder).expect("a room has sources").map(|entry| entry.expect("it is read").path());
+        entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+
+    #[test]
+    fn every_file_of_kernels_is_registered() {
+        let files = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        let sources = files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "cu"));
+        let mut written: Vec<_> = sources.filter_map(|file| file.file_stem()?.to_str()).collect();
+        let mut registered: Vec<_> = SOURCES.iter().map(|source| source.name).collect();
+        written.sort_unstable();
+        registered.sort_unstable();
+        assert_eq!(registered, written);
+    }
+}

@@ -16,7 +16,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::cubins::Cubins;
-use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, TensorMap, TensorMapShape};
+use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape};
 use crate::failure::DeviceError;
 use found::Found;
 use memory::Memory;
@@ -39,6 +39,7 @@ pub(crate) struct Cuda {
     context: sys::CUcontext,
     stream: sys::CUstream,
     memory: Memory,
+    tally: Tally,
     modules: Modules,
     products: Products,
     launches: Mutex<BTreeMap<&'static str, u64>>,
@@ -72,7 +73,8 @@ impl Cuda {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
         let (memory, modules) = (Memory::new(found.device, found.has_pools)?, Modules::new(cubins));
         let (place, products, launches) = (Place::unused(), Products::default(), Mutex::default());
-        Ok(Cuda { found, place, context, stream, memory, modules, products, launches })
+        let tally = Tally::default();
+        Ok(Cuda { found, place, context, stream, memory, tally, modules, products, launches })
     }
 
     /// Makes the context current on this thread, which every call of the driver wants.
@@ -122,6 +124,10 @@ impl Accelerator for Cuda {
             let _ = result::ctx::set_current(self.context);
             let _ = self.memory.free(address, self.stream);
         }
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     fn fill(&self, address: u64, pattern: Pattern, count: usize) {
