@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "products.hpp"
+#include "races.hpp"
 #include "transfers.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -43,7 +44,8 @@ u32 Schedule::random(u32 below) {
 }
 
 Block::Block()
-    : transfers(std::make_unique<Transfers>()), products(std::make_unique<Products>()), fibers(most_threads),
+    : transfers(std::make_unique<Transfers>()), products(std::make_unique<Products>()),
+      races(std::make_unique<Races>()), fibers(most_threads),
       warps(most_warps) {
     shared = static_cast<unsigned char*>(std::aligned_alloc(1024, shared_arena_bytes));
     if (!shared) throw std::bad_alloc();
@@ -77,6 +79,7 @@ void Block::start_threads() {
     statics.clear(), static_end = static_shared_start;
     for (Barrier& barrier : barriers) barrier = Barrier();
     transfers->reset(), products->reset();
+    if (is_tracing) races->start_block(*this);
     for (int thread = 0; thread < threads; thread++) {
         Fiber& fiber = fibers[thread];
         fiber.phase = 0, fiber.ended = false, fiber.waits_at = nullptr;
@@ -275,15 +278,28 @@ void Block::arrive(int id, int expected, bool waits, const char* word, Place pla
     if (barrier.here[thread / 64] & bit)
         fail(place, "`%s`: the thread is at barrier %d twice before the others", word, id);
     barrier.here[thread / 64] |= bit;
+    if (waits) barrier.waiting[thread / 64] |= bit;
+    if (is_tracing) races->release(thread, races->barriers[id]);
+    current->place = place;
     if (++barrier.arrived < expected) {
-        if (!waits) return;
-        barrier.waiting[thread / 64] |= bit;
-        wait(word, place);
+        if (waits) wait(word, place);
         return;
     }
     for (int group = 0; group < most_threads / 64; group++)
-        for (u64 left = barrier.waiting[group]; left; left &= left - 1) wake(group * 64 + __builtin_ctzll(left));
+        for (u64 left = barrier.waiting[group]; left; left &= left - 1) {
+            int waiting = group * 64 + __builtin_ctzll(left);
+            if (is_tracing) races->acquire(waiting, races->barriers[id]);
+            if (waiting != thread) wake(waiting);
+        }
     barrier = Barrier();
+}
+
+void Block::order_warp() {
+    if (!is_tracing) return;
+    Clock all(races->actors, 0);
+    int first = current->warp() * warp_size;
+    for (int lane = 0; lane < warp_size; lane++) races->release(first + lane, all);
+    for (int lane = 0; lane < warp_size; lane++) races->acquire(first + lane, all);
 }
 
 }  // namespace emulator

@@ -90,6 +90,7 @@ struct Schedule {
 class Block;
 struct Transfers;  // transfers.hpp
 struct Products;   // products.hpp
+struct Races;      // races.hpp
 extern __thread Block* current_block;
 inline Block& block() { return *current_block; }
 
@@ -114,6 +115,7 @@ class Block {
     std::string fault;
     std::unique_ptr<Transfers> transfers;
     std::unique_ptr<Products> products;
+    std::unique_ptr<Races> races;
     Warp& warp() { return warps[current->warp()]; }
     void* static_shared(const void* site, u32 bytes, u32 alignment, Place place);
     // Ends the block with a message; nothing of it runs again.
@@ -123,6 +125,8 @@ class Block {
     void wake(int thread);
     // All lanes of the warp meet; the last one runs `complete` before any goes on. Returns the half of the slots.
     template <class Complete> int meet_warp(const char* word, Place place, Complete complete);
+    // What the lanes of the current warp wrote before is known to all of them after.
+    void order_warp();
     void arrive(int barrier, int expected, bool waits, const char* word, Place place);
     // The bytes [address, address + bytes) of shared memory, which must lie inside what the block has.
     unsigned char* span(u32 address, u32 bytes, u32 alignment, const char* word, Place place);
@@ -178,6 +182,7 @@ template <class Complete> int Block::meet_warp(const char* word, Place place, Co
     Warp& meeting = warp();
     int phase = current->phase;
     current->phase ^= 1;
+    current->place = place;
     if (meeting.arrived == 0) {
         meeting.word = word, meeting.place = place;
     } else if (meeting.word != word && std::strcmp(meeting.word, word) != 0) {

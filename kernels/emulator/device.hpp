@@ -36,7 +36,7 @@ DEVICE void block_barrier(Place place = Place::here()) {
     emulator::block().arrive(0, emulator::block().threads, true, "block_barrier", place);
 }
 DEVICE void warp_barrier(Place place = Place::here()) {
-    emulator::block().meet_warp("warp_barrier", place, [](emulator::Warp&, int) {});
+    emulator::block().meet_warp("warp_barrier", place, [](emulator::Warp&, int) { emulator::block().order_warp(); });
 }
 namespace emulator {
 inline void check_named_barrier(int id, int threads, const char* word, Place place) {

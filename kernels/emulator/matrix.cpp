@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "matrix_math.hpp"
+#include "races.hpp"
 
 namespace emulator {
 
@@ -17,6 +18,7 @@ void copy_async(u32 to, const void* from, u32 bytes, bool inside, Place place) {
             here.fail(place, "`copy_async`: global address %p is not a multiple of %u", from, bytes);
         std::memcpy(copy.data, from, bytes);
     }
+    if (is_tracing) here.races->start_write(here, to, bytes, place);
     std::memset(target, poison, bytes);
     here.current->copies.push_back(copy);
     here.current->open_copies++;
@@ -37,6 +39,10 @@ void wait_for_copies(int pending) {
     for (std::size_t index = 0; index < copies; index++) {
         const PendingCopy& copy = fiber.copies[index];
         std::memcpy(block().shared + copy.to, copy.data, copy.bytes);
+        if (is_tracing) {
+            Races& races = *block().races;
+            races.end_write(copy.to, copy.bytes, fiber.thread, races.clocks[fiber.thread][fiber.thread]);
+        }
     }
     fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + copies);
     fiber.copy_groups.erase(fiber.copy_groups.begin(), fiber.copy_groups.begin() + landing);
@@ -60,7 +66,10 @@ static void read_matrices(Warp& warp, int phase, int matrices, bool transposed) 
 
 void load_matrices(u32* fragment, u32 row, int matrices, bool transposed, const char* word, Place place) {
     Block& here = block();
-    if (here.current->lane() < matrices * 8) here.span(row, 16, 16, word, place);
+    if (here.current->lane() < matrices * 8) {
+        here.span(row, 16, 16, word, place);
+        if (is_tracing) here.races->read(here, here.current->thread, row, 16, place);
+    }
     deposit(row);
     int phase = here.meet_warp(word, place, [=](Warp& warp, int phase) {
         read_matrices(warp, phase, matrices, transposed);

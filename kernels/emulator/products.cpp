@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "matrix_math.hpp"
+#include "races.hpp"
 #include "tensor_map.hpp"
 
 namespace emulator {
@@ -81,27 +82,40 @@ static u32 chunk_address(u64 descriptor, bool turned, u32 line, u32 inner) {
     return swizzled(address, swizzle);
 }
 
-static void read_chunk(u16 (&chunk)[8], u32 address, Place place) {
-    std::memcpy(chunk, block().span(address, 16, 16, "warpgroup_multiply", place), 16);
+// Whose reads of shared memory the race checks are told of: each warp's at the issue, a thread's own at its wait.
+enum class Readers { warps, mine, none };
+
+static void note_read(u32 address, Readers readers, Place place) {
+    Block& here = block();
+    int first = here.current->thread / warpgroup_size * warpgroup_size;
+    if (readers == Readers::mine) here.races->read(here, here.current->thread, address, 16, place);
+    if (readers == Readers::warps)
+        for (int warp = 0; warp < 4; warp++) here.races->read(here, first + warp * warp_size, address, 16, place);
 }
 
 // Calls put(line, inner, value) for every element of a factor [lines, 16].
-template <class Put> static void read_factor(u64 descriptor, bool turned, u32 lines, Place place, Put put) {
+template <class Put>
+static void read_factor(u64 descriptor, bool turned, u32 lines, Readers readers, Place place, Put put) {
     u16 chunk[8];
     for (u32 inner = 0; inner < 16; inner += turned ? 1 : 8)
         for (u32 line = 0; line < lines; line += turned ? 8 : 1) {
-            read_chunk(chunk, chunk_address(descriptor, turned, line, inner), place);
+            u32 address = chunk_address(descriptor, turned, line, inner);
+            std::memcpy(chunk, block().span(address, 16, 16, "warpgroup_multiply", place), 16);
+            if (is_tracing) note_read(address, readers, place);
             for (u32 i = 0; i < 8; i++) put(turned ? line + i : line, turned ? inner : inner + i, chunk[i]);
         }
 }
 
-static void read_factors(Operation& operation, const ProductRequest* requests) {
+// The factors that lie in shared memory.
+static void read_factors(Operation& operation, Readers readers) {
     const ProductRequest& request = operation.request;
     auto put_a = [&](u32 line, u32 inner, u16 value) { operation.a[line][inner] = value; };
     auto put_b = [&](u32 line, u32 inner, u16 value) { operation.b[inner][line] = value; };
-    read_factor(request.b, request.turn_b, request.n, operation.place, put_b);
-    if (!request.a_in_registers) return read_factor(request.a, request.turn_a, 64, operation.place, put_a);
-    if (!requests) return;
+    read_factor(request.b, request.turn_b, request.n, readers, operation.place, put_b);
+    if (!request.a_in_registers) read_factor(request.a, request.turn_a, 64, readers, operation.place, put_a);
+}
+
+static void read_registers(Operation& operation, const ProductRequest* requests) {
     for (int thread = 0; thread < warpgroup_size; thread++)
         for (int part = 0; part < 4; part++) {
             int row = thread / 32 * 16 + thread % 32 / 4 + part % 2 * 8, inner = thread % 4 * 2 + part / 2 * 8;
@@ -127,7 +141,8 @@ static void issue(Warpgroup& group, int phase) {
     std::size_t number = group.operation[phase] = new_operation(products);
     Operation& operation = products.operations[number];
     operation.request = group.requests[0], operation.place = group.place, operation.unfinished = warpgroup_size;
-    read_factors(operation, group.requests);
+    read_factors(operation, Readers::warps);
+    if (operation.request.a_in_registers) read_registers(operation, group.requests);
     multiply_64_n_16(&group.product[phase][0][0], widest_product, operation.request.n, operation.a, operation.b);
 }
 
@@ -184,11 +199,12 @@ void commit_products(Place) {
 static void finish_operation(std::size_t number) {
     Products& products = *block().products;
     Operation& operation = products.operations[number];
-    if (--operation.unfinished > 0) return;
     static thread_local Operation now;
     now.request = operation.request, now.place = operation.place;
+    if (is_tracing && block().current->lane() == 0) read_factors(now, Readers::mine);
+    if (--operation.unfinished > 0) return;
     std::memcpy(now.a, operation.a, sizeof now.a);
-    read_factors(now, nullptr);
+    read_factors(now, Readers::none);
     bool same = std::memcmp(now.a, operation.a, sizeof now.a) == 0;
     for (int inner = 0; inner < 16; inner++)
         same &= std::memcmp(now.b[inner], operation.b[inner], operation.request.n * sizeof(u16)) == 0;

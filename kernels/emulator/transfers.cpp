@@ -2,6 +2,7 @@
 #include "transfers.hpp"
 
 #include "emulator.h"
+#include "races.hpp"
 #include "tensor_map.hpp"
 
 namespace emulator {
@@ -21,6 +22,7 @@ TransferBarrier& Transfers::find(Block& block, u32 address, const char* word, Pl
     std::memcpy(&mark, block.span(address, 8, 8, word, place), 8);
     for (TransferBarrier& barrier : barriers) {
         if (barrier.address != address) continue;
+        if (is_tracing) block.races->read(block, block.current->thread, address, 8, place);
         if (mark != barrier_mark) block.fail(place, "`%s`: the barrier at %u was written over", word, address);
         return barrier;
     }
@@ -30,6 +32,10 @@ TransferBarrier& Transfers::find(Block& block, u32 address, const char* word, Pl
 void Transfers::end_phase_if_complete(Block& block, TransferBarrier& barrier) {
     if (barrier.pending != 0 || barrier.bytes != 0) return;
     barrier.parity ^= 1, barrier.pending = barrier.arrivals;
+    if (is_tracing) {
+        std::size_t index = &barrier - barriers.data();
+        block.races->arrived[index] = block.races->arriving[index];
+    }
     for (int group = 0; group < most_threads / 64; group++) {
         for (u64 left = barrier.waiting[group]; left; left &= left - 1) block.wake(group * 64 + __builtin_ctzll(left));
         barrier.waiting[group] = 0;
@@ -45,13 +51,23 @@ void init_transfer_barrier(u32 address, u32 arrivals, Place place) {
         if (known.address == address) here.fail(place, "`transfer_barrier_init`: %u is initialised twice", address);
     TransferBarrier barrier{};
     barrier.address = address, barrier.arrivals = barrier.pending = arrivals;
+    if (here.transfers->barriers.size() >= most_transfer_barriers)
+        here.fail(place, "`transfer_barrier_init`: more than %d barriers", most_transfer_barriers);
     here.transfers->barriers.push_back(barrier);
+    if (is_tracing) {
+        here.races->add_transfer_barrier();
+        here.races->write(here, here.current->thread, address, 8, place);
+    }
 }
 
 static void count_arrival(TransferBarrier& barrier, const char* word, Place place) {
     if (barrier.pending == 0)
         block().fail(place, "`%s`: more than %u arrivals in one phase of the barrier at %u", word, barrier.arrivals,
                      barrier.address);
+    if (is_tracing) {
+        std::size_t index = &barrier - block().transfers->barriers.data();
+        block().races->release(block().current->thread, block().races->arriving[index]);
+    }
     barrier.pending--;
     block().transfers->end_phase_if_complete(block(), barrier);
 }
@@ -74,7 +90,11 @@ void wait_transfer_barrier(u32 address, u32 parity, Place place) {
     if (parity > 1) here.fail(place, "`%s`: parity %u is not 0 or 1", word, parity);
     while (true) {
         TransferBarrier& barrier = here.transfers->find(here, address, word, place);
-        if (barrier.parity != parity) return;
+        if (barrier.parity != parity) {
+            std::size_t index = &barrier - here.transfers->barriers.data();
+            if (is_tracing) here.races->acquire(here.current->thread, here.races->arrived[index]);
+            return;
+        }
         int thread = here.current->thread;
         barrier.waiting[thread / 64] |= 1ull << thread % 64;
         here.wait(word, place);
@@ -87,8 +107,11 @@ void Transfers::start(Block& block, Load load, const char* word) {
     if (load.bytes > barrier.announced)
         block.fail(load.place, "`%s`: %u bytes for a barrier that expects %ld more", word, load.bytes, barrier.announced);
     barrier.announced -= load.bytes;
-    for (const Piece& piece : load.pieces)
-        std::memset(block.span(piece.to, piece.bytes, 1, word, load.place), poison, piece.bytes);
+    for (const Piece& piece : load.pieces) {
+        unsigned char* target = block.span(piece.to, piece.bytes, 1, word, load.place);
+        if (is_tracing) block.races->start_write(block, piece.to, piece.bytes, load.place);
+        std::memset(target, poison, piece.bytes);
+    }
     loads.push_back(std::move(load));
 }
 
@@ -96,6 +119,11 @@ void Transfers::land(Block& block, std::size_t index) {
     Load load = std::move(loads[index]);
     loads.erase(loads.begin() + index);
     for (const Piece& piece : load.pieces) std::memcpy(block.shared + piece.to, &load.data[piece.from], piece.bytes);
+    if (is_tracing) {
+        u32 actor = block.threads + load.barrier, time = ++block.races->landings[load.barrier];
+        for (const Piece& piece : load.pieces) block.races->end_write(piece.to, piece.bytes, actor, time);
+        block.races->arriving[load.barrier][actor] = time;
+    }
     barriers[load.barrier].bytes -= load.bytes;
     end_phase_if_complete(block, barriers[load.barrier]);
 }
@@ -175,6 +203,7 @@ static void start_store(Store store, const char* word, Place place) {
     Block& here = block();
     for (StorePiece& piece : store.pieces) {
         const unsigned char* from = here.span(piece.from, piece.bytes, 1, word, place);
+        if (is_tracing) here.races->read(here, here.current->thread, piece.from, piece.bytes, place);
         piece.seen = store.data.size();
         store.data.insert(store.data.end(), from, from + piece.bytes);
     }
