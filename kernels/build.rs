@@ -1,6 +1,7 @@
 //! With the feature `emulator`: compiles every `.cu` file and `emulator/*.cpp` as C++ into one static library.
 //!
-//! Without it nothing is done and no C++ compiler is needed. `CXX` names another compiler than `c++`.
+//! Without it nothing is done and no C++ compiler is needed. `CXX` names another compiler than `c++`; `EMULATOR_CHECK=races`
+//! makes builds that find unordered accesses to shared memory (slow: for a look now and then, see kernels/emulator/README.md).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,7 @@ fn main() {
         return;
     }
     println!("cargo:rerun-if-env-changed=CXX");
+    println!("cargo:rerun-if-env-changed=EMULATOR_CHECK");
     for folder in ["emulator", "src"] {
         println!("cargo:rerun-if-changed={folder}");
     }
@@ -54,8 +56,12 @@ fn changed_at(file: &Path) -> SystemTime {
     fs::metadata(file).and_then(|data| data.modified()).unwrap_or_else(|_| SystemTime::now())
 }
 
+fn finds_races() -> bool {
+    env::var_os("EMULATOR_CHECK").is_some_and(|check| check == "races")
+}
+
 fn object(source: &Path, out: &Path) -> PathBuf {
-    let name = source.with_extension("o").to_string_lossy().replace('/', "-");
+    let name = source.with_extension(if finds_races() { "races.o" } else { "o" }).to_string_lossy().replace('/', "-");
     out.join(name)
 }
 
@@ -83,7 +89,12 @@ fn compile(source: &Path, object: &Path) {
     for folder in fs::read_dir("src").expect("there is a src").flatten().filter(|entry| entry.path().is_dir()) {
         command.arg("-I").arg(folder.path());
     }
+    if finds_races() {
+        command.args(["-g", "-DEMULATOR_TRACE"]);
+    }
     if has_extension(source, &["cu"]) {
+        // Only the calls that mark loads and stores: emulator/races.cpp answers them, not the sanitizer's library.
+        command.args(finds_races().then_some("-fsanitize=thread"));
         command.args(["-include", "src/accelerator/vocabulary.cuh", "-x", "c++"]);
     }
     run(command.arg("-c").arg(source).arg("-o").arg(object));
