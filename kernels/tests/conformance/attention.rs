@@ -133,16 +133,7 @@ fn run_half(stream: &Stream, heads: Heads, lengths: &[usize], qkv: &[f32], dout:
     let mut dqkv = stream.uninit(qkv.len());
     let (input, gradient) = (input.view(), gradient.view());
     attention::half::forward(stream, heads, &segments, input, out.view_mut(), lse.view_mut());
-    attention::half::backward(
-        stream,
-        heads,
-        &segments,
-        input,
-        out.view(),
-        lse.view(),
-        gradient,
-        dqkv.view_mut(),
-    );
+    attention::half::backward(stream, heads, &segments, input, out.view(), lse.view(), gradient, dqkv.view_mut());
     let [out, dqkv] = [out.view(), dqkv.view()].map(|view| widened(stream.download(view)));
     vec![("out", out), ("lse", download(stream, &lse)), ("dqkv", dqkv)]
 }
