@@ -235,10 +235,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
     pub fn split_at(self, middle: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
         check_range(&(0..middle), self.len);
         let tail = self.address.wrapping_add(middle);
-        (
-            ViewMut { len: middle, ..self },
-            ViewMut { address: tail, len: self.len - middle, ..self },
-        )
+        (ViewMut { len: middle, ..self }, ViewMut { address: tail, len: self.len - middle, ..self })
     }
 
     /// The memory itself; only `cpu.rs` files may look, see [`View::host`].

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Mutex;
 
-use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape};
+use super::{
+    Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape,
+};
 
 /// In which order the emulator lets the threads of a block go on; results may not depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,8 +16,8 @@ mod packs;
 pub(crate) mod registry;
 pub(crate) mod transfer;
 
-pub(crate) use packs::{PACKS, PHILOX, Pack, PackedKernel, narrow};
 pub(crate) use launch::{Argument, Grid, Kernel, Source, arguments};
+pub(crate) use packs::{PACKS, PHILOX, Pack, PackedKernel, narrow};
 pub(crate) use transfer::Pattern;
 
 use std::fmt::Debug;

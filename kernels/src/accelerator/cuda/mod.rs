@@ -16,7 +16,9 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::cubins::Cubins;
-use super::{Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape};
+use super::{
+    Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape,
+};
 use crate::failure::DeviceError;
 use found::Found;
 use memory::Memory;
@@ -183,9 +185,8 @@ impl Accelerator for Cuda {
         let ([x, y, z], threads) = (grid.blocks, (grid.threads, 1, 1));
         // SAFETY: number and sizes of the arguments were compared with the kernel's parameters; addresses among them come from
         // living views, and what is freed later is freed on the same stream.
-        let outcome = unsafe {
-            result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.stream, &mut values)
-        };
+        let outcome =
+            unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.stream, &mut values) };
         self.succeed(&format!("launching `{}` on {grid:?}", kernel.name), outcome);
     }
 
