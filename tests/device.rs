@@ -76,7 +76,10 @@ fn what_a_driver_lacks_is_a_sentence() {
         (&["VERSION=11040"], "the CUDA driver is of version 11.4, and 12.0 is the oldest that will do; update it"),
         (&["CAPABILITY=75"], "a GPU of the tests has compute capability 7.5, and 8.0 (Ampere) is the least"),
         (&["CAPABILITY=120"], "NVRTC 13.0 does not know the architecture `sm_120`; install a newer one"),
-        (&["VERSION=12080"], "NVRTC 13.0 makes programs that the CUDA driver 12.8 cannot load; update the driver, install NVRTC 12.x"),
+        (
+            &["VERSION=12080"],
+            "NVRTC 13.0 makes programs that the CUDA driver 12.8 cannot load; update the driver, install NVRTC 12.x",
+        ),
     ] {
         put_driver(&kitchen, claims);
         check(expected);
@@ -95,7 +98,11 @@ fn a_gpu_that_cannot_be_used_stops_only_a_run_that_names_it() {
     assert!(output.status.success() && !told(&output).contains("CUDA"), "{}", told(&output));
     let output = decoct(&kitchen, &["run", "recipe.yaml", "--device", "cuda:0", "--force", "exam"]);
     assert_eq!(output.status.code(), Some(2), "{}", told(&output));
-    assert!(told(&output).contains("is of version 11.4") && told(&output).contains("decoct doctor"), "{}", told(&output));
+    assert!(
+        told(&output).contains("is of version 11.4") && told(&output).contains("decoct doctor"),
+        "{}",
+        told(&output)
+    );
 }
 
 #[test]

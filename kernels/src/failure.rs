@@ -98,7 +98,10 @@ mod tests {
         let table = [
             (DeviceError::NoSuchDevice { ordinal: 3, count: 2 }, "this machine has 2 GPUs, `cuda:0` to `cuda:1`; use"),
             (DeviceError::NoSuchDevice { ordinal, count: 0 }, "a CUDA driver but no GPU"),
-            (DeviceError::OldDriver { ordinal, found: version(11, 4), needed: version(12, 0) }, "11.4, and 12.0 is the"),
+            (
+                DeviceError::OldDriver { ordinal, found: version(11, 4), needed: version(12, 0) },
+                "11.4, and 12.0 is the",
+            ),
             (
                 DeviceError::NewCompiler { ordinal, compiler: version(13, 0), driver: version(12, 8) },
                 "`nvidia-cuda-nvrtc-cu12` from PyPI",

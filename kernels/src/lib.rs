@@ -35,12 +35,12 @@ pub mod sample;
 mod shape;
 pub mod swiglu;
 
-pub use accelerator::{Architecture, lock};
 pub use accelerator::cuda::Toolkit;
+#[cfg(feature = "emulator")]
+pub use accelerator::emulated::{Emulation, Schedule};
+pub use accelerator::{Architecture, lock};
 pub use buffer::{Buffer, Element, View, ViewMut};
 pub use device::{Device, Precision, Stream};
 pub use failure::{DeviceError, Version};
-#[cfg(feature = "emulator")]
-pub use accelerator::emulated::{Emulation, Schedule};
 pub use matmul::{Layout, Prepared, Write, matmul, matmul_prepared};
 pub use shape::{Heads, Segments};

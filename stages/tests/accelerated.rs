@@ -101,7 +101,10 @@ fn sft_has_the_losses_of_the_cpu() {
         let distance = distance(&decoder, &expected);
         println!("{precision:?}: {} steps, loss {first:.4} → {last:.4}, weights {distance:.1e} apart", rows.len());
         assert!(distance <= 10.0 * tolerance, "{precision:?}: weights are {distance:.1e} apart");
-        assert_launched(&accelerator, &["adamw", "attention", "logprob", "matmul", "norm", "reduce", "rope", "rows", "swiglu"]);
+        assert_launched(
+            &accelerator,
+            &["adamw", "attention", "logprob", "matmul", "norm", "reduce", "rope", "rows", "swiglu"],
+        );
     }
 }
 

@@ -121,7 +121,8 @@ pub fn complaints(measured: &Measured, lock: &str) -> Vec<String> {
     }
     let known: BTreeSet<_> = measured.keys().collect();
     let gone = stated.keys().chain(allowed.keys()).filter(|key| !known.contains(key));
-    complaints.extend(gone.map(|(architecture, kernel)| format!("the lock has `{kernel}` on {architecture}, we do not")));
+    complaints
+        .extend(gone.map(|(architecture, kernel)| format!("the lock has `{kernel}` on {architecture}, we do not")));
     complaints
 }
 
@@ -191,7 +192,10 @@ ptxas info    : Used 255 registers, used 0 barriers, 24 bytes cumulative stack s
             let first = first.clone();
             move |all: &mut Measured| of(all.get_mut(&first).expect("it is there"))
         };
-        check(&change(|figures| figures.registers = 43), "takes 43 registers and 17408 bytes of shared memory, the lock says 42");
+        check(
+            &change(|figures| figures.registers = 43),
+            "takes 43 registers and 17408 bytes of shared memory, the lock says 42",
+        );
         check(&change(|figures| figures.shared_bytes = 4), "and 4 bytes of shared memory");
         check(&change(|figures| figures.spill_bytes = 4), "spills 4, which no line allows");
         check(&|all| all.retain(|key, _| *key != first), "the lock has `first` on sm_80, we do not");

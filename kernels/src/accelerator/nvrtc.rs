@@ -98,7 +98,14 @@ impl Program {
         // SAFETY: all texts live until the call has ended, which copies them.
         let made = unsafe {
             let count = texts.len() as c_int;
-            sys::nvrtcCreateProgram(&raw mut program, text.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr())
+            sys::nvrtcCreateProgram(
+                &raw mut program,
+                text.as_ptr(),
+                name.as_ptr(),
+                count,
+                texts.as_ptr(),
+                names.as_ptr(),
+            )
         };
         if made == sys::nvrtcResult::NVRTC_SUCCESS { Ok(Program(program)) } else { Err(said(made)) }
     }

@@ -10,6 +10,8 @@ const THREADS: usize = 256;
 /// Numbers of one 128-bit access.
 const PACK: usize = 4;
 
+pub(crate) const PHILOX: (&str, &str) = ("philox.cuh", include_str!("philox.cuh"));
+
 /// A kernel that moves four numbers at once, and its twin for rows that lie otherwise.
 #[derive(Debug)]
 pub(crate) struct PackedKernel {

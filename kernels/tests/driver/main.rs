@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use kernels::{
-    Buffer, Device, DeviceError, Heads, Layout, Precision, Segments, Stream, Toolkit, Write, attention, elementwise, matmul,
-    norm, philox,
+    Buffer, Device, DeviceError, Heads, Layout, Precision, Segments, Stream, Toolkit, Write, attention, elementwise,
+    matmul, norm, philox,
 };
 use libloading::Library;
 
@@ -28,7 +28,15 @@ unsafe extern "C" {
         message_bytes: usize,
     ) -> c_int;
     fn emulator_parameters(kernel: *const c_char, bytes: *mut u32, room: u32) -> c_int;
-    fn emulator_tensor_map(map: *mut c_void, a: u64, rows: u64, columns: u64, stride: u64, box_rows: u32, box_columns: u32);
+    fn emulator_tensor_map(
+        map: *mut c_void,
+        a: u64,
+        rows: u64,
+        columns: u64,
+        stride: u64,
+        box_rows: u32,
+        box_columns: u32,
+    );
 }
 
 /// The tests' driver, loaded in place of NVIDIA's for as long as this process lives.
@@ -67,7 +75,8 @@ impl Bench {
 }
 
 fn compiled(source: &str, folder: &Path, name: &str) -> PathBuf {
-    let (source, library) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver").join(source), folder.join(name));
+    let (source, library) =
+        (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver").join(source), folder.join(name));
     let flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"];
     let mut compiler = Command::new("c++");
     compiler.args(flags).arg(format!("-Wl,-soname,{name}")).arg(source).arg("-o").arg(&library);
@@ -106,7 +115,10 @@ fn assert_close(what: &str, ours: &[f32], expected: &[f32], tolerance: f64) {
 fn the_device_says_what_it_is() {
     let _turn = turn();
     let device = open();
-    assert_eq!((device.name(), device.architecture().expect("it has one").to_string()), ("cuda:0".into(), "sm_90a".into()));
+    assert_eq!(
+        (device.name(), device.architecture().expect("it has one").to_string()),
+        ("cuda:0".into(), "sm_90a".into())
+    );
     assert_eq!((device.threads(), device.memory_free()), (1, Some(1 << 30)));
     assert!((device.stream().timed(|| ()) - 1.5e-3).abs() < 1e-9);
     let error = Device::cuda(3, &BENCH.toolkit).expect_err("there is one");
@@ -161,7 +173,8 @@ fn kernels_are_compiled_once_a_folder_and_damaged_ones_again() {
         assert_eq!(device.launches(), [("elementwise_scale", 1)]);
     };
     scaled();
-    let files = || std::fs::read_dir(&folder).expect("it was made").map(|file| file.unwrap().path()).collect::<Vec<_>>();
+    let files =
+        || std::fs::read_dir(&folder).expect("it was made").map(|file| file.unwrap().path()).collect::<Vec<_>>();
     let [file] = &files()[..] else { panic!("{:?}", files()) };
     let (whole, made) = (std::fs::read(file).unwrap(), file.metadata().unwrap().modified().unwrap());
     scaled();
@@ -185,7 +198,9 @@ fn launches_come_from_any_thread() {
     };
     let expected = norms(&Device::cpu(Some(1)));
     let elsewhere = std::thread::scope(|scope| scope.spawn(|| norms(&device)).join().expect("it works there"));
-    for (what, ours) in [("here", norms(&device)), ("elsewhere", elsewhere), ("inside", device.install(|| norms(&device)))] {
+    for (what, ours) in
+        [("here", norms(&device)), ("elsewhere", elsewhere), ("inside", device.install(|| norms(&device)))]
+    {
         assert_close(what, &ours, &expected, 1e-5);
     }
 }
@@ -204,7 +219,9 @@ fn products_of_every_layout_are_those_of_the_cpu() {
     for precision in [Precision::F32, Precision::Bf16] {
         let (device, cpu) = (open().in_precision(precision), Device::cpu(Some(1)).in_precision(precision));
         for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
-            for (write, shape) in [(Write::Overwrite, (5, 7, 3)), (Write::Accumulate, (9, 2, 17)), (Write::Overwrite, (1, 1, 1))] {
+            for (write, shape) in
+                [(Write::Overwrite, (5, 7, 3)), (Write::Accumulate, (9, 2, 17)), (Write::Overwrite, (1, 1, 1))]
+            {
                 let what = format!("{precision:?} {layout:?} {write:?} {shape:?}");
                 let ours = product(&device.stream(), layout, shape, write);
                 assert_close(&what, &ours, &product(&cpu.stream(), layout, shape, write), 1e-5);

@@ -95,26 +95,15 @@ fn compiler(
     let (library, purpose, package) = ("libnvrtc", "compiles the kernels", "nvidia-cuda-nvrtc");
     let missing = DeviceError::NoLibrary { ordinal, library, purpose, package };
     let compiler = Compiler::find(&toolkit.libraries).ok_or(missing)?;
-    check_compiler(ordinal, driver, compiler, compiler.knows(architecture).then_some(architecture).ok_or(architecture))?;
-    Ok(compiler)
-}
-
-/// A cubin can be loaded by drivers of the compiler's major version and later ones. `architecture` is an error where the compiler
-/// does not know it.
-fn check_compiler(
-    ordinal: usize,
-    driver: Version,
-    compiler: Compiler,
-    architecture: Result<Architecture, Architecture>,
-) -> Result<(), DeviceError> {
     let found = compiler.version;
-    if let Err(unknown) = architecture {
-        return Err(DeviceError::OldCompiler { ordinal, found, architecture: unknown.to_string() });
+    if !compiler.knows(architecture) {
+        return Err(DeviceError::OldCompiler { ordinal, found, architecture: architecture.to_string() });
     }
+    // A cubin can be loaded by drivers of the compiler's major version and later ones.
     if found.major > driver.major {
         return Err(DeviceError::NewCompiler { ordinal, compiler: found, driver });
     }
-    Ok(())
+    Ok(compiler)
 }
 
 fn attribute(device: sys::CUdevice, which: Attribute) -> Result<i32, DriverError> {

@@ -8,7 +8,9 @@ use std::ffi::c_void;
 use std::sync::Mutex;
 
 use cudarc::cublaslt::result::{self, CublasError};
-use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreferenceAttributes_t as Wish};
+use cudarc::cublaslt::sys::{
+    self, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreferenceAttributes_t as Wish,
+};
 
 use crate::accelerator::{Factor, Product};
 use crate::{Layout, Precision, Write};
@@ -203,11 +205,7 @@ impl Plan {
     }
 }
 
-fn set_operation(
-    product: sys::cublasLtMatmulDesc_t,
-    which: Attribute,
-    is_transposed: bool,
-) -> Result<(), CublasError> {
+fn set_operation(product: sys::cublasLtMatmulDesc_t, which: Attribute, is_transposed: bool) -> Result<(), CublasError> {
     let operation = if is_transposed { TRANSPOSED } else { AS_IT_IS };
     // SAFETY: the description lives, and the attribute is an operation.
     unsafe { result::set_matmul_desc_attribute(product, which, (&raw const operation).cast(), size_of_val(&operation)) }
