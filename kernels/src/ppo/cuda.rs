@@ -39,8 +39,7 @@ pub(super) fn answer_loss(
     let (count, Clip { low, high }) = (answers.len(), clip);
     let mut partial = stream.uninit(5 * count);
     let (offsets, sums) = (answers.offsets(), partial.view_mut());
-    let arguments =
-        arguments![offsets, logp, old_logp, advantages, weights, dlogp, sums, narrow(count), low, high];
+    let arguments = arguments![offsets, logp, old_logp, advantages, weights, dlogp, sums, narrow(count), low, high];
     ANSWER_LOSS.launch(stream, Grid::blocks(count.div_ceil(ANSWERS), 32 * ANSWERS as u32), arguments);
     policy_sums(stream, &partial)
 }

@@ -4,10 +4,8 @@ use super::Sampling;
 use crate::accelerator::{Grid, Kernel, Source, arguments, narrow};
 use crate::{Buffer, Stream, View, ViewMut};
 
-pub(crate) static SOURCE: Source = Source::new("sample", include_str!("sample.cu")).including(&[
-    ("philox.cuh", include_str!("../accelerator/philox.cuh")),
-    ("shares.cuh", include_str!("shares.cuh")),
-]);
+pub(crate) static SOURCE: Source = Source::new("sample", include_str!("sample.cu"))
+    .including(&[crate::accelerator::PHILOX, ("shares.cuh", include_str!("shares.cuh"))]);
 static MEASURE: Kernel = Kernel::new(&SOURCE, "sample_measure");
 static LIMIT: Kernel = Kernel::new(&SOURCE, "sample_limit");
 static DRAW: Kernel = Kernel::new(&SOURCE, "sample_draw");

@@ -1,9 +1,10 @@
 //! What training does besides the decoder: advantages, PPO's losses, the optimizer.
 
-use kernels::Segments;
+use half::bf16;
 use kernels::adamw::{self, AdamW};
 use kernels::gae::{self, Discounts};
 use kernels::ppo::{self, Clip, PolicyLoss, ValueLoss};
+use kernels::{Buffer, Device, Segments, Stream};
 
 use crate::reference;
 use crate::support::*;
@@ -15,6 +16,7 @@ on_every_device![
     a_batch_without_weight_teaches_nothing,
     the_value_loss_is_clipped_around_the_old_value,
     adamw_takes_the_papers_steps,
+    adamw_in_half_precision_rounds_at_random_and_is_right_on_average,
 ];
 
 fn advantages_over_ragged_rows(subject: Subject) {
@@ -198,4 +200,63 @@ fn adamw_takes_the_papers_steps(subject: Subject) {
         x
     };
     assert_close("parameters", output(&outputs, "parameters"), &(0..len).map(after).collect::<Vec<_>>(), 1e-6);
+}
+
+const HALF_SETTINGS: AdamW = AdamW {
+    learning_rate: 1e-4,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.1,
+    step: 3,
+    gradient_scale: 0.5,
+};
+
+/// Parameters and moments after a step of float64 from `before`.
+fn exact_step(gradient: f32, before: [f64; 3]) -> [f64; 3] {
+    let (g, [x, m, v]) = (0.5 * f64::from(gradient), before);
+    let (beta1, beta2, rate) = (f64::from(0.9f32), f64::from(0.999f32), f64::from(1e-4f32));
+    let (m, v) = (beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * g * g);
+    let (m_hat, v_hat) = (m / (1.0 - beta1.powi(3)), v / (1.0 - beta2.powi(3)));
+    [x - rate * (m_hat / (v_hat.sqrt() + 1e-8) + f64::from(0.1f32) * x), m, v]
+}
+
+fn adamw_in_half_precision_rounds_at_random_and_is_right_on_average(subject: Subject) {
+    let len = 20_001;
+    let mut random = Random::new(6);
+    let gradient = random.floats(len);
+    let halves = |values: Vec<f32>| values.into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+    let before =
+        [random.floats(len), random.floats(len), random.floats(len).iter().map(|x| x * x).collect()].map(halves);
+    let run = |stream: &Stream| {
+        let gradient = upload(stream, &gradient);
+        let [mut parameters, mut first, mut second] = before.each_ref().map(|values| upload(stream, values));
+        let views = (parameters.view_mut(), first.view_mut(), second.view_mut());
+        adamw::step_half(stream, &HALF_SETTINGS, 77, gradient.view(), views.0, views.1, views.2);
+        let values = |buffer: &Buffer<bf16>| stream.download(buffer.view()).iter().map(|half| half.to_f32()).collect();
+        vec![("parameters", values(&parameters)), ("first", values(&first)), ("second", values(&second))]
+    };
+    let outputs = subject.run(run);
+    for (which, name) in ["parameters", "first", "second"].into_iter().enumerate() {
+        let (mut drift, mut moved) = (0.0, 0);
+        for (index, &after) in output(&outputs, name).iter().enumerate() {
+            let start = before.each_ref().map(|values| values[index].to_f64());
+            let exact = exact_step(gradient[index], start)[which];
+            let digit = (exact.abs().log2().floor() - 7.0).exp2(); // a unit in the last of a bf16's 8 digits
+            let error = (f64::from(after) - exact) / digit;
+            assert!(error.abs() < 1.001, "{name}[{index}]: {after} for {exact}");
+            drift += error;
+            moved += usize::from(f64::from(after) != start[which]);
+        }
+        // The error's variance is below 1/4.
+        let bound = 5.0 * 0.5 / (len as f64).sqrt();
+        assert!((drift / len as f64).abs() < bound, "{name}: {} of a digit on average", drift / len as f64);
+        assert!(moved > 0, "{name} stood still");
+    }
+    let reference = run(&Device::cpu(Some(1)).stream());
+    let differ = |(a, b): &(&f32, &f32)| a != b;
+    for (name, values) in &outputs {
+        let differing = values.iter().zip(output(&reference, name)).filter(differ).count();
+        assert!(differing * 1000 <= len, "{name}: {differing} of {len} differ from the CPU's");
+    }
 }

@@ -5,6 +5,7 @@ mod attention;
 mod learning;
 mod linear;
 mod preferences;
+mod products;
 mod reference;
 mod rows;
 mod sampling;

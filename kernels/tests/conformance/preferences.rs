@@ -114,8 +114,14 @@ fn preferences_are_a_logistic_loss_on_the_margin(subject: Subject) {
         };
         let (loss, at) = (*losses.lock().unwrap(), wide(&logp));
         assert!((loss.loss - total(&at)).abs() < 1e-9, "{loss:?}");
-        assert!((loss.chosen - (0..LENGTHS.len() / 2).map(|pair| reward(&at, 2 * pair)).sum::<f64>()).abs() < 1e-9, "{loss:?}");
-        assert!((loss.rejected - (0..LENGTHS.len() / 2).map(|pair| reward(&at, 2 * pair + 1)).sum::<f64>()).abs() < 1e-9, "{loss:?}");
+        assert!(
+            (loss.chosen - (0..LENGTHS.len() / 2).map(|pair| reward(&at, 2 * pair)).sum::<f64>()).abs() < 1e-9,
+            "{loss:?}"
+        );
+        assert!(
+            (loss.rejected - (0..LENGTHS.len() / 2).map(|pair| reward(&at, 2 * pair + 1)).sum::<f64>()).abs() < 1e-9,
+            "{loss:?}"
+        );
         let right = (0..LENGTHS.len() / 2).filter(|pair| reward(&at, 2 * pair) > reward(&at, 2 * pair + 1)).count();
         assert_eq!(loss.right, right as f64);
         assert_gradient("dlogp", output(&outputs, "dlogp"), &logp, |logp| 0.5 * total(logp));

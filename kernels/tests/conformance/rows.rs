@@ -144,7 +144,8 @@ fn views_may_begin_anywhere(subject: Subject) {
     let len = rows * width;
     let mut random = Random::new(17);
     let (x, weight) = (random.floats(len), random.floats(width));
-    let behind = |stream: &Stream, first: usize, values: &[f32]| upload(stream, &[&vec![f32::NAN; first], values].concat());
+    let behind =
+        |stream: &Stream, first: usize, values: &[f32]| upload(stream, &[&vec![f32::NAN; first], values].concat());
     for first in 1..=4 {
         let outputs = subject.run(|stream| {
             let (input, factors) = (behind(stream, first, &x), behind(stream, first, &weight));

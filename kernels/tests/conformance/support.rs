@@ -233,13 +233,7 @@ pub fn assert_gradient(what: &str, actual: &[f32], at: &[f32], loss: impl Fn(&[f
 }
 
 /// The same to another tolerance.
-pub fn assert_gradient_within(
-    what: &str,
-    actual: &[f32],
-    at: &[f32],
-    tolerance: f64,
-    loss: impl Fn(&[f64]) -> f64,
-) {
+pub fn assert_gradient_within(what: &str, actual: &[f32], at: &[f32], tolerance: f64, loss: impl Fn(&[f64]) -> f64) {
     assert_eq!(actual.len(), at.len(), "{what}: lengths differ");
     let mut random = Random::new(at.len() as u64);
     let coordinates: Vec<usize> = if at.len() <= COORDINATES {
