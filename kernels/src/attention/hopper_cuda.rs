@@ -6,8 +6,11 @@ use super::cuda::{sizes, tiles};
 use crate::accelerator::{Argument, Kernel, Source, TensorMap, TensorMapShape, arguments};
 use crate::{Heads, Segments, Stream, View, ViewMut};
 
-static HEADERS: &[(&str, &str)] =
-    &[("half.cuh", include_str!("half.cuh")), ("hopper.cuh", include_str!("../accelerator/hopper.cuh"))];
+static HEADERS: &[(&str, &str)] = &[
+    ("half.cuh", include_str!("half.cuh")),
+    ("hopper_tiles.cuh", include_str!("hopper_tiles.cuh")),
+    ("hopper.cuh", include_str!("../accelerator/hopper.cuh")),
+];
 pub(crate) static FORWARD_SOURCE: Source =
     Source::new("hopper_forward", include_str!("hopper_forward.cu")).including(HEADERS).hopper_only();
 

@@ -1,29 +1,22 @@
 // Causal grouped-query attention over packed documents on sm_90a: bf16 factors, f32 sums, with copies by the tensor memory
 // accelerator, products of warpgroups and one warpgroup that only copies (Shah et al., "FlashAttention-3", 2024).
-// Shapes: half.cuh, with heads exactly D wide.
+// Tiles and shapes: hopper_tiles.cuh.
 //
 // A block owns 64 query rows for each of its two (D 96, 128) or three (D 64) consumers: FlashAttention-3's tiles, 128 or
 // 192 queries and 128 keys. Keys and values pass through two stages each. A consumer issues the scores of the next keys
 // before it multiplies this tile's shares with values, so exponentials run beside products; so do the consumers beside
-// each other. Bound by the tensor cores. Rows behind a document's end are copied too (they are the next one's): as keys
-// they are hidden, as queries never stored.
-#include "half.cuh"
-#include "hopper.cuh"
+// each other. Bound by the tensor cores. Rows behind a document's end are hidden as keys and not stored as queries.
+#include "hopper_tiles.cuh"
 
-constexpr int key_rows = 128;   // of a tile of keys or values
-constexpr int stages = 2;
-constexpr int consumer_rows = 64;
-constexpr int box_rows = 64;    // of the tensor map's box, 64 columns wide
-constexpr int row_bytes = 128;  // of a panel
-constexpr int group_threads = 128;
+constexpr int key_rows = 128;  // of a tile of keys or values
 
 template <int D> constexpr int consumers = D == 64 ? 3 : 2;
 // Registers of a thread after the hand-over: 65,536 for all.
 template <int D> constexpr int producer_registers = D == 64 ? 32 : 24;
 template <int D> constexpr int consumer_registers = D == 64 ? 160 : 240;
-template <int D> constexpr int panels = (D + 63) / 64;
-template <int D> constexpr int query_bytes = panels<D> * consumers<D> * consumer_rows * row_bytes;
-template <int D> constexpr int key_bytes = panels<D> * key_rows * row_bytes;
+template <int D> constexpr int query_rows = consumers<D> * consumer_rows;  // of a block
+template <int D> constexpr int query_bytes = panel_tile_bytes<D, query_rows<D>>;
+template <int D> constexpr int key_bytes = panel_tile_bytes<D, key_rows>;
 
 // Tiles and, behind them, barriers.
 template <int D> struct Shared {
@@ -42,9 +35,6 @@ template <int D> struct Shared {
     MEMBER SharedAddress values_empty(int step) const { return barrier(1 + 3 * stages + step % stages); }
 };
 
-// A barrier's phase of the step that fills or empties a stage.
-DEVICE u32 parity(int step) { return step / stages & 1; }
-
 template <int D> DEVICE void init_barriers(const Shared<D>& shared) {
     if (thread_index() == 0) {
         transfer_barrier_init(shared.queries_full(), 1);
@@ -59,16 +49,6 @@ template <int D> DEVICE void init_barriers(const Shared<D>& shared) {
     block_barrier();
 }
 
-// Starts copying R rows of a head from row `row` of T on; `column` is the head's first.
-template <int D, int R>
-DEVICE void load_rows(SharedAddress tile, const TensorMap* map, int column, int row, SharedAddress full) {
-    transfer_barrier_expect(full, panels<D> * R * row_bytes);
-    for (int panel = 0; panel < panels<D>; panel++) {
-        for (int first = 0; first < R; first += box_rows)
-            load_tile(tile + (panel * R + first) * row_bytes, map, column + 64 * panel, row + first, full);
-    }
-}
-
 // Where a block's work lies.
 struct Work {
     Document document;
@@ -79,47 +59,35 @@ struct Work {
 // The one thread that copies.
 template <int D> DEVICE void produce(const Shared<D>& shared, const TensorMap* map, const Work& work, int steps) {
     int row = (int)work.document.first;
-    load_rows<D, consumers<D> * consumer_rows>(shared.queries(), map, work.head * D, row + work.tile, shared.queries_full());
-    for (int step = 0; step < steps; step++) {
+    transfer_barrier_expect(shared.queries_full(), query_bytes<D>);
+    load_rows<D, query_rows<D>>(shared.queries(), map, work.head * D, row + work.tile, shared.queries_full());
+    for (int step = 0; step < steps; step++, row += key_rows) {
         transfer_barrier_wait(shared.keys_empty(step), parity(step) ^ 1);
-        load_rows<D, key_rows>(shared.keys(step), map, work.key_column, row + step * key_rows, shared.keys_full(step));
+        transfer_barrier_expect(shared.keys_full(step), key_bytes<D>);
+        load_rows<D, key_rows>(shared.keys(step), map, work.key_column, row, shared.keys_full(step));
         transfer_barrier_wait(shared.values_empty(step), parity(step) ^ 1);
-        load_rows<D, key_rows>(shared.values(step), map, work.value_column, row + step * key_rows, shared.values_full(step));
+        transfer_barrier_expect(shared.values_full(step), key_bytes<D>);
+        load_rows<D, key_rows>(shared.values(step), map, work.value_column, row, shared.values_full(step));
     }
-}
-
-// A stage is free once every warp of every consumer has said so.
-DEVICE void release(SharedAddress empty) {
-    warp_barrier();
-    if (lane_index() == 0) transfer_barrier_arrive(empty);
 }
 
 constexpr int score_count = key_rows / 2;  // of a thread: two rows of 128 keys over four threads
-constexpr int share_groups = key_rows / 16;
 
-// Issues scores[64, 128] = queries of this consumer · keysᵀ.
+// Issues scores[64, 128] of this consumer's queries and the keys of a step.
 template <int D>
 DEVICE void issue_scores(float (&scores)[score_count], const Shared<D>& shared, int consumer, int step) {
+    transfer_barrier_wait(shared.keys_full(step), parity(step));
     warpgroup_fence(scores);
-    UNROLL
-    for (int k = 0; k < D / 16; k++) {
-        SharedAddress queries = shared.queries() + (k / 4 * consumers<D> + consumer) * consumer_rows * row_bytes;
-        SharedAddress keys = shared.keys(step) + k / 4 * key_rows * row_bytes;
-        warpgroup_multiply<key_rows>(scores, rows_descriptor(queries, k % 4 * 16), rows_descriptor(keys, k % 4 * 16), k > 0);
-    }
+    issue_by_rows<D, query_rows<D>, key_rows>(scores, shared.queries(), consumer * consumer_rows, shared.keys(step));
     warpgroup_commit();
 }
 
-// Issues sums[64, D] += shares[64, 128] · values.
+// Issues sums[64, D] += shares[64, 128] · values of a step.
 template <int D>
-DEVICE void issue_values(float (&sums)[D / 2], u32 (&shares)[share_groups][4], const Shared<D>& shared, int step) {
-    UNROLL
-    for (int k = 0; k < share_groups; k++) pin_registers(shares[k]);
+DEVICE void issue_values(float (&sums)[D / 2], const Factors<key_rows>& shares, const Shared<D>& shared, int step) {
+    transfer_barrier_wait(shared.values_full(step), parity(step));
     warpgroup_fence(sums);
-    UNROLL
-    for (int k = 0; k < share_groups; k++)
-        warpgroup_multiply_registers<D, true>(
-            sums, shares[k], turned_descriptor(shared.values(step), 16 * k, key_rows * row_bytes), true);
+    issue_by_columns<D, key_rows>(sums, shares, shared.values(step));
     warpgroup_commit();
 }
 
@@ -152,14 +120,6 @@ DEVICE void hide(float (&scores)[score_count], int row) {
         if (column_of(n / 4, n % 4) > row + row_of(n % 4)) scores[n] = -infinity();
 }
 
-DEVICE void pack_shares(u32 (&shares)[share_groups][4], const float (&scores)[score_count]) {
-    UNROLL
-    for (int k = 0; k < share_groups; k++) {
-        UNROLL
-        for (int x = 0; x < 4; x++) shares[k][x] = pack_bf16(scores[8 * k + 2 * x], scores[8 * k + 2 * x + 1]);
-    }
-}
-
 // Makes shares of scores that have arrived for step `step`; `row` is this warp's first query row in the document.
 DEVICE void finish_scores(float (&scores)[score_count], Softmax& softmax, float (&rescale)[2], int row, int step,
                           float scale) {
@@ -170,22 +130,19 @@ DEVICE void finish_scores(float (&scores)[score_count], Softmax& softmax, float 
 
 // Writes what a warp's rows have summed, those in the document.
 template <int D>
-DEVICE void store(const Output& out, float* lse, const Work& work, int row, const float (&sums)[D / 2],
-                  const Softmax& softmax, float scale) {
+DEVICE void finish(const Output& out, float* lse, const Work& work, int row, const float (&sums)[D / 2],
+                   const Softmax& softmax, float scale) {
+    u64 first = work.document.first + row;
+    int rows = work.document.rows - row;
+    float parts[2];
     UNROLL
     for (int r = 0; r < 2; r++) {
-        float sum = total(softmax, r), part = 1.0f / sum;
-        int mine = row + row_of(2 * r);
-        if (mine >= work.document.rows) continue;
-        u64 index = work.document.first + mine;
-        if (fragment_column() == 0)
-            lse[index * out.heads + work.head] = softmax.largest[r] * scale + logarithm2_fast(sum) * ln_2;
-        UNROLL
-        for (int n = 0; n < D / 8; n++) {
-            Pair pair = {sums[4 * n + 2 * r] * part, sums[4 * n + 2 * r + 1] * part};
-            store_pair(out, index, work.head, column_of(n, 0), pair);
-        }
+        float sum = total(softmax, r);
+        parts[r] = 1.0f / sum;
+        if (fragment_column() == 0 && row_of(2 * r) < rows)
+            lse[(first + row_of(2 * r)) * out.heads + work.head] = softmax.largest[r] * scale + logarithm2_fast(sum) * ln_2;
     }
+    store_consumer<D>(out, sums, parts, first, rows, work.head);
 }
 
 // One warpgroup's 64 query rows over `steps` tiles of keys.
@@ -194,22 +151,19 @@ DEVICE void consume(const Shared<D>& shared, const Work& work, int consumer, int
                     float scale) {
     int row = work.tile + consumer * consumer_rows + warp_index() % 4 * warp_rows;  // this warp's first
     float scores[score_count], sums[D / 2], rescale[2];
-    u32 shares[share_groups][4];
+    Factors<key_rows> shares;
     Softmax softmax = {{-infinity(), -infinity()}, {0.0f, 0.0f}};
     UNROLL
     for (int n = 0; n < D / 2; n++) sums[n] = 0.0f;
 
     transfer_barrier_wait(shared.queries_full(), 0);
-    transfer_barrier_wait(shared.keys_full(0), 0);
     issue_scores<D>(scores, shared, consumer, 0);
     warpgroup_wait<0>(scores);
     release(shared.keys_empty(0));
     finish_scores(scores, softmax, rescale, row, 0, scale);
-    pack_shares(shares, scores);
+    pack<key_rows>(shares, scores);
     for (int step = 1; step < steps; step++) {
-        transfer_barrier_wait(shared.keys_full(step), parity(step));
         issue_scores<D>(scores, shared, consumer, step);
-        transfer_barrier_wait(shared.values_full(step - 1), parity(step - 1));
         issue_values<D>(sums, shares, shared, step - 1);
         warpgroup_wait<1>(scores);
         release(shared.keys_empty(step));
@@ -218,12 +172,22 @@ DEVICE void consume(const Shared<D>& shared, const Work& work, int consumer, int
         release(shared.values_empty(step - 1));
         UNROLL
         for (int n = 0; n < D / 2; n++) sums[n] *= rescale[n / 2 % 2];
-        pack_shares(shares, scores);
+        pack<key_rows>(shares, scores);
     }
-    transfer_barrier_wait(shared.values_full(steps - 1), parity(steps - 1));
     issue_values<D>(sums, shares, shared, steps - 1);
     warpgroup_wait<0>(sums);
-    store<D>(out, lse, work, row, sums, softmax, scale);
+    release(shared.values_empty(steps - 1));
+    finish<D>(out, lse, work, row, sums, softmax, scale);
+}
+
+// Frees the stages of later keys, which are hidden from all of this consumer's rows.
+template <int D> DEVICE void pass(const Shared<D>& shared, int from, int steps) {
+    for (int step = from; step < steps; step++) {
+        transfer_barrier_wait(shared.keys_full(step), parity(step));
+        release(shared.keys_empty(step));
+        transfer_barrier_wait(shared.values_full(step), parity(step));
+        release(shared.values_empty(step));
+    }
 }
 
 // blocks: x head, y tile of query rows from the last on (it sees most), z document; a warpgroup that copies, then the
@@ -231,26 +195,24 @@ DEVICE void consume(const Shared<D>& shared, const Work& work, int consumer, int
 template <int D>
 DEVICE void forward(SharedAddress start, const TensorMap* map, const u32* offsets, const Output& out, float* lse,
                     Heads heads, float scale) {
-    constexpr int tile_rows = consumers<D> * consumer_rows;
     Document document = document_of_block(offsets);
     int key_head = heads.query + block_x() / group(heads);
     Work work = {document, block_x(), key_head * D, (key_head + heads.key_value) * D,
-                 (grid_y() - 1 - block_y()) * tile_rows};
+                 (grid_y() - 1 - block_y()) * query_rows<D>};
     if (work.tile >= document.rows) return;
     Shared<D> shared = {start};
     init_barriers(shared);
-    int part = warp_index() / 4;
+    int last = work.tile + query_rows<D> < document.rows ? work.tile + query_rows<D> : document.rows;
+    int steps = ceiling_divide(last, key_rows), part = warp_index() / 4;
     if (part == 0) {
         registers_decrease<producer_registers<D>>();
-        int last = work.tile + tile_rows < document.rows ? work.tile + tile_rows : document.rows;
-        if (thread_index() == 0) produce(shared, map, work, ceiling_divide(last, key_rows));
+        if (thread_index() == 0) produce(shared, map, work, steps);
     } else {
         registers_increase<consumer_registers<D>>();
-        // Later tiles of keys are hidden from all of this consumer's rows.
-        int last = work.tile + part * consumer_rows;
-        if (last > document.rows) last = document.rows;
-        int steps = ceiling_divide(last, key_rows);
-        consume(shared, work, part - 1, steps, out, lse, scale);
+        int seen = ceiling_divide(work.tile + part * consumer_rows, key_rows);
+        if (seen > steps) seen = steps;
+        consume(shared, work, part - 1, seen, out, lse, scale);
+        pass(shared, seen, steps);
     }
 }
 
