@@ -9,7 +9,8 @@
 
 namespace emulator {
 
-constexpr u32 poison_bits = 0xffffffffu;
+// A signalling NaN: arithmetic makes it quiet, so that even `sum = sum + x` is seen.
+constexpr u32 poison_bits = 0xffbfffffu;
 
 void Products::reset() {
     threads.clear(), operations.clear(), free_operations.clear();
@@ -160,7 +161,7 @@ static HiddenSums& hide(float* sums, const ProductRequest& request, Place place)
     if (!named) block().fail(place, "`warpgroup_multiply`: the fence before did not name these accumulators");
     thread.hidden.push_back({sums, request.n / 2, 0, {}});
     std::copy(sums, sums + request.n / 2, thread.hidden.back().values);
-    std::memset(sums, poison, request.n / 2 * sizeof(float));
+    for (int index = 0; index < request.n / 2; index++) std::memcpy(&sums[index], &poison_bits, sizeof poison_bits);
     return thread.hidden.back();
 }
 

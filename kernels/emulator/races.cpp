@@ -34,22 +34,23 @@ bool Races::knows(int thread, Epoch epoch) const {
 }
 
 void Races::report(Block& block, int thread, const char* does, Epoch other, const char* did, u32 address, Place place) {
-    std::string who = static_cast<int>(other.actor) < block.threads
-                          ? "thread " + std::to_string(other.actor) + " has " + did
-                          : std::string("a copy has ") + did;
-    block.fail(place, "race: thread %d %s shared address %u that %s, with nothing between that orders them; the last word",
-               thread, does, address, who.c_str());
+    bool is_thread = static_cast<int>(other.actor) < block.threads;
+    std::string who = is_thread ? "thread " + std::to_string(other.actor) : std::string("a load");
+    if (other.time == time_in_flight) who = "a copy of " + who;
+    const char* rest = place.line ? "; the thread's last word was" : "; no word came before,";
+    block.fail(place, "race: thread %d %s shared address %u that %s %s, and nothing orders the two%s", thread, does, address,
+               who.c_str(), other.time == time_in_flight ? "is writing" : did, rest);
 }
 
 void Races::check(Block& block, int thread, Cell& cell, bool writes, u32 address, Place place) {
     const char* does = writes ? "writes" : "reads";
     if (!knows(thread, cell.write))
-        report(block, thread, does, cell.write, cell.write.time == time_in_flight ? "under way" : "written", address, place);
+        report(block, thread, does, cell.write, "has written", address, place);
     if (!writes) return;
-    if (!knows(thread, cell.read)) report(block, thread, does, cell.read, "read", address, place);
+    if (!knows(thread, cell.read)) report(block, thread, does, cell.read, "has read", address, place);
     if (cell.more_readers == 0) return;
     for (Epoch reader : readers[cell.more_readers - 1])
-        if (!knows(thread, reader)) report(block, thread, does, reader, "read", address, place);
+        if (!knows(thread, reader)) report(block, thread, does, reader, "has read", address, place);
 }
 
 void Races::read(Block& block, int thread, u32 address, u32 bytes, Place place) {

@@ -267,6 +267,10 @@ std::string Transfers::leftovers() const {
         if (barrier.bytes != 0)
             return "the barrier at " + std::to_string(barrier.address) + " ends expecting " +
                    std::to_string(barrier.bytes) + " bytes";
+    for (const TransferBarrier& barrier : barriers)
+        if (barrier.pending != barrier.arrivals)
+            return "the barrier at " + std::to_string(barrier.address) + " ends inside a phase: " +
+                   std::to_string(barrier.pending) + " of " + std::to_string(barrier.arrivals) + " arrivals are missing";
     return "";
 }
 
