@@ -246,15 +246,17 @@ fn gradients_of_hidden_need_none_of_the_weights(subject: Subject) {
     }
 }
 
-/// Tokens × vocabulary of the smallest float are more than all that is ever allocated beside inputs and outputs.
+/// All that is allocated, inputs and outputs included, is less than tokens × vocabulary in bf16. A GPU's count is of all
+/// tests together, so it says nothing of one.
 fn logits_are_never_stored(subject: Subject) {
-    let case = Case::new((300, 33_000, 2, 1.0));
+    let (rows, vocabulary) = (33, 24_000);
+    let case = Case::new((rows, vocabulary, 1, 1.0));
     for precision in [Precision::F32, Precision::Bf16] {
         subject.run_in(precision, |stream| {
             let outputs = case.run(stream, false);
-            if let Some((_, most)) = stream.device().memory_used() {
-                let logits_bytes = (300 * 33_000 * size_of::<u16>()) as u64;
-                assert!(most < logits_bytes, "{most} bytes in {precision:?}, logits would be {logits_bytes} in bf16");
+            if let Some((_, most)) = stream.device().memory_used().filter(|_| subject != Subject::Cuda) {
+                let logits_bytes = (rows * vocabulary * size_of::<u16>()) as u64;
+                assert!(most < logits_bytes, "{most} bytes in {precision:?}, logits would be {logits_bytes}");
             }
             outputs
         });
