@@ -9,6 +9,7 @@ import sys
 
 WARM_UPS = 5
 RUNS = 21
+DEVICE = "cuda"
 
 
 def time_milliseconds(torch, work):
@@ -34,7 +35,7 @@ class Peers:
         self.functional = torch.nn.functional
 
     def random(self, *shape, dtype=None, grad=False):
-        values = self.torch.rand(*shape, device="cuda") - 0.5
+        values = self.torch.rand(*shape, device=DEVICE) - 0.5
         return values.to(dtype or self.torch.float32).requires_grad_(grad)
 
     def backward(self, output, inputs):
@@ -75,7 +76,7 @@ class Peers:
 
     def embedding(self, way, rows, width, vocabulary):
         table = self.random(vocabulary, width, grad=True)
-        rows = self.torch.arange(rows, device="cuda")
+        rows = self.torch.arange(rows, device=DEVICE)
         tokens = self.torch.where(rows % 2 == 0, 1, rows * 7919 % vocabulary)
         yield from self.eager_and_compiled("F.embedding", lambda table: self.functional.embedding(tokens, table), way, (table,))
 
@@ -89,7 +90,7 @@ class Peers:
         rewards, values = self.random(episodes, steps), self.random(episodes, steps)
 
         def loop():
-            following, advantage = self.torch.zeros(episodes, device="cuda"), self.torch.zeros(episodes, device="cuda")
+            following, advantage = self.torch.zeros(episodes, device=DEVICE), self.torch.zeros(episodes, device=DEVICE)
             advantages = []
             for step in range(steps - 1, -1, -1):
                 advantage = rewards[:, step] + 0.99 * following - values[:, step] + 0.99 * 0.95 * advantage
@@ -130,7 +131,7 @@ class Peers:
 
     def rope(self, documents, tokens, query_heads, key_value_heads, head_width):
         x = self.random(documents, query_heads + key_value_heads, tokens, head_width)
-        angles = self.torch.rand(tokens, head_width // 2, device="cuda")
+        angles = self.torch.rand(tokens, head_width // 2, device=DEVICE)
         cosines, sines = angles.cos(), angles.sin()
 
         def rotate(x):
@@ -148,7 +149,7 @@ class Peers:
     def logprob(self, way, rows, vocabulary, width):
         half = self.torch.bfloat16
         hidden, weight = self.random(rows, width, dtype=half, grad=True), self.random(vocabulary, width, dtype=half, grad=True)
-        targets = self.torch.arange(rows, device="cuda") * 7919 % vocabulary
+        targets = self.torch.arange(rows, device=DEVICE) * 7919 % vocabulary
 
         def gathered(hidden, weight):
             logits = (hidden @ weight.T).float()
@@ -156,15 +157,25 @@ class Peers:
 
         yield from self.eager_and_compiled("log_softmax and gather", gathered, way, (hidden, weight))
 
-    def sample(self, rows, vocabulary):
+    def sample(self, way, rows, vocabulary):
         logits = self.random(rows, vocabulary)
-        yield "softmax and multinomial", lambda: self.torch.multinomial(self.torch.softmax(logits, dim=-1), 1)
+
+        def draw():
+            return self.torch.multinomial(self.torch.softmax(logits, dim=-1), 1)
+
+        def draw_of_likeliest():
+            shares, order = self.torch.softmax(logits, dim=-1).sort(dim=-1, descending=True)
+            shares = shares.where(shares.cumsum(dim=-1) - shares < 0.95, 0.0)
+            return order.gather(1, self.torch.multinomial(shares, 1))
+
+        yield ("softmax and multinomial", draw) if way == "plain" else ("sort, cumsum and multinomial", draw_of_likeliest)
 
 
 def method_and_way(name):
-    """`norm forward, 7B` is timed by `norm` with the way `forward`; `adamw` has no way."""
+    """`norm forward, 7B` is timed by `norm` with the way `forward`; `adamw` has no way, `sample` a plain one."""
     words = name.split(",")[0].split()
-    return (words[0], words[1]) if len(words) > 1 and words[0] != "sample" else (words[0], None)
+    ways = words[1:] or (["plain"] if words[0] == "sample" else [None])
+    return words[0], ways[0]
 
 
 def peers_of(torch, case):
