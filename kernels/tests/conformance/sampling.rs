@@ -105,7 +105,7 @@ fn expected(sampling: &Sampling, logits: &[f32], uniform: f64) -> Option<u32> {
     for token in candidates() {
         if left < shares[token] {
             let edges = [left, shares[token] - left];
-            let inner = [Some(token) != candidates().next(), Some(token) != candidates().last()];
+            let inner = [Some(token) != candidates().next(), Some(token) != candidates().next_back()];
             let close = edges.iter().zip(inner).any(|(&edge, inner)| inner && edge < CLEAR * total);
             return (!close).then_some(token as u32);
         }

@@ -3,7 +3,7 @@
 #[cfg(feature = "emulator")]
 use kernels::{Architecture, Emulation, Schedule};
 use kernels::{Buffer, Device, Element, Precision, Stream, Toolkit, philox};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Largest relative error of an operation's output, ‖difference‖ / ‖reference‖, on every device.
@@ -129,7 +129,7 @@ fn open_cuda() -> Option<Device> {
     let folder = std::env::var_os("KERNELS_CUDA").map(PathBuf::from);
     let libraries = std::env::var_os("KERNELS_CUDA_LIBRARIES").unwrap_or_default();
     let toolkit = Toolkit {
-        cubins: folder.clone().unwrap_or_else(|| std::env::temp_dir().join("kernels-conformance")),
+        cubins: folder.clone().unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins")),
         libraries: std::env::split_paths(&libraries).filter(|path| path.is_absolute()).collect(),
     };
     match Device::cuda(0, &toolkit) {
