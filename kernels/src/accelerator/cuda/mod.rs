@@ -187,7 +187,9 @@ impl Accelerator for Cuda {
         // living views, and what is freed later is freed on the same stream.
         let outcome =
             unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.stream, &mut values) };
-        self.succeed(&format!("launching `{}` on {grid:?}", kernel.name), outcome);
+        if let Err(error) = outcome {
+            self.stop(&format!("launching `{}` on {grid:?}", kernel.name), said(error));
+        }
     }
 
     fn product(&self, product: &Product) -> bool {
@@ -222,7 +224,9 @@ impl Accelerator for Cuda {
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
         };
-        self.succeed(&format!("describing {shape:?}"), outcome.result());
+        if let Err(error) = outcome.result() {
+            self.stop(&format!("describing {shape:?}"), said(error));
+        }
         TensorMap(map.opaque)
     }
 
