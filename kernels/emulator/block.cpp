@@ -78,7 +78,7 @@ void Block::start_threads() {
     ASAN_POISON_MEMORY_REGION(shared + shared_bytes, shared_arena_bytes - shared_bytes);
     statics.clear(), static_end = static_shared_start;
     for (Barrier& barrier : barriers) barrier = Barrier();
-    transfers->reset(), products->reset();
+    transfers->reset(), products->reset(), loads_in_flight = 0;
     if (is_tracing) races->start_block(*this);
     for (int thread = 0; thread < threads; thread++) {
         Fiber& fiber = fibers[thread];
@@ -143,7 +143,7 @@ static int lowest_bit(u32 bits) { return __builtin_ctz(bits); }
 
 // Ascending and descending orders let one warp run as far ahead as it can; a shuffle stays with a warp for a while.
 Fiber* Block::pick() {
-    let_loads_land(true);
+    if (loads_in_flight) let_loads_land(true);
     if (ready_warps == 0) return nullptr;
     int warp = 0;
     switch (schedule.order) {

@@ -30,7 +30,7 @@ struct Place {
     static constexpr Place here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
         return {file, line};
     }
-    bool operator==(const Place& other) const { return line == other.line && std::strcmp(file, other.file) == 0; }
+    bool operator==(const Place& other) const { return line == other.line && (file == other.file || !std::strcmp(file, other.file)); }
 };
 
 // A copy into shared memory that its thread has not waited for.
@@ -113,6 +113,7 @@ class Block {
     Fiber* current = nullptr;
     unsigned char* shared = nullptr;
     std::string fault;
+    int loads_in_flight = 0;
     std::unique_ptr<Transfers> transfers;
     std::unique_ptr<Products> products;
     std::unique_ptr<Races> races;

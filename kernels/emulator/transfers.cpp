@@ -113,11 +113,13 @@ void Transfers::start(Block& block, Load load, const char* word) {
         std::memset(target, poison, piece.bytes);
     }
     loads.push_back(std::move(load));
+    block.loads_in_flight++;
 }
 
 void Transfers::land(Block& block, std::size_t index) {
     Load load = std::move(loads[index]);
     loads.erase(loads.begin() + index);
+    block.loads_in_flight--;
     for (const Piece& piece : load.pieces) std::memcpy(block.shared + piece.to, &load.data[piece.from], piece.bytes);
     if (is_tracing) {
         u32 actor = block.threads + load.barrier, time = ++block.races->landings[load.barrier];
