@@ -59,6 +59,7 @@ impl Bench {
         std::fs::rename(folder.join("libcublasLt.so"), folder.join("libcublasLt.so.13")).expect("it was made");
         // SAFETY: our own library, whose types are those of driver.cpp.
         let driver = unsafe { Library::new(driver) }.expect("it was made");
+        // SAFETY: its type in driver.cpp; the functions live as long as the process.
         unsafe {
             let take = driver.get::<unsafe extern "C" fn(*const c_void, *const c_void, *const c_void)>(b"driver_use");
             let functions = [emulator_launch as *const c_void, emulator_parameters as *const c_void];
@@ -175,7 +176,8 @@ fn kernels_are_compiled_once_a_folder_and_damaged_ones_again() {
     scaled();
     let files =
         || std::fs::read_dir(&folder).expect("it was made").map(|file| file.unwrap().path()).collect::<Vec<_>>();
-    let [file] = &files()[..] else { panic!("{:?}", files()) };
+    let found = files();
+    let [file] = &found[..] else { panic!("{found:?}") };
     let (whole, made) = (std::fs::read(file).unwrap(), file.metadata().unwrap().modified().unwrap());
     scaled();
     assert_eq!(file.metadata().unwrap().modified().unwrap(), made, "it was compiled again");

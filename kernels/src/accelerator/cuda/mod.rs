@@ -268,7 +268,9 @@ impl Drop for Cuda {
         unsafe {
             let _ = result::ctx::set_current(self.context);
             let _ = result::stream::synchronize(self.stream);
-            self.products.close();
+            if let Some(workspace) = self.products.close() {
+                let _ = self.memory.free(workspace, self.stream);
+            }
             self.modules.unload();
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.found.device);

@@ -106,9 +106,11 @@ impl Products {
         self.opened.lock().expect("nothing panics inside")
     }
 
+    /// Returns the workspace, which is to be freed.
+    ///
     /// # Safety
-    /// No product is running or asked for any more. The workspace goes with the context.
-    pub(super) unsafe fn close(&self) {
+    /// No product is running or asked for any more.
+    pub(super) unsafe fn close(&self) -> Option<u64> {
         let mut opened = self.lock();
         for (_, plan) in opened.plans.drain() {
             // SAFETY: made by `Plan::new`, destroyed once.
@@ -118,6 +120,7 @@ impl Products {
             // SAFETY: made by `compute`, destroyed once.
             let _ = unsafe { result::destroy_handle(handle) };
         }
+        opened.workspace.take()
     }
 }
 
