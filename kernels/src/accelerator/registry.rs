@@ -8,6 +8,7 @@ pub(crate) static SOURCES: &[&Source] = &[
     &crate::attention::cuda::SOURCE,
     &crate::attention::half_cuda::BACKWARD_SOURCE,
     &crate::attention::half_cuda::FORWARD_SOURCE,
+    &crate::attention::hopper_cuda::BACKWARD_SOURCE,
     &crate::attention::hopper_cuda::FORWARD_SOURCE,
     &crate::attention::paged_cuda::SOURCE,
     &crate::bias::cuda::SOURCE,

@@ -129,7 +129,7 @@ pub(super) fn backward_of_f32(
     (qkv, lse, delta, dout): (View<'_, f32>, View<'_, f32>, View<'_, f32>, View<'_, f32>),
     dqkv: ViewMut<'_, f32>,
 ) {
-    let wide = Heads { width: padded(heads.width), ..heads };
+    let wide = packed(stream, heads);
     let shape = Shape { heads: wide, out_width: heads.width, scale: scale(heads), segments };
     let pack = |source| pack(stream, heads.width, wide.width, source);
     let (qkv, dout) = (pack(qkv), pack(dout));
@@ -160,6 +160,10 @@ fn launch_backward(
     [half, full]: [Argument; 2],
 ) {
     let Shape { heads, out_width, scale, segments } = shape;
+    if hopper_cuda::fits(stream, heads) {
+        let saved = (qkv, lse, delta, dout);
+        return hopper_cuda::backward(stream, heads, segments, saved, ([half, full], out_width), scale);
+    }
     let (kernels, [query, key_value, width]) = (Kernels::for_width(heads.width), sizes(heads));
     let launch = |kernel: &'static Kernel, grid: Grid| {
         let (offsets, out_width) = (segments.offsets(), out_width as u32);
@@ -178,7 +182,7 @@ fn padded(width: usize) -> usize {
     width.next_multiple_of(CHUNK)
 }
 
-/// The same heads as wide as forward's kernels want them packed.
+/// The same heads as wide as kernels want them packed.
 fn packed(stream: &Stream, heads: Heads) -> Heads {
     let width = hopper_cuda::packed_width(stream, heads.width).unwrap_or_else(|| padded(heads.width));
     Heads { width, ..heads }
