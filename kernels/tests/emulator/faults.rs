@@ -43,7 +43,7 @@ const ORDER: [Case; 42] = [
     ("gemm_expect_too_many", &["deadlock"]),
     ("gemm_missing_empty_wait", &["more than 1 arrivals", "race:"]),
     ("gemm_missing_empty_arrive", &["deadlock"]),
-    ("gemm_too_many_arrivals", &["ends inside a phase", "race:"]),
+    ("gemm_too_many_arrivals", &["ends inside a phase", "was written before its product", "race:"]),
     ("gemm_wrong_inner_step", &["wrong numbers"]),
     ("gemm_wrong_descriptor_stride", &["wrong numbers"]),
     ("gemm_missing_product_fence", &["no warpgroup_fence()"]),
