@@ -102,7 +102,8 @@ fn accesses_outside_of_memory_are_found() {
 fn every_planted_mistake_is_in_the_table() {
     let text = [include_str!("../../emulator/tests/faults.cu"), include_str!("../../emulator/tests/faults_hopper.cu")];
     let planted: BTreeSet<String> = text.iter().flat_map(|text| text.lines()).filter_map(kernel_of_line).collect();
-    let expected = HEALTHY.iter().copied().chain([&ORDER[..], &STORES, &OUTSIDE].concat().iter().map(|case| case.0));
+    let expected =
+        HEALTHY.iter().copied().chain([&ORDER[..], &STORES, &OUTSIDE].concat().into_iter().map(|case| case.0));
     assert_eq!(planted, expected.map(String::from).collect());
 }
 
