@@ -171,7 +171,8 @@ fn kernels_are_compiled_once_a_folder_and_damaged_ones_again() {
         let mut values = stream.upload(&[1.0f32, 2.0, 3.0]);
         elementwise::scale(&stream, 2.0, values.view_mut());
         assert_eq!(stream.download(values.view()), [2.0, 4.0, 6.0]);
-        assert_eq!(device.launches(), [("elementwise_scale", 1)]);
+        let [(kernel, 1)] = device.launches()[..] else { panic!("{:?}", device.launches()) };
+        assert!(kernel.starts_with("elementwise_scale"), "{kernel}");
     };
     scaled();
     let files =
