@@ -198,7 +198,7 @@ fn ppo_answers_and_learns_on_the_accelerator_with_the_losses_of_the_cpu() {
         let distance = distance(&decoder, &expected);
         println!("{precision:?}: {} iterations, weights {distance:.1e} apart", rows.len());
         assert!(distance <= 10.0 * tolerance, "{precision:?}: weights are {distance:.1e} apart");
-        assert_launched(&accelerator, &["gae", "paged", "ppo", "sample"]);
+        assert_launched(&accelerator, &["attention_decode", "gae", "ppo", "sample"]);
     }
 }
 
