@@ -17,6 +17,7 @@
 //! ├── runs/<begin>.jsonl        what a run did, a line a node; locked while it goes on
 //! ├── pins/<name>.json          keys that no sweep takes
 //! ├── stat.json                 stat cache of source files
+//! ├── cubins/<hash>.cubin       kernels compiled for this machine's GPU; whoever computes there makes and reads them
 //! ├── current/<hash>            what a run found up to date, and the stamps of all files that this rests on
 //! └── tmp/                      files being written, on the same file system as their destination
 //! ```
@@ -55,6 +56,11 @@ impl Layout {
 
     pub fn format(&self) -> PathBuf {
         self.root.join("format")
+    }
+
+    /// Not made here: only machines with a GPU have it.
+    pub fn cubins(&self) -> PathBuf {
+        self.root.join("cubins")
     }
 
     pub fn blobs(&self) -> PathBuf {

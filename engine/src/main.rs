@@ -40,8 +40,11 @@ fn main() -> ExitCode {
     match ended {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(failure)) => tell(&failure, cli.wants_events()),
-        // The hook has told what happened.
-        Err(_) => Exit::Ourselves.into(),
+        Err(panic) => match stages::failure::Failure::of_panic(&*panic) {
+            // The hook has told what happened.
+            stages::failure::Failure::Ourselves(_) => Exit::Ourselves.into(),
+            of_device => tell(&of_device.into(), cli.wants_events()),
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::graph::NodeIndex;
 use crate::plan::{Decision, Planned, Planner};
 use serde_json::{Value, json};
+use stages::context::Device;
 use stages::model::DecoderConfig;
 use stages::stage::{Form, MemoryOutlook};
 use stages::train::memory::{self, in_words};
@@ -93,12 +94,12 @@ pub fn to_json(outlook: &MemoryOutlook) -> Result<Value> {
     }))
 }
 
-/// Refuses what cannot fit whatever the rows are like, before anything is spent.
+/// Refuses what cannot fit on the device whatever the rows are like, before anything is spent.
 ///
 /// # Errors
 /// If a node needs more than is free, or `DECOCT_MEMORY` is no amount of memory.
-pub fn check(outlooks: &[(&str, MemoryOutlook)]) -> Result<()> {
-    let Some(free) = available()? else { return Ok(()) };
+pub fn check(outlooks: &[(&str, MemoryOutlook)], device: &Device) -> Result<()> {
+    let Some(free) = device.memory_free().map_or_else(available, |free| Ok(Some(free)))? else { return Ok(()) };
     match outlooks.iter().find(|(_, outlook)| outlook.least.total() > free) {
         None => Ok(()),
         Some((node, MemoryOutlook { least, advice, .. })) => Err(Failure::Plain {

@@ -1,9 +1,12 @@
-//! Opaque device memory: owned buffers and borrowed views of them.
+//! Opaque device memory: owned buffers and borrowed views of them, which know where they live.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::accelerator::{Accelerator, Place};
 
 /// One cache line and one AVX-512 register: rows start where loads are cheapest.
 const ALIGNMENT_BYTES: usize = 64;
@@ -37,11 +40,13 @@ elements! {
     u64 => 0xdead_dead_dead_dead,
 }
 
-/// Owned memory of a device: `len` elements, aligned to 64 bytes.
+/// Owned memory of a device: `len` elements, aligned to 64 bytes (256 on an accelerator).
 #[derive(Debug)]
 pub struct Buffer<T: Element> {
     address: NonNull<T>,
     len: usize,
+    /// Whose memory it is; `None` is the host's.
+    home: Option<Arc<dyn Accelerator>>,
 }
 
 // SAFETY: a buffer owns its memory as a `Vec` does; views borrow it.
@@ -49,14 +54,32 @@ unsafe impl<T: Element> Send for Buffer<T> {}
 unsafe impl<T: Element> Sync for Buffer<T> {}
 
 impl<T: Element> Buffer<T> {
+    /// Zeros in the host's memory.
     pub(crate) fn zeroed(len: usize) -> Buffer<T> {
         if len == 0 {
-            return Buffer { address: NonNull::dangling(), len };
+            return Buffer { address: NonNull::dangling(), len, home: None };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero, and zero bits are a valid value of every `Element`.
         let address = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        Buffer { address: NonNull::new(address).unwrap_or_else(|| handle_alloc_error(layout)), len }
+        Buffer { address: NonNull::new(address).unwrap_or_else(|| handle_alloc_error(layout)), len, home: None }
+    }
+
+    /// Memory of an accelerator, of unspecified content. Unwinds with a [`crate::DeviceError`] where it has no more.
+    pub(crate) fn on(accelerator: &Arc<dyn Accelerator>, len: usize) -> Buffer<T> {
+        let home = Some(accelerator.clone());
+        if len == 0 {
+            return Buffer { address: NonNull::dangling(), len, home };
+        }
+        let bytes = Self::layout(len).size();
+        let address = accelerator.allocate(bytes) as usize;
+        accelerator.tally().add(bytes);
+        let address = NonNull::new(std::ptr::without_provenance_mut(address));
+        Buffer { address: address.expect("no memory begins at 0"), len, home }
+    }
+
+    fn place(&self) -> Place {
+        self.home.as_ref().map_or(Place::HOST, |accelerator| accelerator.place())
     }
 
     fn layout(len: usize) -> Layout {
@@ -76,12 +99,12 @@ impl<T: Element> Buffer<T> {
 
     /// All of it, to read.
     pub fn view(&self) -> View<'_, T> {
-        View { address: self.address.as_ptr(), len: self.len, lifetime: PhantomData }
+        View { address: self.address.as_ptr(), len: self.len, place: self.place(), lifetime: PhantomData }
     }
 
     /// All of it, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
-        ViewMut { address: self.address.as_ptr(), len: self.len, lifetime: PhantomData }
+        ViewMut { address: self.address.as_ptr(), len: self.len, place: self.place(), lifetime: PhantomData }
     }
 
     /// A part of it, to read.
@@ -97,9 +120,17 @@ impl<T: Element> Buffer<T> {
 
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if self.len == 0 {
+            return;
+        }
+        match &self.home {
+            Some(accelerator) => {
+                let bytes = Self::layout(self.len).size();
+                accelerator.tally().remove(bytes);
+                accelerator.free(self.address.as_ptr().addr() as u64, bytes);
+            }
             // SAFETY: allocated by `zeroed` with this very layout.
-            unsafe { dealloc(self.address.as_ptr().cast(), Self::layout(self.len)) }
+            None => unsafe { dealloc(self.address.as_ptr().cast(), Self::layout(self.len)) },
         }
     }
 }
@@ -109,6 +140,7 @@ impl<T: Element> Drop for Buffer<T> {
 pub struct View<'a, T: Element> {
     address: *const T,
     len: usize,
+    place: Place,
     lifetime: PhantomData<&'a [T]>,
 }
 
@@ -138,12 +170,22 @@ impl<'a, T: Element> View<'a, T> {
     /// A part of it.
     pub fn slice(self, range: Range<usize>) -> View<'a, T> {
         check_range(&range, self.len);
-        // SAFETY: the range lies inside.
-        View { address: unsafe { self.address.add(range.start) }, len: range.len(), lifetime: PhantomData }
+        View { address: self.address.wrapping_add(range.start), len: range.len(), ..self }
     }
 
-    /// The memory itself; only `cpu.rs` files may look.
+    /// Where it begins, as an accelerator counts; 0 where it covers nothing.
+    pub(crate) fn address(self) -> u64 {
+        if self.len == 0 { 0 } else { self.address.addr() as u64 }
+    }
+
+    pub(crate) fn place(self) -> Place {
+        self.place
+    }
+
+    /// The memory itself; only `cpu.rs` files may look. That an accelerator's memory comes here is our mistake: work meant
+    /// for it would be done on the CPU.
     pub(crate) fn host(self) -> &'a [T] {
+        assert_host(self.place);
         // SAFETY: address and length come from a living host buffer that this view borrows.
         unsafe { std::slice::from_raw_parts(self.address, self.len) }
     }
@@ -154,6 +196,7 @@ impl<'a, T: Element> View<'a, T> {
 pub struct ViewMut<'a, T: Element> {
     address: *mut T,
     len: usize,
+    place: Place,
     lifetime: PhantomData<&'a mut [T]>,
 }
 
@@ -174,37 +217,37 @@ impl<'a, T: Element> ViewMut<'a, T> {
 
     /// The same memory, to read.
     pub fn view(&self) -> View<'_, T> {
-        View { address: self.address, len: self.len, lifetime: PhantomData }
+        View { address: self.address, len: self.len, place: self.place, lifetime: PhantomData }
     }
 
     /// The same memory for a shorter while.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
-        ViewMut { address: self.address, len: self.len, lifetime: PhantomData }
+        ViewMut { address: self.address, len: self.len, place: self.place, lifetime: PhantomData }
     }
 
     /// A part of it.
     pub fn slice(self, range: Range<usize>) -> ViewMut<'a, T> {
         check_range(&range, self.len);
-        // SAFETY: the range lies inside.
-        ViewMut { address: unsafe { self.address.add(range.start) }, len: range.len(), lifetime: PhantomData }
+        ViewMut { address: self.address.wrapping_add(range.start), len: range.len(), ..self }
     }
 
     /// Two parts that do not overlap: `[0, middle)` and `[middle, len)`.
     pub fn split_at(self, middle: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
         check_range(&(0..middle), self.len);
-        // SAFETY: `middle` lies inside and the two parts are disjoint.
-        let tail = unsafe { self.address.add(middle) };
-        (
-            ViewMut { address: self.address, len: middle, lifetime: PhantomData },
-            ViewMut { address: tail, len: self.len - middle, lifetime: PhantomData },
-        )
+        let tail = self.address.wrapping_add(middle);
+        (ViewMut { len: middle, ..self }, ViewMut { address: tail, len: self.len - middle, ..self })
     }
 
-    /// The memory itself; only `cpu.rs` files may look.
+    /// The memory itself; only `cpu.rs` files may look, see [`View::host`].
     pub(crate) fn host(self) -> &'a mut [T] {
+        assert_host(self.place);
         // SAFETY: address and length come from a living host buffer that this view borrows exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.address, self.len) }
     }
+}
+
+fn assert_host(place: Place) {
+    assert!(place == Place::HOST, "memory of an accelerator was read on the CPU");
 }
 
 fn check_range(range: &Range<usize>, len: usize) {

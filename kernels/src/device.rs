@@ -3,22 +3,11 @@
 use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use thiserror::Error;
 
+use crate::accelerator::cuda::{Cuda, Toolkit};
+use crate::accelerator::{Accelerator, Architecture, transfer};
 use crate::buffer::{Buffer, Element, View, ViewMut};
-
-/// Why a device cannot be used; the text ends with what to do about it.
-#[derive(Debug, Error)]
-pub enum DeviceError {
-    #[error("device `cuda:{ordinal}`: no CUDA driver was found on this machine; use `--device cpu`")]
-    NoDriver { ordinal: usize },
-    #[error(
-        "device `cuda:{ordinal}`: the CUDA driver refused to start: {reason}; check `nvidia-smi` or use `--device cpu`"
-    )]
-    Driver { ordinal: usize, reason: String },
-    #[error("device `cuda:{ordinal}`: this build has no CUDA kernels yet; use `--device cpu`")]
-    NoKernels { ordinal: usize },
-}
+use crate::failure::DeviceError;
 
 /// What the dense products of projections and of the head take of their factors. Sums, and all else, stay f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,10 +19,13 @@ pub enum Precision {
     Bf16,
 }
 
-/// A place that computes. Cheap to clone; all clones share one thread pool.
+/// A place that computes. Cheap to clone; all clones share one thread pool and one accelerator.
 #[derive(Clone, Debug)]
 pub struct Device {
+    /// Where the CPU computes; one thread that feeds the accelerator where there is one.
     pool: Arc<ThreadPool>,
+    /// `None`: the CPU.
+    accelerator: Option<Arc<dyn Accelerator>>,
     precision: Precision,
     poison: bool,
 }
@@ -41,27 +33,31 @@ pub struct Device {
 impl Device {
     /// The CPU with a thread pool of its own; `None` takes every core. Panics where the system refuses a thread.
     pub fn cpu(threads: Option<usize>) -> Device {
-        let builder = ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-        let pool = builder.thread_name(|index| format!("kernel-{index}")).build().expect("the system gives us threads");
-        Device { pool: Arc::new(pool), precision: Precision::F32, poison: cfg!(debug_assertions) }
+        let pool = pool(threads.unwrap_or(0));
+        Device { pool, accelerator: None, precision: Precision::F32, poison: cfg!(debug_assertions) }
     }
 
-    /// The CUDA device with this ordinal. A missing or broken driver is an error, never a panic.
-    pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
-        // A driver library that lacks an expected symbol panics inside cudarc.
-        let probe = std::panic::catch_unwind(|| {
-            // SAFETY: loads the driver library by its well-known name and looks only at whether that worked.
-            if !unsafe { cudarc::driver::sys::is_culib_present() } {
-                return Err(DeviceError::NoDriver { ordinal });
-            }
-            cudarc::driver::result::init()
-                .map_err(|error| DeviceError::Driver { ordinal, reason: format!("{error:?}").to_lowercase() })
-        });
-        match probe {
-            Ok(Ok(())) => Err(DeviceError::NoKernels { ordinal }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(DeviceError::Driver { ordinal, reason: "it lacks a function we need".into() }),
+    /// The emulated accelerator, whose kernels run as C++ on CPU threads of its own. Always poisons.
+    #[cfg(feature = "emulator")]
+    pub fn emulated(emulation: crate::accelerator::emulated::Emulation) -> Device {
+        Device::accelerated(Arc::new(crate::accelerator::emulated::Emulated::new(emulation))).poisoned()
+    }
+
+    fn accelerated(accelerator: Arc<dyn Accelerator>) -> Device {
+        Device {
+            pool: pool(1),
+            accelerator: Some(accelerator),
+            precision: Precision::F32,
+            poison: cfg!(debug_assertions),
         }
+    }
+
+    /// The CUDA device with this ordinal. A missing or broken driver, compiler or library is an error, never a panic.
+    ///
+    /// # Errors
+    /// With a sentence that says what is missing and what to do, where the device cannot be used.
+    pub fn cuda(ordinal: usize, toolkit: &Toolkit) -> Result<Device, DeviceError> {
+        Ok(Device::accelerated(Arc::new(Cuda::open(ordinal, toolkit)?)))
     }
 
     /// The same device, whose uninitialised buffers are filled with NaN or `0xdead…`: conformance tests use it to see
@@ -83,10 +79,35 @@ impl Device {
 
     /// `cpu` or `cuda:N`, as the command line spells it.
     pub fn name(&self) -> String {
-        "cpu".into()
+        self.accelerator.as_ref().map_or_else(|| "cpu".into(), |accelerator| accelerator.name())
     }
 
-    /// How many tasks run side by side.
+    /// What kernels are compiled for; `None` on the CPU.
+    pub fn architecture(&self) -> Option<Architecture> {
+        self.accelerator.as_ref().map(|accelerator| accelerator.architecture())
+    }
+
+    /// Bytes of its own memory that can still be allocated; `None` where it shares the host's, as the CPU does.
+    pub fn memory_free(&self) -> Option<u64> {
+        self.accelerator.as_ref().and_then(|accelerator| accelerator.memory_free())
+    }
+
+    /// Bytes of all buffers on an accelerator: how many there are, and the most there were since it was opened. `None` on the CPU.
+    pub fn memory_used(&self) -> Option<(u64, u64)> {
+        self.accelerator.as_ref().map(|accelerator| (accelerator.tally().now(), accelerator.tally().most()))
+    }
+
+    /// Whether generation gains from [`crate::Prepared`] weights: only the CPU does.
+    pub fn gains_from_prepared(&self) -> bool {
+        self.accelerator.is_none()
+    }
+
+    /// How often each kernel was launched since the device was opened, by name; empty on the CPU.
+    pub fn launches(&self) -> Vec<(&'static str, u64)> {
+        self.accelerator.as_ref().map_or_else(Vec::new, |accelerator| accelerator.launches())
+    }
+
+    /// How many tasks run side by side: 1 on an accelerator, which takes them one after another.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
@@ -102,6 +123,12 @@ impl Device {
     }
 }
 
+fn pool(threads: usize) -> Arc<ThreadPool> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads);
+    let pool = builder.thread_name(|index| format!("kernel-{index}")).build();
+    Arc::new(pool.expect("the system gives us threads"))
+}
+
 /// An ordered queue of operations on one [`Device`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stream {
@@ -114,14 +141,27 @@ impl Stream {
         &self.device
     }
 
+    pub(crate) fn accelerator(&self) -> Option<&dyn Accelerator> {
+        self.device.accelerator.as_deref()
+    }
+
+    /// Whether operations go to `cuda.rs` rather than to `cpu.rs`.
+    pub(crate) fn is_accelerated(&self) -> bool {
+        self.device.accelerator.is_some()
+    }
+
     /// A new buffer of `len` zeros.
     pub fn zeros<T: Element>(&self, len: usize) -> Buffer<T> {
-        Buffer::zeroed(len)
+        let mut buffer = self.memory(len);
+        if let Some(accelerator) = self.accelerator() {
+            transfer::zero(accelerator, buffer.view_mut());
+        }
+        buffer
     }
 
     /// A new buffer whose content means nothing yet (poisoned where [`Device::poisoned`] says so).
     pub fn uninit<T: Element>(&self, len: usize) -> Buffer<T> {
-        let mut buffer = Buffer::zeroed(len);
+        let mut buffer = self.memory(len);
         if self.device.poison {
             self.fill(buffer.view_mut(), T::POISON);
         }
@@ -130,35 +170,66 @@ impl Stream {
 
     /// A new buffer with these values.
     pub fn upload<T: Element>(&self, values: &[T]) -> Buffer<T> {
-        let mut buffer = Buffer::zeroed(values.len());
+        let mut buffer = self.memory(values.len());
         self.write(buffer.view_mut(), values);
         buffer
     }
 
+    /// Zeros on the CPU, anything on an accelerator.
+    fn memory<T: Element>(&self, len: usize) -> Buffer<T> {
+        self.device.accelerator.as_ref().map_or_else(|| Buffer::zeroed(len), |home| Buffer::on(home, len))
+    }
+
     /// The values of a view, once everything put on this stream before has ended.
     pub fn download<T: Element>(&self, view: View<'_, T>) -> Vec<T> {
-        view.host().to_vec()
+        match self.accelerator() {
+            Some(accelerator) => transfer::read(accelerator, view),
+            None => view.host().to_vec(),
+        }
     }
 
     /// Writes host values over a view of the same length.
     pub fn write<T: Element>(&self, target: ViewMut<'_, T>, values: &[T]) {
         assert_eq!(target.len(), values.len(), "write: lengths differ");
-        target.host().copy_from_slice(values);
+        match self.accelerator() {
+            Some(accelerator) => transfer::write(accelerator, target, values),
+            None => target.host().copy_from_slice(values),
+        }
     }
 
     /// Copies between views of the same length.
     pub fn copy<T: Element>(&self, source: View<'_, T>, target: ViewMut<'_, T>) {
         assert_eq!(source.len(), target.len(), "copy: lengths differ");
-        target.host().copy_from_slice(source.host());
+        match self.accelerator() {
+            Some(accelerator) => transfer::copy(accelerator, source, target),
+            None => target.host().copy_from_slice(source.host()),
+        }
     }
 
     /// Sets every element to `value`.
     pub fn fill<T: Element>(&self, target: ViewMut<'_, T>, value: T) {
-        target.host().fill(value);
+        match self.accelerator() {
+            Some(accelerator) => transfer::fill(accelerator, target, value),
+            None => target.host().fill(value),
+        }
+    }
+
+    /// Seconds that the device takes for what `work` puts on this stream.
+    pub fn timed(&self, mut work: impl FnMut()) -> f64 {
+        if let Some(accelerator) = self.accelerator() {
+            return accelerator.timed(&mut work);
+        }
+        let began = std::time::Instant::now();
+        work();
+        began.elapsed().as_secs_f64()
     }
 
     /// Waits until everything put on this stream has ended.
-    pub fn synchronize(&self) {}
+    pub fn synchronize(&self) {
+        if let Some(accelerator) = self.accelerator() {
+            accelerator.synchronize();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_cuda_gets_a_sentence_and_a_hint() {
-        let error = Device::cuda(0).expect_err("no CUDA kernels are in this build");
+        let error = Device::cuda(1_000, &Toolkit::default()).expect_err("no machine has a thousand GPUs");
         assert!(error.to_string().contains("use `--device cpu`"), "{error}");
     }
 

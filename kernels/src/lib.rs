@@ -5,9 +5,10 @@
 //! **V** vocabulary, **d** width of the model. All matrices are row-major; `[T, d]` means T rows of d numbers.
 //!
 //! A contract takes a [`Stream`] and opaque views, never slices, so that a CPU and a GPU fit the same one; only the
-//! `cpu.rs` beside each contract looks into memory. Results do not depend on the number of threads: work is cut by
+//! `cpu.rs` beside each contract looks into memory, and only the `cuda.rs` beside it launches kernels of its `.cu`. Results do not depend on the number of threads: work is cut by
 //! shape alone and every sum has one order.
 
+mod accelerator;
 pub mod adamw;
 pub mod attention;
 pub mod bias;
@@ -18,6 +19,7 @@ mod device;
 pub mod dpo;
 pub mod elementwise;
 pub mod embedding;
+mod failure;
 pub mod gae;
 pub mod head_norm;
 pub mod logits;
@@ -33,7 +35,12 @@ pub mod sample;
 mod shape;
 pub mod swiglu;
 
+pub use accelerator::cuda::Toolkit;
+#[cfg(feature = "emulator")]
+pub use accelerator::emulated::{Emulation, Schedule};
+pub use accelerator::{Architecture, lock};
 pub use buffer::{Buffer, Element, View, ViewMut};
-pub use device::{Device, DeviceError, Precision, Stream};
+pub use device::{Device, Precision, Stream};
+pub use failure::{DeviceError, Version};
 pub use matmul::{Layout, Prepared, Write, matmul, matmul_prepared};
 pub use shape::{Heads, Segments};

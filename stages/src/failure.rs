@@ -31,8 +31,11 @@ impl Failure {
         Failure::Recipe(message.into())
     }
 
-    /// Work of ours that panicked, with what it said.
+    /// Work of ours that panicked, with what it said; or that a device ended, which is nobody's bug.
     pub fn of_panic(panic: &(dyn std::any::Any + Send)) -> Failure {
+        if let Some(error) = panic.downcast_ref::<kernels::DeviceError>() {
+            return Failure::Machine(error.to_string());
+        }
         let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         Failure::Ourselves(text.unwrap_or_else(|| "a panic without a message".to_string()))

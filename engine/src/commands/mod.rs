@@ -5,6 +5,7 @@ pub mod cache;
 pub mod chat;
 pub mod check;
 pub mod completions;
+mod device;
 pub mod diff;
 pub mod doctor;
 pub mod explain;
@@ -23,22 +24,10 @@ pub mod show;
 mod tensorboard;
 pub mod trace;
 
-use crate::cli::{DeviceChoice, MachineArgs};
-use crate::failure::{Failure, Result};
-use stages::context::Device;
+use crate::cli::MachineArgs;
 
 /// Nodes that run side by side.
 fn jobs(machine: &MachineArgs) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     machine.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(usize::MAX))
-}
-
-/// Opens the device that was asked for.
-fn device(machine: &MachineArgs) -> Result<Device> {
-    match machine.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(None)),
-        DeviceChoice::Cuda(ordinal) => Device::cuda(ordinal).map_err(|error| {
-            Failure::usage(error.to_string(), Some("leave `--device` out, or say `--device cpu`".to_string()))
-        }),
-    }
 }

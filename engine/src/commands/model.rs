@@ -15,7 +15,8 @@ use std::time::SystemTime;
 /// Opens it, with today's date for templates that ask for it.
 pub fn open(arguments: &ModelArgs) -> Result<Completer> {
     let place = find(arguments)?;
-    Ok(Completer::open(&super::device(&arguments.machine)?, place.path(), today())?)
+    let device = super::device::open(&arguments.machine, &arguments.store, |message| eprintln!("warning: {message}"))?;
+    Ok(Completer::open(&device, place.path(), today())?)
 }
 
 /// What lies before 1970 is a clock that was never set.

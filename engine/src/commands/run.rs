@@ -41,7 +41,9 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let planned = planner.plan(&mut known_now, &wishes)?;
     workplace.check_environment(&planned, &wishes)?;
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
-    memory::check(&memory::outlooks(&planner, &planned))?;
+    let warn = |message: &str| reporter.tell(&Event::Warned { node: None, message });
+    let device = super::device::open(&arguments.machine, &arguments.store, warn)?;
+    memory::check(&memory::outlooks(&planner, &planned), &device)?;
     begin(arguments, &planner, &*reporter);
     if let Some(budget_usd) = arguments.budget_usd {
         let foreseen = forecast::forecast(&planner, &planned, &known_now, &wishes, Some(&store))?;
@@ -51,7 +53,6 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let stop = Stop::default();
     listen(&stop, waiting.handle(), &reporter);
     let record = record(arguments, &workplace, &store, &*reporter).map(Arc::new);
-    let device = super::device(&arguments.machine)?;
     let unfinished = wishes.clone();
     let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record: record.clone() };
     let team = workplace.team.as_ref();

@@ -58,7 +58,7 @@ impl Context for NodeContext<'_> {
 
     fn memory_available(&self) -> Option<u64> {
         // A variable that is no amount of memory stopped the run at its start.
-        crate::memory::available().ok().flatten()
+        self.device.memory_free().or_else(|| crate::memory::available().ok().flatten())
     }
 
     fn runtime(&self) -> &tokio::runtime::Handle {

@@ -1,7 +1,7 @@
 //! Keys and values of running sequences in pages of a pool, and attention of one new row per sequence over them
 //! (Kwon et al., "PagedAttention", 2023).
 
-use super::paged;
+use super::{paged, paged_cuda};
 use crate::{Buffer, Heads, Stream, View, ViewMut};
 
 /// Rows that a page may hold.
@@ -48,10 +48,14 @@ impl Cache {
 }
 
 /// Writes keys and values of packed rows qkv`[T, (H+2K)·D]` (rotated already) at `places[t]` = page · page_rows + row in it.
-/// No two rows may share a place; a place outside the cache panics.
+/// No two rows may share a place; a place outside the cache panics (on an accelerator it ends the work on it). An
+/// accelerator whose products take bf16 keeps the nearest bf16 of each value.
 pub fn append(stream: &Stream, cache: &mut Cache, qkv: View<'_, f32>, places: View<'_, u32>) {
     let (rows, heads) = (places.len(), cache.heads);
     assert_eq!(qkv.len(), rows * heads.packed_width(), "cache: qkv does not fit {rows} rows of {heads:?}");
+    if stream.is_accelerated() {
+        return paged_cuda::append(stream, cache, qkv, places);
+    }
     paged::append(stream, cache, qkv.host(), places.host());
 }
 
@@ -74,5 +78,8 @@ pub fn decode(
     );
     assert_eq!(qkv.len(), rows * heads.packed_width(), "cache: qkv does not fit {rows} rows of {heads:?}");
     assert_eq!(out.len(), rows * heads.query_width(), "cache: out does not fit {rows} rows of {heads:?}");
+    if stream.is_accelerated() {
+        return paged_cuda::decode(stream, cache, qkv, tables, lengths, out);
+    }
     paged::decode(stream, cache, qkv.host(), tables.host(), lengths.host(), out.host());
 }

@@ -5,7 +5,12 @@
 
 mod cache;
 mod cpu;
+pub(crate) mod cuda;
+pub mod half;
+pub(crate) mod half_cuda;
+pub(crate) mod hopper_cuda;
 mod paged;
+pub(crate) mod paged_cuda;
 
 pub use cache::{Cache, append, decode};
 
@@ -13,6 +18,9 @@ use crate::{Heads, Segments, Stream, View, ViewMut};
 
 /// out`[T, H·D]` and lse`[T, H]` (log Σ exp of scaled scores) from packed rows qkv`[T, (H+2K)·D]`.
 /// A row attends to the rows of its own document up to itself.
+///
+/// An accelerator whose products take bf16 rounds queries, keys, values and shares to bf16 where heads are at most 128
+/// wide, and dout and the scores' gradients in [`backward`]; the CPU, and an accelerator with wider heads, stay in f32.
 pub fn forward(
     stream: &Stream,
     heads: Heads,
@@ -25,6 +33,9 @@ pub fn forward(
     assert_eq!(qkv.len(), tokens * heads.packed_width(), "attention: qkv does not fit {tokens} rows of {heads:?}");
     assert_eq!(out.len(), tokens * heads.query_width(), "attention: out does not fit {tokens} rows of {heads:?}");
     assert_eq!(lse.len(), tokens * heads.query, "attention: lse does not fit {tokens} rows of {heads:?}");
+    if stream.is_accelerated() {
+        return cuda::forward(stream, heads, segments, qkv, out, lse);
+    }
     cpu::forward(stream, heads, segments, qkv.host(), out.host(), lse.host());
 }
 
@@ -44,6 +55,9 @@ pub fn backward(
     assert_eq!((qkv.len(), dqkv.len()), (packed, packed), "attention: qkv does not fit {tokens} rows of {heads:?}");
     assert_eq!((out.len(), dout.len()), (width, width), "attention: out does not fit {tokens} rows of {heads:?}");
     assert_eq!(lse.len(), tokens * heads.query, "attention: lse does not fit {tokens} rows of {heads:?}");
+    if stream.is_accelerated() {
+        return cuda::backward(stream, heads, segments, (qkv, out, lse, dout), dqkv);
+    }
     let saved = cpu::Saved { qkv: qkv.host(), out: out.host(), lse: lse.host() };
     cpu::backward(stream, heads, segments, saved, dout.host(), dqkv.host());
 }

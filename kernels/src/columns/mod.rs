@@ -1,6 +1,7 @@
 //! Parts of a matrix's columns, scaled: what an adapter of one part of a fused projection adds, and what comes back to it.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use std::ops::Range;
 
@@ -16,6 +17,9 @@ pub fn add(
     target: ViewMut<'_, f32>,
 ) {
     check(width, &columns, target.len(), source.len());
+    if stream.is_accelerated() {
+        return cuda::add(stream, width, columns, factor, source, target);
+    }
     cpu::add(stream, width, columns, factor, source.host(), target.host());
 }
 
@@ -29,6 +33,9 @@ pub fn take(
     out: ViewMut<'_, f32>,
 ) {
     check(width, &columns, source.len(), out.len());
+    if stream.is_accelerated() {
+        return cuda::take(stream, width, columns, factor, source, out);
+    }
     cpu::take(stream, width, columns, factor, source.host(), out.host());
 }
 

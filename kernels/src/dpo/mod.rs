@@ -4,6 +4,7 @@
 //! noisy preferences", 2023.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Segments, Stream, View, ViewMut};
 
@@ -42,5 +43,8 @@ pub fn loss(
     assert!(answers.len().is_multiple_of(2), "dpo: {} answers make no pairs", answers.len());
     assert_eq!((logp.len(), dlogp.len()), (answers.tokens(), answers.tokens()), "dpo: tokens do not fit the answers");
     assert_eq!(reference.len(), answers.tokens(), "dpo: a reference for each token");
+    if stream.is_accelerated() {
+        return cuda::loss(stream, preference, answers, [logp, reference], weight, dlogp);
+    }
     cpu::loss(stream, preference, answers, (logp.host(), reference.host()), weight, dlogp.host())
 }

@@ -3,6 +3,7 @@
 //! Schulman et al., "High-dimensional continuous control using generalized advantage estimation", 2016, equation 16.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Segments, Stream, View, ViewMut};
 
@@ -27,5 +28,8 @@ pub fn forward(
     let tokens = segments.tokens();
     assert_eq!((rewards.len(), values.len()), (tokens, tokens), "gae: inputs are not {tokens} long");
     assert_eq!((advantages.len(), returns.len()), (tokens, tokens), "gae: outputs are not {tokens} long");
+    if stream.is_accelerated() {
+        return cuda::forward(stream, discounts, segments, rewards, values, advantages, returns);
+    }
     cpu::forward(stream, discounts, segments, rewards.host(), values.host(), advantages.host(), returns.host());
 }

@@ -4,6 +4,7 @@
 //! for all key heads.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Heads, Stream, View, ViewMut};
 
@@ -20,6 +21,9 @@ pub fn forward(
 ) {
     check(heads, x.len(), weight.len(), rstd.len());
     assert_eq!(out.len(), x.len(), "head norm: out is not as long as x");
+    if stream.is_accelerated() {
+        return cuda::forward(stream, heads, epsilon, x, weight, out, rstd);
+    }
     cpu::forward(stream, heads, epsilon, x.host(), weight.host(), out.host(), rstd.host());
 }
 
@@ -37,6 +41,9 @@ pub fn backward(
 ) {
     check(heads, x.len(), weight.len(), rstd.len());
     assert_eq!((dqkv.len(), dweight.len()), (x.len(), weight.len()), "head norm: gradients do not fit");
+    if stream.is_accelerated() {
+        return cuda::backward(stream, heads, x, weight, rstd, dqkv, dweight);
+    }
     let saved = cpu::Saved { x: x.host(), weight: weight.host(), rstd: rstd.host() };
     cpu::backward(stream, heads, saved, dqkv.host(), dweight.host());
 }

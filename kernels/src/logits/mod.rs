@@ -2,7 +2,8 @@
 
 use crate::{Layout, Stream, View, ViewMut, Write, matmul};
 
-/// out`[B, V]` = hidden`[B, d]` · weight`[V, d]`ᵀ. Bits equal those that [`crate::logprob`] works with.
+/// out`[B, V]` = hidden`[B, d]` · weight`[V, d]`ᵀ. On the CPU bits equal those that [`crate::logprob`]
+/// works with; on an accelerator the two agree within rounding.
 pub fn forward(
     stream: &Stream,
     rows: usize,

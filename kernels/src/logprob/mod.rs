@@ -1,6 +1,8 @@
 //! Log-probabilities of given tokens, fused with the head: logits `[N, V]` never exist as a whole.
 
 mod cpu;
+pub(crate) mod cuda;
+pub(crate) mod hopper;
 
 use crate::{Stream, View, ViewMut};
 
@@ -39,6 +41,10 @@ pub fn forward(
     head.check(rows, hidden.len(), weight.len());
     assert_eq!((logp.len(), lse.len()), (rows, rows), "logprob: outputs are not {rows}");
     assert!(entropy.as_ref().is_none_or(|entropy| entropy.len() == rows), "logprob: entropy is not {rows}");
+    if stream.is_accelerated() {
+        let outputs = cuda::Outputs { logp, lse, entropy };
+        return cuda::forward(stream, head, hidden, weight, targets, outputs);
+    }
     let outputs = cpu::Outputs { logp: logp.host(), lse: lse.host(), entropy: entropy.map(|view| view.host()) };
     cpu::forward(stream, head, hidden.host(), weight.host(), targets.host(), outputs);
 }
@@ -75,6 +81,10 @@ pub fn backward(
         entropy.is_none_or(|entropy| entropy.entropy.len() == rows && entropy.dentropy.len() == rows),
         "logprob: entropy is not {rows}"
     );
+    if stream.is_accelerated() {
+        let saved = cuda::Saved { targets, lse, dlogp, entropy };
+        return cuda::backward(stream, head, hidden, weight, saved, dhidden, dweight);
+    }
     let saved = cpu::Saved { targets: targets.host(), lse: lse.host(), dlogp: dlogp.host(), entropy };
     cpu::backward(stream, head, hidden.host(), weight.host(), saved, dhidden.host(), dweight.map(ViewMut::host));
 }

@@ -1,13 +1,15 @@
 //! Dense products: C (= | +=) A·B, A·Bᵀ or Aᵀ·B.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
+pub(crate) mod tiles;
 
 use crate::cpu::gemm::Panels;
 use crate::cpu::scratch;
 use crate::{Buffer, Stream, View, ViewMut};
 
 /// Which factor lies transposed in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// A `[m, k]` · B `[k, n]`.
     Nn,
@@ -24,10 +26,11 @@ pub enum Write {
     Accumulate,
 }
 
-/// C`[m, n]` (= | +=) op(A)·op(B) in f32.
+/// C`[m, n]` (= | +=) op(A)·op(B), factors in the device's precision, sums in f32.
 ///
-/// Each element is summed over k in one fixed order that does not depend on m, n or its place: a row of C is the same
-/// bits whether computed alone or among others.
+/// On the CPU and the emulated device each element is summed over k in one fixed order that does not depend on m, n or its
+/// place: a row of C is the same bits whether computed alone or among others. A vendor's library repeats its bits for the
+/// same shape, and promises no more.
 pub fn matmul(
     stream: &Stream,
     layout: Layout,
@@ -42,6 +45,9 @@ pub fn matmul(
     assert_eq!(a.len(), m * k, "matmul: A is not {m} × {k}");
     assert_eq!(b.len(), k * n, "matmul: B is not {k} × {n}");
     assert_eq!(c.len(), m * n, "matmul: C is not {m} × {n}");
+    if stream.is_accelerated() {
+        return cuda::matmul(stream, layout, (m, n, k), a, b, write, c);
+    }
     cpu::matmul(stream, layout, (m, n, k), a.host(), b.host(), write, c.host());
 }
 
@@ -56,9 +62,10 @@ pub fn scratch_floats(shapes: &[(usize, usize, usize)], beside: usize, threads: 
 }
 
 /// W`[n, k]` copied into the order in which products read it: worth its memory (as much as W again) where many products of few rows
-/// follow, as in generation.
+/// follow, as in generation on the CPU. On an accelerator it is a plain copy, and worth nothing.
 #[derive(Debug)]
 pub struct Prepared {
+    /// On an accelerator W as it is.
     panels: Buffer<f32>,
     n: usize,
     k: usize,
@@ -68,6 +75,11 @@ impl Prepared {
     /// Of weights `[n, k]`, as Hugging Face stores them.
     pub fn new(stream: &Stream, n: usize, k: usize, weight: View<'_, f32>) -> Prepared {
         assert_eq!(weight.len(), n * k, "matmul: W is not {n} × {k}");
+        if stream.is_accelerated() {
+            let mut panels = stream.uninit(n * k);
+            stream.copy(weight, panels.view_mut());
+            return Prepared { panels, n, k };
+        }
         let mut panels = stream.uninit(Panels::len(k, n));
         cpu::prepare(stream, (n, k), weight.host(), panels.view_mut().host());
         Prepared { panels, n, k }
@@ -91,5 +103,8 @@ pub fn matmul_prepared(
     let Prepared { n, k, .. } = *weight;
     assert_eq!(a.len(), m * k, "matmul: A is not {m} × {k}");
     assert_eq!(c.len(), m * n, "matmul: C is not {m} × {n}");
+    if stream.is_accelerated() {
+        return cuda::matmul(stream, Layout::Nt, (m, n, k), a, weight.panels.view(), write, c);
+    }
     cpu::matmul_prepared(stream, (m, n, k), a.host(), weight.panels.view().host(), write, c.host());
 }

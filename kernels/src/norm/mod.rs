@@ -3,6 +3,7 @@
 //! Zhang and Sennrich, "Root mean square layer normalization", 2019.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Stream, View, ViewMut, Write};
 
@@ -20,6 +21,9 @@ pub fn forward(
     assert_eq!(x.len(), rows * width, "norm: x is not {rows} × {width}");
     assert_eq!(weight.len(), width, "norm: weight is not {width}");
     assert_eq!((out.len(), rstd.len()), (x.len(), rows), "norm: outputs do not fit {rows} × {width}");
+    if stream.is_accelerated() {
+        return cuda::forward(stream, width, epsilon, x, weight, out, rstd);
+    }
     cpu::forward(stream, width, epsilon, x.host(), weight.host(), out.host(), rstd.host());
 }
 
@@ -41,6 +45,9 @@ pub fn backward(
     assert_eq!(x.len(), rows * width, "norm: x is not {rows} × {width}");
     assert_eq!((weight.len(), dweight.len()), (width, width), "norm: weight is not {width}");
     assert_eq!((dout.len(), dx.len(), rstd.len()), (x.len(), x.len(), rows), "norm: gradients do not fit");
+    if stream.is_accelerated() {
+        return cuda::backward(stream, x, weight, rstd, dout, write, dx, dweight);
+    }
     let saved = cpu::Saved { x: x.host(), weight: weight.host(), rstd: rstd.host() };
     cpu::backward(stream, saved, dout.host(), write, dx.host(), dweight.host());
 }

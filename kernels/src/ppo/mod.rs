@@ -5,6 +5,7 @@
 //! The KL divergence as a loss: Shao et al., "DeepSeekMath", 2024, equation 4, after Schulman's k3 (2020).
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Segments, Stream, View, ViewMut};
 
@@ -51,6 +52,9 @@ pub fn policy_loss(
     let len = logp.len();
     assert_eq!((old_logp.len(), advantages.len()), (len, len), "ppo: inputs are not {len}");
     assert_eq!((weights.len(), dlogp.len()), (len, len), "ppo: weights or gradient are not {len}");
+    if stream.is_accelerated() {
+        return cuda::policy_loss(stream, clip, [logp, old_logp, advantages, weights], dlogp);
+    }
     let inputs = (logp.host(), old_logp.host(), advantages.host(), weights.host());
     cpu::policy_loss(stream, clip, inputs, dlogp.host())
 }
@@ -69,6 +73,9 @@ pub fn answer_loss(
     let (len, count) = (answers.tokens(), answers.len());
     assert_eq!((logp.len(), old_logp.len(), dlogp.len()), (len, len, len), "ppo: tokens are not {len}");
     assert_eq!((advantages.len(), weights.len()), (count, count), "ppo: answers are not {count}");
+    if stream.is_accelerated() {
+        return cuda::answer_loss(stream, clip, answers, [logp, old_logp, advantages, weights], dlogp);
+    }
     let inputs = (logp.host(), old_logp.host(), advantages.host(), weights.host());
     cpu::answer_loss(stream, clip, answers, inputs, dlogp.host())
 }
@@ -84,6 +91,9 @@ pub fn kl_loss(
 ) -> f64 {
     let len = logp.len();
     assert_eq!((reference.len(), weights.len(), dlogp.len()), (len, len, len), "ppo: inputs are not {len}");
+    if stream.is_accelerated() {
+        return cuda::kl_loss(stream, beta, [logp, reference, weights], dlogp);
+    }
     cpu::kl_loss(stream, beta, (logp.host(), reference.host(), weights.host()), dlogp.host())
 }
 
@@ -111,6 +121,10 @@ pub fn value_loss(
     let len = values.len();
     assert_eq!((old_values.len(), returns.len()), (len, len), "ppo: inputs are not {len}");
     assert_eq!((weights.len(), dvalues.len()), (len, len), "ppo: weights or gradient are not {len}");
+    let clip = clip.unwrap_or(f32::INFINITY);
+    if stream.is_accelerated() {
+        return cuda::value_loss(stream, clip, [values, old_values, returns, weights], dvalues);
+    }
     let inputs = (values.host(), old_values.host(), returns.host(), weights.host());
-    cpu::value_loss(stream, clip.unwrap_or(f32::INFINITY), inputs, dvalues.host())
+    cpu::value_loss(stream, clip, inputs, dvalues.host())
 }

@@ -1,15 +1,22 @@
 //! Sums of a whole view, in f64 and in one order. Reading the result waits for the stream.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Stream, View};
 
 /// Σ x.
 pub fn sum(stream: &Stream, values: View<'_, f32>) -> f64 {
+    if stream.is_accelerated() {
+        return cuda::sum(stream, values);
+    }
     cpu::sum(stream, values.host())
 }
 
 /// Σ x², for global norms.
 pub fn sum_squares(stream: &Stream, values: View<'_, f32>) -> f64 {
+    if stream.is_accelerated() {
+        return cuda::sum_squares(stream, values);
+    }
     cpu::sum_squares(stream, values.host())
 }

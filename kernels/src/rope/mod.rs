@@ -3,6 +3,7 @@
 //! Su et al., "RoFormer: Enhanced transformer with rotary position embedding", 2021.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Buffer, Heads, Stream, View, ViewMut};
 
@@ -26,6 +27,9 @@ pub fn tables(stream: &Stream, positions: usize, frequencies: &[f64]) -> Buffer<
 /// Turns the first H + K heads of each packed row qkv`[T, (H+2K)·D]` in place. A position past the tables panics.
 pub fn forward(stream: &Stream, heads: Heads, positions: View<'_, u32>, tables: View<'_, f32>, qkv: ViewMut<'_, f32>) {
     assert_eq!(qkv.len(), positions.len() * heads.packed_width(), "rope: rows do not fit {heads:?}");
+    if stream.is_accelerated() {
+        return cuda::rotate(stream, heads, positions, tables, 1.0, qkv);
+    }
     cpu::rotate(stream, heads, positions.host(), tables.host(), 1.0, qkv.host());
 }
 
@@ -38,5 +42,8 @@ pub fn backward(
     dqkv: ViewMut<'_, f32>,
 ) {
     assert_eq!(dqkv.len(), positions.len() * heads.packed_width(), "rope: rows do not fit {heads:?}");
+    if stream.is_accelerated() {
+        return cuda::rotate(stream, heads, positions, tables, -1.0, dqkv);
+    }
     cpu::rotate(stream, heads, positions.host(), tables.host(), -1.0, dqkv.host());
 }

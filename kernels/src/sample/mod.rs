@@ -1,6 +1,7 @@
 //! Draws the next token of each row, greedily or at random, reproducibly.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Stream, View, ViewMut};
 
@@ -46,6 +47,9 @@ pub fn forward(
     assert_eq!(logits.len(), rows * vocabulary, "sample: logits are not {rows} × {vocabulary}");
     assert_eq!((seeds.len(), counters.len(), logp.len()), (rows, rows, rows), "sample: not {rows} keys or outputs");
     assert!(sampling.temperature >= 0.0 && vocabulary > 0, "sample: {sampling:?} over {vocabulary} tokens");
+    if stream.is_accelerated() {
+        return cuda::forward(stream, vocabulary, sampling, logits, (seeds, counters), tokens, logp);
+    }
     let keys = (seeds.host(), counters.host());
     cpu::forward(stream, vocabulary, sampling, logits.host(), keys, tokens.host(), logp.host());
 }

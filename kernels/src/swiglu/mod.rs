@@ -1,6 +1,7 @@
 //! SwiGLU: silu(gate) ∘ up. Shazeer, "GLU variants improve transformer", 2020.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Stream, View, ViewMut};
 
@@ -8,6 +9,9 @@ use crate::{Stream, View, ViewMut};
 pub fn forward(stream: &Stream, rows: usize, width: usize, gate_up: View<'_, f32>, out: ViewMut<'_, f32>) {
     assert_eq!(gate_up.len(), 2 * rows * width, "swiglu: input is not {rows} × 2·{width}");
     assert_eq!(out.len(), rows * width, "swiglu: output is not {rows} × {width}");
+    if stream.is_accelerated() {
+        return cuda::forward(stream, rows, width, gate_up, out);
+    }
     cpu::forward(stream, width, gate_up.host(), out.host());
 }
 
@@ -22,5 +26,8 @@ pub fn backward(
 ) {
     assert_eq!((gate_up.len(), dgate_up.len()), (2 * rows * width, 2 * rows * width), "swiglu: not {rows} × 2·{width}");
     assert_eq!(dout.len(), rows * width, "swiglu: dout is not {rows} × {width}");
+    if stream.is_accelerated() {
+        return cuda::backward(stream, rows, width, gate_up, dout, dgate_up);
+    }
     cpu::backward(stream, width, gate_up.host(), dout.host(), dgate_up.host());
 }

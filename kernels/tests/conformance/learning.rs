@@ -1,22 +1,37 @@
 //! What training does besides the decoder: advantages, PPO's losses, the optimizer.
 
-use kernels::Segments;
+use half::bf16;
 use kernels::adamw::{self, AdamW};
 use kernels::gae::{self, Discounts};
 use kernels::ppo::{self, Clip, PolicyLoss, ValueLoss};
+use kernels::{Buffer, Device, Segments, Stream};
 
 use crate::reference;
 use crate::support::*;
 
-#[test]
-fn advantages_over_ragged_rows() {
-    for (gamma, lambda) in [(1.0, 1.0), (0.99, 0.95), (0.9, 0.0)] {
-        let lengths = [1, 7, 0, 150, 3];
+on_every_device![
+    advantages_over_ragged_rows,
+    the_policy_loss_is_the_clipped_objective,
+    a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients,
+    a_batch_without_weight_teaches_nothing,
+    the_value_loss_is_clipped_around_the_old_value,
+    adamw_takes_the_papers_steps,
+    adamw_in_half_precision_rounds_at_random_and_is_right_on_average,
+];
+
+fn advantages_over_ragged_rows(subject: Subject) {
+    for ((gamma, lambda), lengths) in [
+        ((1.0, 1.0), &[1, 7, 0, 150, 3][..]),
+        ((0.99, 0.95), &[1, 7, 0, 150, 3]),
+        ((0.9, 0.0), &[0, 31, 32, 33, 64, 0]),
+        ((0.999, 0.99), &[1025]),
+        ((1.0, 1.0), &[]),
+    ] {
         let tokens: usize = lengths.iter().sum();
         let mut random = Random::new(11);
         let (rewards, values) = (random.floats(tokens), random.floats(tokens));
-        let outputs = run_everywhere(|stream| {
-            let segments = Segments::new(stream, &lengths);
+        let outputs = subject.run(|stream| {
+            let segments = Segments::new(stream, lengths);
             let (rewards, values) = (upload(stream, &rewards), upload(stream, &values));
             let (mut advantages, mut returns) = (stream.uninit(tokens), stream.uninit(tokens));
             let (discounts, outputs) = (Discounts { gamma, lambda }, (advantages.view_mut(), returns.view_mut()));
@@ -24,7 +39,7 @@ fn advantages_over_ragged_rows() {
             vec![("advantages", download(stream, &advantages)), ("returns", download(stream, &returns))]
         });
         let (mut expected, mut first) = (Vec::new(), 0);
-        for length in lengths {
+        for &length in lengths {
             let part = first..first + length;
             let (rewards, values) = (wide(&rewards[part.clone()]), wide(&values[part]));
             expected.extend(reference::gae(f64::from(gamma), f64::from(lambda), &rewards, &values));
@@ -63,12 +78,11 @@ impl Policy {
     }
 }
 
-#[test]
-fn the_policy_loss_is_the_clipped_objective() {
-    for (len, clip) in [(1, 0.2f32), (40, 0.2), (500, 0.05)] {
+fn the_policy_loss_is_the_clipped_objective(subject: Subject) {
+    for (len, clip) in [(0, 0.2f32), (1, 0.2), (40, 0.2), (500, 0.05), (769, 0.3)] {
         let policy = Policy::random(len);
         let losses = std::sync::Mutex::new(PolicyLoss::default());
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let inputs = [&policy.logp, &policy.old, &policy.advantages, &policy.weights].map(|x| upload(stream, x));
             let [logp, old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
             let mut dlogp = stream.uninit(len);
@@ -88,10 +102,9 @@ fn the_policy_loss_is_the_clipped_objective() {
     }
 }
 
-#[test]
-fn a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients() {
+fn a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients(subject: Subject) {
     let policy = Policy::random(30);
-    run_everywhere(|stream| {
+    subject.run(|stream| {
         let inputs = [&policy.old, &policy.advantages, &policy.weights].map(|x| upload(stream, x));
         let [old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
         let mut dlogp = stream.uninit(30);
@@ -103,8 +116,23 @@ fn a_policy_that_has_not_moved_has_ratio_one_and_plain_gradients() {
     });
 }
 
-#[test]
-fn the_value_loss_is_clipped_around_the_old_value() {
+fn a_batch_without_weight_teaches_nothing(subject: Subject) {
+    let policy = Policy::random(300);
+    subject.run(|stream| {
+        let inputs = [&policy.logp, &policy.old, &policy.advantages, &vec![0.0; 300]].map(|x| upload(stream, x));
+        let [logp, old, advantages, weights] = inputs.each_ref().map(|buffer| buffer.view());
+        let mut dlogp = stream.uninit(300);
+        let loss = ppo::policy_loss(stream, Clip::even(0.2), logp, old, advantages, weights, dlogp.view_mut());
+        assert_eq!(loss, PolicyLoss::default());
+        assert!(download(stream, &dlogp).iter().all(|&gradient| gradient == 0.0));
+        let loss = ppo::value_loss(stream, Some(0.2), logp, old, advantages, weights, dlogp.view_mut());
+        assert_eq!(loss, ValueLoss::default());
+        assert!(download(stream, &dlogp).iter().all(|&gradient| gradient == 0.0));
+        vec![]
+    });
+}
+
+fn the_value_loss_is_clipped_around_the_old_value(subject: Subject) {
     for clip in [None, Some(0.2f32)] {
         let len = 300;
         let mut random = Random::new(8);
@@ -114,7 +142,7 @@ fn the_value_loss_is_clipped_around_the_old_value() {
         });
         let weights: Vec<f32> = (0..len).map(|_| random.unit() as f32).collect();
         let losses = std::sync::Mutex::new(ValueLoss::default());
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let inputs = [&values, &old, &returns, &weights].map(|x| upload(stream, x));
             let [values, old, returns, weights] = inputs.each_ref().map(|buffer| buffer.view());
             let mut dvalues = stream.uninit(len);
@@ -137,8 +165,7 @@ fn the_value_loss_is_clipped_around_the_old_value() {
     }
 }
 
-#[test]
-fn adamw_takes_the_papers_steps() {
+fn adamw_takes_the_papers_steps(subject: Subject) {
     let len = 20_001;
     let mut random = Random::new(5);
     let (start, gradients) = (random.floats(len), [random.floats(len), random.floats(len), random.floats(len)]);
@@ -151,7 +178,7 @@ fn adamw_takes_the_papers_steps() {
         step: 0,
         gradient_scale: 0.5,
     };
-    let outputs = run_everywhere(|stream| {
+    let outputs = subject.run(|stream| {
         let mut parameters = upload(stream, &start);
         let (mut first, mut second) = (stream.zeros(len), stream.zeros(len));
         for (step, gradient) in gradients.iter().enumerate() {
@@ -173,4 +200,63 @@ fn adamw_takes_the_papers_steps() {
         x
     };
     assert_close("parameters", output(&outputs, "parameters"), &(0..len).map(after).collect::<Vec<_>>(), 1e-6);
+}
+
+const HALF_SETTINGS: AdamW = AdamW {
+    learning_rate: 1e-4,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.1,
+    step: 3,
+    gradient_scale: 0.5,
+};
+
+/// Parameters and moments after a step of float64 from `before`.
+fn exact_step(gradient: f32, before: [f64; 3]) -> [f64; 3] {
+    let (g, [x, m, v]) = (0.5 * f64::from(gradient), before);
+    let (beta1, beta2, rate) = (f64::from(0.9f32), f64::from(0.999f32), f64::from(1e-4f32));
+    let (m, v) = (beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * g * g);
+    let (m_hat, v_hat) = (m / (1.0 - beta1.powi(3)), v / (1.0 - beta2.powi(3)));
+    [x - rate * (m_hat / (v_hat.sqrt() + 1e-8) + f64::from(0.1f32) * x), m, v]
+}
+
+fn adamw_in_half_precision_rounds_at_random_and_is_right_on_average(subject: Subject) {
+    let len = 20_001;
+    let mut random = Random::new(6);
+    let gradient = random.floats(len);
+    let halves = |values: Vec<f32>| values.into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+    let before =
+        [random.floats(len), random.floats(len), random.floats(len).iter().map(|x| x * x).collect()].map(halves);
+    let run = |stream: &Stream| {
+        let gradient = upload(stream, &gradient);
+        let [mut parameters, mut first, mut second] = before.each_ref().map(|values| upload(stream, values));
+        let views = (parameters.view_mut(), first.view_mut(), second.view_mut());
+        adamw::step_half(stream, &HALF_SETTINGS, 77, gradient.view(), views.0, views.1, views.2);
+        let values = |buffer: &Buffer<bf16>| stream.download(buffer.view()).iter().map(|half| half.to_f32()).collect();
+        vec![("parameters", values(&parameters)), ("first", values(&first)), ("second", values(&second))]
+    };
+    let outputs = subject.run(run);
+    for (which, name) in ["parameters", "first", "second"].into_iter().enumerate() {
+        let (mut drift, mut moved) = (0.0, 0);
+        for (index, &after) in output(&outputs, name).iter().enumerate() {
+            let start = before.each_ref().map(|values| values[index].to_f64());
+            let exact = exact_step(gradient[index], start)[which];
+            let digit = (exact.abs().log2().floor() - 7.0).exp2(); // a unit in the last of a bf16's 8 digits
+            let error = (f64::from(after) - exact) / digit;
+            assert!(error.abs() < 1.001, "{name}[{index}]: {after} for {exact}");
+            drift += error;
+            moved += usize::from(f64::from(after) != start[which]);
+        }
+        // The error's variance is below 1/4.
+        let bound = 5.0 * 0.5 / (len as f64).sqrt();
+        assert!((drift / len as f64).abs() < bound, "{name}: {} of a digit on average", drift / len as f64);
+        assert!(moved > 0, "{name} stood still");
+    }
+    let reference = run(&Device::cpu(Some(1)).stream());
+    let differ = |(a, b): &(&f32, &f32)| a != b;
+    for (name, values) in &outputs {
+        let differing = values.iter().zip(output(&reference, name)).filter(differ).count();
+        assert!(differing * 1000 <= len, "{name}: {differing} of {len} differ from the CPU's");
+    }
 }

@@ -95,7 +95,8 @@ fn attend(heads: Heads, qkv: &[f64], first: usize, row: usize, head: usize) -> (
     };
     let scores: Vec<f64> = (0..=row).map(score).collect();
     let sum = log_sum_exp(&scores);
-    let value = |d: usize| (0..=row).map(|key| (scores[key] - sum).exp() * part(key, value_at)[d]).sum();
+    let shares: Vec<f64> = scores.iter().map(|score| (score - sum).exp()).collect();
+    let value = |d: usize| shares.iter().enumerate().map(|(key, share)| share * part(key, value_at)[d]).sum();
     ((0..width).map(value).collect(), sum)
 }
 

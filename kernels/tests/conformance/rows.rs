@@ -1,20 +1,28 @@
 //! Operations that treat each row alone: RMSNorm of rows and of heads, rotary embedding, SwiGLU.
 
-use kernels::{Heads, Write, head_norm, norm, rope, swiglu};
+use kernels::{Heads, Stream, Write, elementwise, head_norm, norm, reduce, rope, swiglu};
 
 use crate::reference;
 use crate::support::*;
 
+on_every_device![
+    norm_forward_and_backward,
+    head_norm_forward_and_backward,
+    rope_turns_queries_and_keys_and_turns_gradients_back,
+    swiglu_forward_and_backward,
+    swiglu_of_far_values_stays_finite,
+    views_may_begin_anywhere,
+];
+
 const EPSILON: f32 = 1e-6;
 
-#[test]
-fn norm_forward_and_backward() {
-    for (rows, width) in [(1, 3), (3, 24), (5, 96), (130, 100), (400, 96), (2, 1025)] {
+fn norm_forward_and_backward(subject: Subject) {
+    for (rows, width) in [(1, 3), (3, 24), (5, 96), (130, 100), (400, 96), (11, 1024), (2, 1025), (9, 2052)] {
         let mut random = Random::new((rows * width) as u64);
         let (x, weight) = (random.floats(rows * width), random.floats(width));
         let (dout, before) = (random.floats(rows * width), random.floats(rows * width));
         for write in [Write::Overwrite, Write::Accumulate] {
-            let outputs = run_everywhere(|stream| {
+            let outputs = subject.run(|stream| {
                 let (x, weight, dout) = (upload(stream, &x), upload(stream, &weight), upload(stream, &dout));
                 let (mut out, mut rstd) = (stream.uninit(rows * width), stream.uninit(rows));
                 norm::forward(stream, rows, width, EPSILON, x.view(), weight.view(), out.view_mut(), rstd.view_mut());
@@ -46,8 +54,7 @@ fn norm_forward_and_backward() {
     }
 }
 
-#[test]
-fn head_norm_forward_and_backward() {
+fn head_norm_forward_and_backward(subject: Subject) {
     for (rows, query, key_value, width) in
         [(1, 1, 1, 2), (5, 4, 2, 24), (70, 7, 1, 10), (130, 3, 3, 64), (9, 2, 1, 128)]
     {
@@ -55,7 +62,7 @@ fn head_norm_forward_and_backward() {
         let mut random = Random::new((rows * width + query) as u64);
         let (x, weight) = (random.floats(rows * heads.packed_width()), random.floats(2 * width));
         let (dout, before) = (random.floats(x.len()), random.floats(2 * width));
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (x, weight) = (upload(stream, &x), upload(stream, &weight));
             let (mut out, mut rstd) = (stream.uninit(x.len()), stream.uninit(rows * (query + key_value)));
             head_norm::forward(stream, heads, EPSILON, x.view(), weight.view(), out.view_mut(), rstd.view_mut());
@@ -73,15 +80,14 @@ fn head_norm_forward_and_backward() {
     }
 }
 
-#[test]
-fn rope_turns_queries_and_keys_and_turns_gradients_back() {
+fn rope_turns_queries_and_keys_and_turns_gradients_back(subject: Subject) {
     let theta = 1e4;
     for (query, key_value, width) in [(1, 1, 2), (4, 2, 24), (7, 1, 64), (2, 2, 96), (2, 1, 128)] {
         let heads = Heads { query, key_value, width };
         let mut random = Random::new(width as u64);
         let positions = random.indices(50, 170);
         let qkv = random.floats(50 * heads.packed_width());
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (tables, places) =
                 (rope::tables(stream, 170, &rope::frequencies(width, theta)), upload(stream, &positions));
             let (mut turned, mut back) = (upload(stream, &qkv), upload(stream, &qkv));
@@ -102,13 +108,12 @@ fn rope_turns_queries_and_keys_and_turns_gradients_back() {
     }
 }
 
-#[test]
-fn swiglu_forward_and_backward() {
-    for (rows, width) in [(1, 1), (3, 7), (384, 256), (65, 100)] {
+fn swiglu_forward_and_backward(subject: Subject) {
+    for (rows, width) in [(1, 1), (3, 7), (384, 256), (65, 100), (2, 1034), (2, 2052)] {
         let mut random = Random::new((rows + width) as u64);
         let gate_up: Vec<f32> = random.floats(2 * rows * width).iter().map(|x| 8.0 * x).collect();
         let dout = random.floats(rows * width);
-        let outputs = run_everywhere(|stream| {
+        let outputs = subject.run(|stream| {
             let (input, dout) = (upload(stream, &gate_up), upload(stream, &dout));
             let (mut out, mut dinput) = (stream.uninit(rows * width), stream.uninit(2 * rows * width));
             swiglu::forward(stream, rows, width, input.view(), out.view_mut());
@@ -121,9 +126,8 @@ fn swiglu_forward_and_backward() {
     }
 }
 
-#[test]
-fn swiglu_of_far_values_stays_finite() {
-    let outputs = run_everywhere(|stream| {
+fn swiglu_of_far_values_stays_finite(subject: Subject) {
+    let outputs = subject.run(|stream| {
         let input = upload(stream, &[-200.0f32, 200.0, -90.0, 90.0, 1.0, 1.0, 1.0, 1.0]);
         let (dout, mut out, mut dinput) = (upload(stream, &[1.0f32; 4]), stream.uninit(4), stream.uninit(8));
         swiglu::forward(stream, 1, 4, input.view(), out.view_mut());
@@ -132,4 +136,42 @@ fn swiglu_of_far_values_stays_finite() {
     });
     assert_within("out", output(&outputs, "out"), &[0.0, 200.0, 0.0, 90.0], 1e-30);
     assert_within("dgate", &output(&outputs, "dinput")[..4], &[0.0, 1.0, 0.0, 1.0], 1e-30);
+}
+
+/// Devices that move four numbers at once do so only where these lie together.
+fn views_may_begin_anywhere(subject: Subject) {
+    let (rows, width) = (9, 72);
+    let len = rows * width;
+    let mut random = Random::new(17);
+    let (x, weight) = (random.floats(len), random.floats(width));
+    let behind =
+        |stream: &Stream, first: usize, values: &[f32]| upload(stream, &[&vec![f32::NAN; first], values].concat());
+    for first in 1..=4 {
+        let outputs = subject.run(|stream| {
+            let (input, factors) = (behind(stream, first, &x), behind(stream, first, &weight));
+            let (input, factors) = (input.slice(first..first + len), factors.slice(first..first + width));
+            let mut out = stream.uninit(first + len + 5);
+            let (mut rstd, mut gated) = (stream.uninit(rows), stream.uninit(first + len / 2));
+            norm::forward(
+                stream,
+                rows,
+                width,
+                EPSILON,
+                input,
+                factors,
+                out.slice_mut(first..first + len),
+                rstd.view_mut(),
+            );
+            elementwise::add(stream, input, out.slice_mut(first..first + len));
+            swiglu::forward(stream, rows, width / 2, input, gated.slice_mut(first..first + len / 2));
+            let sum = reduce::sum(stream, input) as f32;
+            let parts = (out.slice(first..first + len), gated.slice(first..first + len / 2));
+            vec![("out", stream.download(parts.0)), ("gated", stream.download(parts.1)), ("sum", vec![sum])]
+        });
+        let mut expected = reference::norm(width, f64::from(EPSILON), &wide(&x), &wide(&weight));
+        expected.iter_mut().zip(&x).for_each(|(sum, &x)| *sum += f64::from(x));
+        assert_close("out", output(&outputs, "out"), &expected, TOLERANCE);
+        assert_close("gated", output(&outputs, "gated"), &reference::swiglu(width / 2, &wide(&x)), TOLERANCE);
+        assert_within("sum", output(&outputs, "sum"), &[wide(&x).iter().sum()], 1e-5);
+    }
 }

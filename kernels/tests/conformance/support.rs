@@ -1,9 +1,16 @@
-//! What every conformance test does with an operation: run it everywhere, compare bits, compare numbers.
+//! What every conformance test does with an operation: run it on one kind of device, compare bits, compare numbers.
 
-use kernels::{Buffer, Device, Element, Stream, philox};
+#[cfg(feature = "emulator")]
+use kernels::{Architecture, Emulation, Schedule};
+use kernels::{Buffer, Device, Element, Precision, Stream, Toolkit, philox};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// Largest relative error of an operation's output, ‖difference‖ / ‖reference‖.
+/// Largest relative error of an operation's output, ‖difference‖ / ‖reference‖, on every device.
 pub const TOLERANCE: f64 = 1e-5;
+/// The same where factors are rounded to bf16: of outputs, and of gradients.
+pub const HALF_TOLERANCE: f64 = 4e-3;
+pub const HALF_GRADIENT_TOLERANCE: f64 = 1e-2;
 
 /// Coordinates of a gradient that are compared with finite differences.
 const COORDINATES: usize = 80;
@@ -50,23 +57,142 @@ pub fn upload<T: Element>(stream: &Stream, values: &[T]) -> Buffer<T> {
     stream.upload(values)
 }
 
-/// Runs an operation on every device, twice for each number of threads, from outside its pool and from inside; all
-/// bits must agree. Returns the outputs.
-pub fn run_everywhere(run: impl Fn(&Stream) -> Outputs + Sync) -> Outputs {
-    let mut first: Option<Outputs> = None;
-    for threads in [1, 2, 3] {
-        let device = Device::cpu(Some(threads)).poisoned();
-        for outputs in [run(&device.stream()), device.install(|| run(&device.stream()))] {
-            let expected = first.get_or_insert_with(|| outputs.clone());
-            for ((name, values), (_, before)) in outputs.iter().zip(expected.iter()) {
-                assert!(values.iter().all(|value| !value.is_nan()), "`{name}` holds NaN with {threads} threads");
-                let same = values.iter().zip(before).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "`{name}` differs between runs or with {threads} threads");
+/// A kind of device that tests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// With 1, 2 and 3 threads, from outside its pool and from inside.
+    Cpu,
+    /// The kernels' text as C++, posing as this generation, under several schedules of a block's threads.
+    #[cfg(feature = "emulator")]
+    Emulated(Architecture),
+    /// The first GPU, where there is one.
+    Cuda,
+}
+
+impl Subject {
+    /// Runs an operation on every device of this kind; all bits must agree, whatever the threads or their schedule.
+    /// Returns the outputs.
+    pub fn run(self, run: impl Fn(&Stream) -> Outputs + Sync) -> Outputs {
+        self.run_in(Precision::F32, run)
+    }
+
+    /// The same with products in another precision.
+    pub fn run_in(self, precision: Precision, run: impl Fn(&Stream) -> Outputs + Sync) -> Outputs {
+        let mut first: Option<Outputs> = None;
+        for (how, device) in self.devices() {
+            let device = device.in_precision(precision).poisoned();
+            let inside = (self == Subject::Cpu).then(|| device.install(|| run(&device.stream())));
+            for outputs in [Some(run(&device.stream())), inside].into_iter().flatten() {
+                let expected = first.get_or_insert_with(|| outputs.clone());
+                assert_same_bits(&how, &outputs, expected);
+            }
+        }
+        first.expect("there is a device")
+    }
+
+    fn devices(self) -> Vec<(String, Device)> {
+        match self {
+            Subject::Cpu => [1, 2, 3].map(|threads| (format!("{threads} threads"), Device::cpu(Some(threads)))).into(),
+            #[cfg(feature = "emulator")]
+            Subject::Emulated(architecture) => emulated(architecture),
+            Subject::Cuda => {
+                let device = cuda().expect("tests are left out where there is no GPU");
+                vec![("the first time".into(), device.clone()), ("the second time".into(), device)]
             }
         }
     }
-    first.expect("every device ran")
+
+    /// Whether kernels of `.cu` files do the work.
+    pub fn is_accelerated(self) -> bool {
+        self != Subject::Cpu
+    }
 }
+
+#[cfg(feature = "emulator")]
+fn emulated(architecture: Architecture) -> Vec<(String, Device)> {
+    let schedules = [Schedule::Forward, Schedule::Backward, Schedule::Shuffled(7)];
+    let device = |schedule| {
+        let emulation = Emulation { architecture, schedule, ..Emulation::default() };
+        (format!("{schedule:?}"), Device::emulated(emulation))
+    };
+    schedules.map(device).into()
+}
+
+/// The first GPU. Where `KERNELS_CUDA` is set, there has to be one; it names the folder for compiled kernels, and
+/// `KERNELS_CUDA_LIBRARIES` folders of CUDA's libraries.
+pub fn cuda() -> Option<Device> {
+    static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
+    DEVICE.get_or_init(open_cuda).clone()
+}
+
+fn open_cuda() -> Option<Device> {
+    let folder = std::env::var_os("KERNELS_CUDA").map(PathBuf::from);
+    let libraries = std::env::var_os("KERNELS_CUDA_LIBRARIES").unwrap_or_default();
+    let toolkit = Toolkit {
+        cubins: folder.clone().unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins")),
+        libraries: std::env::split_paths(&libraries).filter(|path| path.is_absolute()).collect(),
+    };
+    match Device::cuda(0, &toolkit) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            assert!(folder.is_none(), "KERNELS_CUDA is set, but {error}");
+            eprintln!("left out: {error}");
+            None
+        }
+    }
+}
+
+fn assert_same_bits(how: &str, outputs: &Outputs, expected: &Outputs) {
+    for ((name, values), (_, before)) in outputs.iter().zip(expected) {
+        assert!(values.iter().all(|value| !value.is_nan()), "`{name}` holds NaN with {how}");
+        let same = values.iter().zip(before).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same && values.len() == before.len(), "`{name}` differs between runs or with {how}");
+    }
+}
+
+/// Makes a test of each function for each kind of device: `cpu::name`, `ampere::name`, `cuda::name`.
+macro_rules! on_every_device {
+    ($($test:ident),* $(,)?) => {
+        crate::support::tests_of!(cpu, crate::support::Subject::Cpu; $($test)*);
+        #[cfg(feature = "emulator")]
+        crate::support::tests_of!(
+            ampere, crate::support::Subject::Emulated(kernels::Architecture::AMPERE); $($test)*
+        );
+        mod cuda {
+            $(#[test]
+            fn $test() {
+                if crate::support::cuda().is_some() {
+                    super::$test(crate::support::Subject::Cuda);
+                }
+            })*
+        }
+    };
+}
+pub(crate) use on_every_device;
+
+/// The same, and `hopper::name`, for operations that have a way of their own there.
+macro_rules! on_every_path {
+    ($($test:ident),* $(,)?) => {
+        crate::support::on_every_device!($($test),*);
+        #[cfg(feature = "emulator")]
+        crate::support::tests_of!(
+            hopper, crate::support::Subject::Emulated(kernels::Architecture::HOPPER); $($test)*
+        );
+    };
+}
+pub(crate) use on_every_path;
+
+macro_rules! tests_of {
+    ($kind:ident, $subject:expr; $($test:ident)*) => {
+        mod $kind {
+            $(#[test]
+            fn $test() {
+                super::$test($subject);
+            })*
+        }
+    };
+}
+pub(crate) use tests_of;
 
 /// The output of this name.
 pub fn output<'a>(outputs: &'a Outputs, name: &str) -> &'a [f32] {
@@ -103,6 +229,11 @@ pub fn assert_within(what: &str, actual: &[f32], expected: &[f64], tolerance: f6
 
 /// Compares a gradient with central differences of a float64 loss, at random coordinates (all, where there are few).
 pub fn assert_gradient(what: &str, actual: &[f32], at: &[f32], loss: impl Fn(&[f64]) -> f64) {
+    assert_gradient_within(what, actual, at, TOLERANCE, loss);
+}
+
+/// The same to another tolerance.
+pub fn assert_gradient_within(what: &str, actual: &[f32], at: &[f32], tolerance: f64, loss: impl Fn(&[f64]) -> f64) {
     assert_eq!(actual.len(), at.len(), "{what}: lengths differ");
     let mut random = Random::new(at.len() as u64);
     let coordinates: Vec<usize> = if at.len() <= COORDINATES {
@@ -123,7 +254,7 @@ pub fn assert_gradient(what: &str, actual: &[f32], at: &[f32], loss: impl Fn(&[f
     };
     let expected: Vec<f64> = coordinates.iter().copied().map(slope).collect();
     let actual: Vec<f32> = coordinates.iter().map(|&index| actual[index]).collect();
-    assert_close(what, &actual, &expected, TOLERANCE);
+    assert_close(what, &actual, &expected, tolerance);
 }
 
 /// Σ aᵢ·bᵢ: a loss whose gradient to an output is the other factor.

@@ -227,9 +227,9 @@ impl Decoder {
         }
     }
 
-    /// Gets ready for many small forward passes, until the weights change.
+    /// Gets ready for many small forward passes, until the weights change, where the device gains from that.
     pub(super) fn prepare(&self) {
-        if self.layout.len <= PREPARED_PARAMETERS_MAX {
+        if self.layout.len <= PREPARED_PARAMETERS_MAX && self.device.gains_from_prepared() {
             self.prepared.get_or_init(|| Prepared::new(self));
         }
     }

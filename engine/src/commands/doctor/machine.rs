@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::cli::DoctorArgs;
+use crate::commands::device::gpu;
 use crate::failure::Exit;
 use crate::report::words::bytes;
 use crate::workplace::cache_folder;
@@ -18,7 +19,7 @@ pub fn examine(arguments: &DoctorArgs) -> (String, Vec<Finding>, Exit) {
         Finding::new("version", "", env!("CARGO_PKG_VERSION")),
         Finding::new("processor", "", processor()),
         Finding::new("memory", "", memory().unwrap_or_else(|| "not told by this system".to_string())),
-        device(),
+        device(arguments),
     ];
     let (store, exit) = store(arguments);
     findings.extend(store);
@@ -43,11 +44,19 @@ fn memory() -> Option<String> {
     Some(format!("{}, {} free", of("MemTotal")?, of("MemAvailable")?))
 }
 
-fn device() -> Finding {
-    match Device::cuda(0) {
-        Ok(device) => Finding::new("device", "yes", device.name()),
-        Err(error) => Finding::new("device", "no", format!("{error}; models are computed on the processor")),
+fn device(arguments: &DoctorArgs) -> Finding {
+    match gpu(0, &arguments.store) {
+        Ok(Ok(device)) => Finding::new("device", "yes", told(&device)),
+        Ok(Err(error)) => Finding::new("device", "no", format!("{error}; models are computed on the processor")),
+        Err(_) => Finding::new("device", "unknown", "there is no place for compiled kernels: name one with `--cache DIR`"),
     }
+}
+
+/// Such as `cuda:0, kernels for sm_90a, 138.2 GB free`.
+fn told(device: &Device) -> String {
+    let architecture = device.architecture().map_or(String::new(), |name| format!(", kernels for {name}"));
+    let free = device.memory_free().map_or(String::new(), |free| format!(", {} free", bytes(free)));
+    format!("{}{architecture}{free}", device.name())
 }
 
 /// Whether finished work can be kept. A folder that is not there yet is judged by the one that it would be made in; nothing is made.

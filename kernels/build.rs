@@ -1,0 +1,127 @@
+//! With the feature `emulator`: compiles every `.cu` file and `emulator/*.cpp` as C++ into one static library.
+//!
+//! Without it nothing is done and no C++ compiler is needed. `CXX` names another compiler than `c++`; `EMULATOR_CHECK=races`
+//! makes builds that find unordered accesses to shared memory (slow: for a look now and then, see kernels/emulator/README.md).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+use std::{env, fs, thread};
+
+/// As README.md of the emulator says: no contraction, so that sums are the same wherever the compiler vectorises.
+const FLAGS: [&str; 8] =
+    ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-psabi"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_EMULATOR").is_none() {
+        return;
+    }
+    println!("cargo:rerun-if-env-changed=CXX");
+    println!("cargo:rerun-if-env-changed=EMULATOR_CHECK");
+    for folder in ["emulator", "src"] {
+        println!("cargo:rerun-if-changed={folder}");
+    }
+    let files = files_below(Path::new("emulator")).into_iter().chain(files_below(Path::new("src")));
+    let (sources, headers): (Vec<_>, Vec<_>) = files.filter(|file| is_ours(file)).partition(|file| is_unit(file));
+    let newest_header = headers.iter().map(|header| changed_at(header)).max().unwrap_or(SystemTime::UNIX_EPOCH);
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    compile_all(&sources, newest_header, &out);
+    link(&sources, &out);
+}
+
+/// Every file below a folder, sorted; folders of tests are left out.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be read").path()).collect();
+    paths.sort();
+    let below = paths.into_iter().filter(|path| !path.ends_with("tests"));
+    below.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+fn has_extension(file: &Path, extensions: &[&str]) -> bool {
+    file.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known))
+}
+
+fn is_ours(file: &Path) -> bool {
+    has_extension(file, &["cu", "cuh", "cpp", "hpp", "h"])
+}
+
+fn is_unit(file: &Path) -> bool {
+    has_extension(file, &["cu", "cpp"])
+}
+
+fn changed_at(file: &Path) -> SystemTime {
+    fs::metadata(file).and_then(|data| data.modified()).unwrap_or_else(|_| SystemTime::now())
+}
+
+fn finds_races() -> bool {
+    env::var_os("EMULATOR_CHECK").is_some_and(|check| check == "races")
+}
+
+fn object(source: &Path, out: &Path) -> PathBuf {
+    let name = source.with_extension(if finds_races() { "races.o" } else { "o" }).to_string_lossy().replace('/', "-");
+    out.join(name)
+}
+
+/// Compiles what is older than its source or any header, two files at a time on two cores.
+fn compile_all(sources: &[PathBuf], newest_header: SystemTime, out: &Path) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, |count| count.get()) {
+            scope.spawn(|| {
+                while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let object = object(source, out);
+                    let made = fs::metadata(&object).and_then(|data| data.modified());
+                    if !made.is_ok_and(|made| made > changed_at(source) && made > newest_header) {
+                        compile(source, &object);
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn compile(source: &Path, object: &Path) {
+    let mut command = compiler();
+    command.args(FLAGS).args(["-Iemulator", "-Isrc/accelerator"]);
+    for folder in fs::read_dir("src").expect("there is a src").flatten().filter(|entry| entry.path().is_dir()) {
+        command.arg("-I").arg(folder.path());
+    }
+    if finds_races() {
+        command.args(["-g", "-DEMULATOR_TRACE"]);
+    }
+    if has_extension(source, &["cu"]) {
+        // Only the calls that mark loads and stores: emulator/races.cpp answers them, not the sanitizer's library.
+        command.args(finds_races().then_some("-fsanitize=thread"));
+        command.args(["-include", "src/accelerator/vocabulary.cuh", "-x", "c++"]);
+    }
+    run(command.arg("-c").arg(source).arg("-o").arg(object));
+}
+
+/// One object of all, so that a kernel that only registers itself is not left out by the linker.
+fn link(sources: &[PathBuf], out: &Path) {
+    let whole = out.join("whole.o");
+    run(compiler().args(["-r", "-nostdlib", "-o"]).arg(&whole).args(sources.iter().map(|source| object(source, out))));
+    let library = out.join("libemulator.a");
+    let _ = fs::remove_file(&library);
+    run(Command::new("ar").arg("rcs").arg(&library).arg(&whole));
+    println!("cargo:rustc-link-search=native={}", out.display());
+    println!("cargo:rustc-link-lib=static=emulator");
+    println!("cargo:rustc-link-lib=dylib=stdc++");
+}
+
+fn compiler() -> Command {
+    Command::new(env::var_os("CXX").unwrap_or_else(|| "c++".into()))
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| {
+        panic!(
+            "{:?} cannot be started: {error}; install g++ or build without the feature `emulator`",
+            command.get_program()
+        )
+    });
+    assert!(status.success(), "{command:?} failed");
+}
