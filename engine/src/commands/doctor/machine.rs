@@ -48,7 +48,9 @@ fn device(arguments: &DoctorArgs) -> Finding {
     match gpu(0, &arguments.store) {
         Ok(Ok(device)) => Finding::new("device", "yes", told(&device)),
         Ok(Err(error)) => Finding::new("device", "no", format!("{error}; models are computed on the processor")),
-        Err(_) => Finding::new("device", "unknown", "there is no place for compiled kernels: name one with `--cache DIR`"),
+        Err(_) => {
+            Finding::new("device", "unknown", "there is no place for compiled kernels: name one with `--cache DIR`")
+        }
     }
 }
 
