@@ -158,7 +158,7 @@ fn ppo_settings() -> PpoSettings {
         epochs: 1,
         idle: 0,
         schedule: Schedule { shape: Shape::Linear, peak: 5e-3, warmup: 0.1, floor: 0.1 },
-        optimizer: optimizer.clone(),
+        optimizer,
         clip: (0.2, 0.2),
         kl: Divergence { beta: 0.05, place: KlAs::Reward, adaptive: None },
         kl_stop: None,
