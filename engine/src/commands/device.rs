@@ -1,4 +1,7 @@
-//! Where models compute: what `--device` names, or the first GPU that can be used.
+//! Where models compute: on the processor, or on the GPU that `--device` names.
+//!
+//! No GPU has run our kernels yet (docs/kernels.md), and keys do not name the device: work that nobody asked a GPU for must not rest on
+//! them. So `auto` only tells that there is one.
 //!
 //! A GPU wants two things of a machine's disk: a folder for compiled kernels, which lies in the store's folder, and NVIDIA's libraries,
 //! looked for in `DECOCT_CUDA_LIBRARIES` (folders, joined as in `PATH`), `CUDA_HOME`, `CUDA_PATH` and where the toolkit puts itself.
@@ -15,7 +18,7 @@ const LIBRARIES: &str = "DECOCT_CUDA_LIBRARIES";
 const HOMES: [&str; 2] = ["CUDA_HOME", "CUDA_PATH"];
 const DEFAULT_HOME: &str = "/usr/local/cuda";
 
-/// Opens the device that was asked for. `warn` is told why a GPU that is there is not used.
+/// Opens the device that was asked for. `warn` is told of a GPU that is there, and why it is not used.
 ///
 /// # Errors
 /// If a device was named and cannot be used.
@@ -26,12 +29,17 @@ pub fn open(machine: &MachineArgs, store: &StoreArgs, warn: impl FnOnce(&str)) -
             let hint = "leave `--device` out, or say `--device cpu`; `decoct doctor` tells what is found";
             Failure::usage(error.to_string(), Some(hint.to_string()))
         }),
-        DeviceChoice::Auto => Ok(gpu(0, store)?.unwrap_or_else(|error| {
-            if is_there(&error) {
-                warn(&format!("{error}: models are computed on the processor"));
+        DeviceChoice::Auto => {
+            match gpu(0, store)? {
+                Ok(gpu) => warn(&format!(
+                    "models are computed on the processor; `--device {}` is there to be tried",
+                    gpu.name()
+                )),
+                Err(error) if is_there(&error) => warn(&format!("{error}: models are computed on the processor")),
+                Err(_) => {}
             }
-            Device::cpu(None)
-        })),
+            Ok(Device::cpu(None))
+        }
     }
 }
 

@@ -46,7 +46,9 @@ fn memory() -> Option<String> {
 
 fn device(arguments: &DoctorArgs) -> Finding {
     match gpu(0, &arguments.store) {
-        Ok(Ok(device)) => Finding::new("device", "yes", told(&device)),
+        Ok(Ok(device)) => {
+            Finding::new("device", "yes", format!("{}; `--device {}` computes there", told(&device), device.name()))
+        }
         Ok(Err(error)) => Finding::new("device", "no", format!("{error}; models are computed on the processor")),
         Err(_) => {
             Finding::new("device", "unknown", "there is no place for compiled kernels: name one with `--cache DIR`")
