@@ -17,6 +17,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("minijinja", &["stages"]),
     // The cache names it without using it: to switch on the TLS of object_store.
     ("reqwest", &["stages", "cache"]),
+    ("hyper", &["stages"]),
+    ("hyper-util", &["stages"]),
     ("tokenizers", &["stages"]),
     ("safetensors", &["stages"]),
     ("cudarc", &["kernels"]),

@@ -306,3 +306,44 @@ fn more_logs_than_open_files_are_all_readable() {
     (0..300).for_each(|number| fill(folder.path(), number..number + 1));
     assert_has(&open(folder.path()), 0..300);
 }
+
+#[test]
+fn replies_that_are_handed_in_are_kept_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let replies = open(folder.path());
+    let groups = [0, 1, 2].map(|number| replies.hand_in(&address(number), &reply(number)).unwrap());
+    assert!((0..3).all(|number| replies.get(&address(number)).is_none()), "nobody has asked to keep them");
+    replies.keep(groups[1]).unwrap();
+    assert_has(&replies, 0..3);
+    assert_has(&open(folder.path()), 0..3);
+    replies.hand_in(&address(3), &reply(3)).unwrap();
+    groups.into_iter().for_each(|group| replies.keep(group).unwrap());
+    assert_eq!(replies.get(&address(3)), None, "those were kept already");
+    drop(replies);
+    assert_has(&open(folder.path()), 0..4);
+}
+
+/// The disaster: a reply read ahead is another's, or is missing because its log went on since.
+#[test]
+fn replies_are_found_in_any_order_while_more_are_put() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = open(folder.path());
+    let number = |step: usize| (step * 389) % 1_500;
+    let reader = open(folder.path());
+    for step in 0..1_500 {
+        writer.put(&address(number(step)), &reply(number(step))).unwrap();
+        if step % 50 == 49 {
+            reader.refresh().unwrap();
+            (0..=step).rev().step_by(3).for_each(|step| {
+                assert_eq!(reader.get(&address(number(step))), Some(reply(number(step))), "{step}");
+            });
+        }
+    }
+    let readers = std::iter::repeat_with(|| {
+        std::thread::spawn({
+            let reader = reader.clone();
+            move || assert_has(&reader, 0..1_500)
+        })
+    });
+    readers.take(3).collect::<Vec<_>>().into_iter().for_each(|reader| reader.join().unwrap());
+}

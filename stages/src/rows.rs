@@ -1,7 +1,7 @@
 //! A table as stages see it: named, typed columns and rows that keep their id from the source on.
 
 use crate::failure::{Failure, Result};
-use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -155,7 +155,7 @@ impl Rows {
         Ok(())
     }
 
-    fn array<'a>(&'a self, index: usize) -> Result<ArrayRef> {
+    fn array(&self, index: usize) -> Result<ArrayRef> {
         let cells = self.rows.iter().map(|row| &row.cells[index]);
         let wrong = |cell: &Value| {
             let column = &self.columns[index];
@@ -175,12 +175,17 @@ impl Rows {
             ColumnType::Int => typed!(Int64Array, Value::as_i64),
             ColumnType::Float => typed!(Float64Array, Value::as_f64),
             ColumnType::Text => {
-                let read = |cell: &'a Value| match cell {
-                    Value::Null => Ok(None),
-                    Value::String(text) => Ok(Some(text.as_str())),
-                    other => Err(wrong(other)),
-                };
-                Arc::new(cells.map(read).collect::<Result<StringArray>>()?)
+                // With room for all of it: a column of long texts would be moved again and again as it grows.
+                let bytes = cells.clone().filter_map(Value::as_str).map(str::len).sum();
+                let mut texts = StringBuilder::with_capacity(self.rows.len(), bytes);
+                for cell in cells {
+                    match cell {
+                        Value::Null => texts.append_null(),
+                        Value::String(text) => texts.append_value(text),
+                        other => return Err(wrong(other)),
+                    }
+                }
+                Arc::new(texts.finish())
             }
             ColumnType::Json => typed!(StringArray, |cell: &Value| Some(cell.to_string())),
         })

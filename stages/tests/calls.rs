@@ -5,8 +5,9 @@ mod support;
 use stages::context::Context;
 use stages::failure::Failure;
 use stages::llm::{Budget, Caller, Claimed, Fault, Outcome, Replies, Reply, Request, Unusable, Watcher, for_each_row};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use support::{FakeContext, MemoryReplies, ScriptedModel, numbered_rows, passing, question};
 
 fn number(reply: &Reply) -> Result<i64, String> {
@@ -37,6 +38,46 @@ fn results_come_in_row_order_whatever_the_order_of_answers() {
     let expected: Vec<String> = (0..100).map(|i| format!("q{i}")).collect();
     assert_eq!(ask_all(&context, 100).unwrap(), expected);
     assert_eq!(context.progress.load(Ordering::Relaxed), 100);
+}
+
+/// Calls wait on one thread; rows whose answers are kept are worked off beside it, and those between them that wait are not lost, sent
+/// twice or too many at a time.
+#[test]
+fn kept_answers_are_read_on_several_cores() {
+    const ROWS: usize = 4_000;
+    const CONCURRENCY: usize = 8;
+    let mut model = echo();
+    model.pause_ms = 1;
+    let mut context = FakeContext::with(model);
+    context.runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let (at_once, at_once_most, places) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
+    let seen = Arc::new((at_once, at_once_most, places));
+    std::thread::scope(|scope| {
+        scope.spawn(|| _ = context.runtime.block_on(ended));
+        for is_asked in [|index: usize| index % 97 > 0 && index < 3_500, |_| true] {
+            let (caller, seen) = (context.caller("model").unwrap(), seen.clone());
+            let answers = for_each_row(&context, CONCURRENCY, numbered_rows(ROWS), move |item| {
+                let (caller, seen) = (caller.clone(), seen.clone());
+                async move {
+                    let (at_once, at_once_most, places) = &*seen;
+                    places.lock().unwrap().insert(std::thread::current().name().map(str::to_string));
+                    at_once_most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let question = question(item.row["question"].as_str().unwrap());
+                    let answer = if is_asked(item.index) { caller.ask(&question).await?.text } else { String::new() };
+                    at_once.fetch_sub(1, Ordering::SeqCst);
+                    Ok(answer)
+                }
+            });
+            let expected = |index| if is_asked(index) { format!("q{index}") } else { String::new() };
+            assert!(answers.unwrap().into_iter().eq((0..ROWS).map(expected)));
+        }
+        end.send(()).unwrap();
+    });
+    assert_eq!(context.meter.read().calls, ROWS as u64);
+    assert!(seen.1.load(Ordering::SeqCst) <= CONCURRENCY);
+    let has_cores = std::thread::available_parallelism().unwrap().get() > 1;
+    assert_eq!(seen.2.lock().unwrap().contains(&Some("rows beside".to_string())), has_cores);
 }
 
 #[test]

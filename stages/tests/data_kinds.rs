@@ -483,4 +483,10 @@ fn a_long_file_gives_what_it_would_if_it_were_held() {
     let (streamed, held) = (source(Value::Null), source(json!(1_000_000)));
     assert_eq!(streamed.len(), 20_000);
     assert!(streamed == held);
+    // Cores share the lines: here there are fewer, and the last has no end.
+    let text = format!("{{\"q\": \"{}\"}}\n{{\"q\": 1}}", "x".repeat(3 << 20));
+    std::fs::write(&path, text).unwrap();
+    let (streamed, held) = (source(Value::Null), source(json!(1_000_000)));
+    assert_eq!(streamed.len(), 2);
+    assert!(streamed == held);
 }

@@ -73,11 +73,13 @@ fn nobody_listening_is_told_in_words() {
 
 #[test]
 fn a_hanging_server_runs_into_the_timeout() {
-    let faults = Faults { shares: vec![(1.0, house::model_faults::Fault::Hang { ms: 3000 })], times: 1 };
-    let server = ModelServer::start(Behaviour { faults, ..Behaviour::default() });
-    let started = std::time::Instant::now();
-    assert_eq!(ask_all(&context(&server, json!({"timeout_ms": 100})), 1).unwrap().len(), 1);
-    assert!(started.elapsed().as_millis() < 2500);
+    for setting in ["timeout_ms", "read_timeout_ms"] {
+        let faults = Faults { shares: vec![(1.0, house::model_faults::Fault::Hang { ms: 3000 })], times: 1 };
+        let server = ModelServer::start(Behaviour { faults, ..Behaviour::default() });
+        let started = std::time::Instant::now();
+        assert_eq!(ask_all(&context(&server, json!({setting: 100})), 1).unwrap().len(), 1);
+        assert!(started.elapsed().as_millis() < 2500, "{setting}");
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Who makes a call: marks on addresses in flight, within the process and between processes.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::AddressHasher;
 use crate::error::Result;
 use crate::hash::ReplyAddress;
 use crate::lock::ByteLocks;
@@ -29,9 +31,9 @@ pub struct Claims {
 
 #[derive(Default)]
 struct Held {
-    addresses: HashSet<ReplyAddress>,
+    addresses: HashSet<ReplyAddress, BuildHasherDefault<AddressHasher>>,
     /// How many addresses each byte serves.
-    bytes: HashMap<u32, usize>,
+    bytes: HashMap<u32, usize, BuildHasherDefault<AddressHasher>>,
 }
 
 /// An address that is ours until this is dropped.

@@ -3,6 +3,7 @@
 //! What holds: a reply is there for every later process as soon as [`Replies::put`] returns, whatever happens to this process; a
 //! power cut costs at most the last [`GROUP_MS`] of replies. A torn or damaged record is a miss. Readers never change a log.
 
+mod ahead;
 pub(crate) mod check;
 mod claim;
 pub mod merge;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use ahead::Ahead;
 pub(crate) use check::count;
 use claim::Claims;
 pub use claim::{Claim, Claimed};
@@ -29,7 +31,7 @@ pub(crate) use record::{SEGMENT_HEADER, scan};
 use segment::Segment;
 pub(crate) use segment::is_finished;
 pub use writer::GROUP_MS;
-use writer::Writer;
+use writer::{Writer, Written};
 
 use crate::error::{AtPath, Result};
 use crate::hash::ReplyAddress;
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     own: String,
     state: RwLock<State>,
     writer: Mutex<Writer>,
+    ahead: Mutex<Ahead>,
     claims: Claims,
     /// Nothing is written: no folder, no merged log, no index, also not in place of a wrong one.
     looking: bool,
@@ -130,7 +133,7 @@ impl Replies {
             (place, state.segments[place.segment as usize].clone())
         };
         let entry = Entry { address: *address, offset: place.offset, bytes: place.bytes };
-        let reply = segment.read(&entry);
+        let reply = self.0.read_reply(place.segment, &segment, &entry);
         if reply.is_some() || segment.exists() {
             if reply.is_none() {
                 self.0.forget(address, place, &segment);
@@ -158,18 +161,23 @@ impl Replies {
 
     /// Keeps a reply. When this returns, no crash of this process can lose it. Replaces an earlier reply to the same request.
     pub fn put(&self, address: &ReplyAddress, reply: &[u8]) -> Result<()> {
-        let record = record::encode(address, reply);
-        let mut writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let (path, offset) = writer.append(*address, &record)?;
-        let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
-        let segment = state.number_of(path);
-        state.index.insert(*address, Place { segment, bytes: record.len() as u32, offset });
-        Ok(())
+        self.keep(self.hand_in(address, reply)?)
+    }
+
+    /// Takes a reply in, to be kept by [`Replies::keep`] together with all that are handed in before that is called: one write
+    /// serves many. Nobody finds it until then. The number of the group in which it will be written.
+    pub fn hand_in(&self, address: &ReplyAddress, reply: &[u8]) -> Result<u64> {
+        self.0.writer().take(*address, reply, |written| self.0.note(written))
+    }
+
+    /// When this returns, no crash of this process can lose what was handed in under this number.
+    pub fn keep(&self, group: u64) -> Result<()> {
+        self.0.writer().write(group, |written| self.0.note(written))
     }
 
     /// Waits until everything put so far would survive a power cut, and is in the shared store unless that does not answer.
     pub fn flush(&self) -> Result<()> {
-        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()?;
+        self.0.writer().sync(|written| self.0.note(written))?;
         self.1.iter().for_each(|courier| courier.hurry());
         Ok(())
     }
@@ -212,10 +220,29 @@ impl Shared {
             own: writer.name().to_owned(),
             state: RwLock::default(),
             writer: Mutex::new(writer),
+            ahead: Mutex::default(),
             claims: Claims::new(claims),
             looking,
             damaged: AtomicU64::new(0),
             lost_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn writer(&self) -> std::sync::MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_reply(&self, number: u32, segment: &Segment, entry: &Entry) -> Option<Vec<u8>> {
+        let ahead = self.ahead.try_lock().ok().and_then(|mut ahead| ahead.read(number, segment, entry));
+        ahead.or_else(|| segment.read(entry))
+    }
+
+    /// From now on these replies are found.
+    fn note(&self, Written { log, entries }: Written) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let segment = state.number_of(log);
+        for Entry { address, offset, bytes } in entries {
+            state.index.insert(*address, Place { segment, bytes: *bytes, offset: *offset });
         }
     }
 
@@ -398,6 +425,11 @@ impl Hasher for AddressHasher {
         if let Some(first) = bytes.first_chunk() {
             self.0 = u64::from_le_bytes(*first);
         }
+    }
+
+    /// The beginning of one, which has to fill all bits.
+    fn write_u32(&mut self, first: u32) {
+        self.0 = u64::from(first).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
     /// The length that an array's `Hash` announces before its bytes.

@@ -34,21 +34,22 @@ pub struct Entry {
     pub bytes: u32,
 }
 
-/// The bytes to append for one reply.
+/// Appends the record of one reply; its length.
 ///
 /// # Panics
 /// If the reply is larger than 4 GB.
-pub fn encode(address: &ReplyAddress, reply: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(reply.len() + PREFIX_BYTES).expect("a reply of less than 4 GB") - PREFIX_BYTES as u32;
-    let mut record = Vec::with_capacity(PREFIX_BYTES + reply.len());
-    record.extend_from_slice(&MARK);
-    record.extend_from_slice(&[0; CHECKSUM_BYTES]);
-    record.extend_from_slice(&length.to_le_bytes());
-    record.extend_from_slice(address.as_bytes());
-    record.extend_from_slice(reply);
-    let (head, checked) = record.split_at_mut(MARK.len() + CHECKSUM_BYTES);
+pub fn encode(address: &ReplyAddress, reply: &[u8], out: &mut Vec<u8>) -> u32 {
+    let bytes = u32::try_from(reply.len() + PREFIX_BYTES).expect("a reply of less than 4 GB");
+    let start = out.len();
+    out.reserve(bytes as usize);
+    out.extend_from_slice(&MARK);
+    out.extend_from_slice(&[0; CHECKSUM_BYTES]);
+    out.extend_from_slice(&(bytes - PREFIX_BYTES as u32).to_le_bytes());
+    out.extend_from_slice(address.as_bytes());
+    out.extend_from_slice(reply);
+    let (head, checked) = out[start..].split_at_mut(MARK.len() + CHECKSUM_BYTES);
     head[MARK.len()..].copy_from_slice(&checksum(checked));
-    record
+    bytes
 }
 
 /// Address and reply of the record that `bytes` begin with; `None` if there is no intact one.
@@ -113,7 +114,7 @@ mod tests {
         let mut bytes = Vec::new();
         let starts = replies.iter().enumerate().map(|(i, reply)| {
             let start = bytes.len() as u64;
-            bytes.extend(encode(&address(i as u8), reply));
+            encode(&address(i as u8), reply, &mut bytes);
             start
         });
         let starts = starts.collect();

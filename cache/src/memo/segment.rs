@@ -96,13 +96,21 @@ impl Segment {
     /// The reply at `entry`; `None` unless the bytes there are intact and answer that address.
     pub fn read(&self, entry: &Entry) -> Option<Vec<u8>> {
         let mut bytes = vec![0; entry.bytes as usize];
-        self.read_exact(&mut bytes, entry.offset).ok()?;
-        let (address, reply) = decode(&bytes)?;
-        let start = bytes.len() - reply.len();
-        (address == entry.address).then(|| {
-            bytes.drain(..start);
-            bytes
-        })
+        self.read_at(&mut bytes, entry.offset).ok().filter(|read| *read == bytes.len())?;
+        reply_in(&bytes, entry)
+    }
+
+    /// Fills `bytes` as far as the log goes; how far that is.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some(file) = self.file.get() {
+            return read_at(file, bytes, offset);
+        }
+        let file = File::open(&self.path)?;
+        let read = read_at(&file, bytes, offset)?;
+        if OPEN.load(Ordering::Relaxed) < OPEN_FILES && self.file.set(file).is_ok() {
+            OPEN.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(read)
     }
 
     /// Makes the next process read the log itself, because the index points at damage.
@@ -132,21 +140,27 @@ impl Segment {
         })
     }
 
-    fn read_exact(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        if let Some(file) = self.file.get() {
-            return file.read_exact_at(bytes, offset);
-        }
-        let file = File::open(&self.path)?;
-        file.read_exact_at(bytes, offset)?;
-        if OPEN.load(Ordering::Relaxed) < OPEN_FILES && self.file.set(file).is_ok() {
-            OPEN.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
     fn index_path(&self) -> PathBuf {
         self.path.with_extension("idx")
     }
+}
+
+/// The reply in the bytes of a record; `None` unless they are intact and answer that address.
+pub fn reply_in(record: &[u8], entry: &Entry) -> Option<Vec<u8>> {
+    decode(record).filter(|(address, _)| *address == entry.address).map(|(_, reply)| reply.to_vec())
+}
+
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < bytes.len() {
+        match file.read_at(&mut bytes[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
 }
 
 impl Drop for Segment {

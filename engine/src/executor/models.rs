@@ -73,6 +73,14 @@ impl Replies for Kept {
         self.replies.put(&ReplyAddress(cache::Digest::from_bytes(*address)), raw).map_err(std::io::Error::other)
     }
 
+    fn hand_in(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<u64> {
+        self.replies.hand_in(&ReplyAddress(cache::Digest::from_bytes(*address)), raw).map_err(std::io::Error::other)
+    }
+
+    fn keep(&self, number: u64) -> std::io::Result<()> {
+        self.replies.keep(number).map_err(std::io::Error::other)
+    }
+
     fn notes(&self) -> Option<PathBuf> {
         self.notes.clone()
     }

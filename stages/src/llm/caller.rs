@@ -8,7 +8,7 @@ use super::egress::Egress;
 use super::endpoint::Lane;
 use super::halt;
 use super::meter::{Budget, Meter};
-use super::request::canonical;
+use super::request::Asked;
 use super::{LanguageModel, Manner, Reply, Request};
 use crate::failure::{Failure, Result};
 use std::collections::HashMap;
@@ -26,6 +26,14 @@ pub trait Replies: Send + Sync {
     fn get(&self, address: &[u8; 32]) -> Option<Vec<u8>>;
     /// Returns once the reply can no longer be lost by killing this process.
     fn put(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<()>;
+    /// Takes a reply in that is kept by [`Replies::keep`], together with all that others hand in before. A number to call it by.
+    fn hand_in(&self, address: &[u8; 32], raw: &[u8]) -> std::io::Result<u64> {
+        self.put(address, raw).map(|()| 0)
+    }
+    /// Returns once what was handed in under this number can no longer be lost by killing this process.
+    fn keep(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
     /// A folder for what must not be forgotten of calls that outlive this process.
     fn notes(&self) -> Option<PathBuf> {
         None
@@ -60,8 +68,9 @@ pub struct Caller {
     /// Under which answers are counted.
     pub(super) port: Arc<str>,
     pub(super) lane: Lane,
-    /// Of the model, as it stands in addresses.
-    identity: Arc<[u8]>,
+    asked: Arc<Asked>,
+    /// Answers come from a server, many at a time.
+    is_served: bool,
     in_flight: Arc<InFlight>,
     /// What may not go to the model.
     egress: Option<Arc<Egress>>,
@@ -79,11 +88,26 @@ impl Caller {
         retry_marked: bool,
     ) -> Caller {
         model.keep_in(&replies);
-        let (identity, manner) = (canonical(&model.identity()).into(), model.manner());
+        let (asked, manner) = (Arc::new(Asked::new(&model.identity())), model.manner());
+        let is_served = model.lane().is_some();
         let lane = model.lane().unwrap_or_else(|| Lane::unlimited(model.patience()));
         let (port, in_flight) = ("".into(), Arc::default());
         let (egress, watcher) = (None, None);
-        Caller { model, replies, meter, budget, retry_marked, port, lane, identity, in_flight, egress, watcher, manner }
+        Caller {
+            model,
+            replies,
+            meter,
+            budget,
+            retry_marked,
+            port,
+            lane,
+            asked,
+            is_served,
+            in_flight,
+            egress,
+            watcher,
+            manner,
+        }
     }
 
     /// The same, behind this port of its node.
@@ -146,12 +170,21 @@ impl Caller {
     }
 
     fn address(&self, request: &Request) -> [u8; 32] {
-        request.address_for(&self.identity, self.model.reads_task())
+        request.address_of(&self.asked, self.model.reads_task())
     }
 
     /// A kept reply that can still be read; a broken one counts as none and is replaced.
     fn kept(&self, address: &[u8; 32]) -> Option<Reply> {
         self.model.parse(&self.replies.get(address)?).ok()
+    }
+
+    /// Keeps a reply. Of a server's answers all that are here by now are written together.
+    pub(super) async fn keep(&self, address: &[u8; 32], raw: &[u8]) -> Result<()> {
+        let number = self.replies.hand_in(address, raw).map_err(cannot_keep)?;
+        if self.is_served {
+            tokio::task::yield_now().await;
+        }
+        self.replies.keep(number).map_err(cannot_keep)
     }
 
     fn reuse(&self, request: &Request, reply: Reply) -> Reply {
@@ -176,7 +209,7 @@ impl Caller {
     }
 }
 
-pub(super) fn cannot_keep(error: std::io::Error) -> Failure {
+fn cannot_keep(error: std::io::Error) -> Failure {
     Failure::Replies(format!("cannot keep replies: {error}"))
 }
 

@@ -6,20 +6,29 @@ use crate::context::{Context, Progress};
 use crate::failure::{Failure, Result};
 use crate::rows::{Column, Row, Rows, object};
 use crate::table::Table;
-use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 
 /// How often a crowd looks whether it should stop; well below what a person notices.
 const LOOK_INTERVAL_MS: u64 = 50;
 /// Finished rows that wait to be taken, beside those in work; before there are more no row is begun.
 const FINISHED_ROWS: usize = 1024;
+/// So many rows in a row that waited for nothing make a worker look for a core of its own.
+const ROWS_AT_ONCE: u32 = 32;
+/// Workers on cores of their own at most: beyond that they would stand in line for rows.
+const BESIDE_AT_MOST: usize = 4;
 /// Between two takings of finished rows while many come: to be woken for each would cost more than to take it.
 const TAKE_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -130,6 +139,7 @@ struct Feed<F> {
     columns: Vec<Column>,
     halter: Arc<Halter>,
     work: F,
+    beside: Beside,
 }
 
 /// A row that was worked on, and what came of it.
@@ -138,7 +148,12 @@ struct Finished<T> {
     result: Result<T>,
 }
 
-impl<F> Feed<F> {
+impl<F, Fut, T> Feed<F>
+where
+    T: Send + 'static,
+    F: Fn(Item) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T>> + Send + 'static,
+{
     fn next(&self) -> Option<Result<(usize, Row)>> {
         if self.halter.said() {
             return None;
@@ -147,33 +162,118 @@ impl<F> Feed<F> {
     }
 
     /// Works on one row after another until there are no more, or the word to stop is said.
-    async fn work_off<T, Fut>(self: Arc<Self>, finished: mpsc::Sender<Finished<T>>)
-    where
-        F: Fn(Item) -> Fut,
-        Fut: Future<Output = Result<T>>,
-    {
-        // Room for its result comes before a row: one that is finished waits for nothing then, and is not overtaken by thousands.
-        while let Ok(room) = finished.reserve().await {
-            let one = match self.next() {
-                None => return,
-                Some(Err(failure)) => Finished { row: None, result: Err(failure) },
-                Some(Ok((index, row))) => {
-                    let item = Item::new(index, &row, &self.columns);
-                    // A row that need not wait is not left in its middle: else results come far out of order.
-                    let work = AssertUnwindSafe(tokio::task::unconstrained(async { (self.work)(item).await }));
-                    let result = work.catch_unwind().await;
-                    let result = result.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic)));
-                    Finished { row: Some((index, row)), result }
+    fn work_off(self: Arc<Self>, finished: mpsc::Sender<Finished<T>>) -> BoxFuture<'static, ()> {
+        let halt = self.halter.halt();
+        halt.around(async move {
+            let mut at_once = 0;
+            // Room for its result comes before a row: one that is finished waits for nothing then, and is not overtaken by thousands.
+            while let Ok(room) = finished.reserve().await {
+                let Some(next) = self.next() else { return };
+                let mut work = pin!(self.work_on(next));
+                let one = match poll!(&mut work) {
+                    Poll::Ready(one) => {
+                        at_once += 1;
+                        one
+                    }
+                    Poll::Pending => {
+                        at_once = 0;
+                        work.await
+                    }
+                };
+                room.send(one);
+                if at_once >= ROWS_AT_ONCE && self.beside.try_begin() {
+                    return self.clone().go_beside(finished.clone());
                 }
-            };
-            // At once: whoever takes the results hears of it too late to keep others from asking.
-            if one.result.as_ref().is_err_and(|failure| !matches!(failure, Failure::Remote(_))) {
-                self.halter.say();
+                // Others get their turn here, also where no row ever waits.
+                tokio::task::consume_budget().await;
             }
-            room.send(one);
-            // Others get their turn here, also where no row ever waits.
-            tokio::task::consume_budget().await;
+        })
+        .boxed()
+    }
+
+    async fn work_on(&self, next: Result<(usize, Row)>) -> Finished<T> {
+        let one = match next {
+            Err(failure) => Finished { row: None, result: Err(failure) },
+            Ok((index, row)) => {
+                let item = Item::new(index, &row, &self.columns);
+                // A row that need not wait is not left in its middle: else results come far out of order.
+                let work = AssertUnwindSafe(tokio::task::unconstrained(async { (self.work)(item).await }));
+                let result = work.catch_unwind().await;
+                let result = result.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic)));
+                Finished { row: Some((index, row)), result }
+            }
+        };
+        // At once: whoever takes the results hears of it too late to keep others from asking.
+        if one.result.as_ref().is_err_and(|failure| !matches!(failure, Failure::Remote(_))) {
+            self.halter.say();
         }
+        one
+    }
+
+    /// The same on a thread of its own, for rows whose answers are kept: until one has to wait.
+    fn go_beside(self: Arc<Self>, finished: mpsc::Sender<Finished<T>>) {
+        let runtime = tokio::runtime::Handle::current();
+        let (feed, sender) = (self.clone(), finished.clone());
+        let work = move || runtime.block_on(feed.halter.halt().around(feed.clone().work_off_beside(sender)));
+        if std::thread::Builder::new().name("rows beside".into()).spawn(work).is_err() {
+            // It goes on where it was; the place beside stays taken, so that nobody tries again.
+            tokio::spawn(self.work_off(finished));
+        }
+    }
+
+    async fn work_off_beside(self: Arc<Self>, finished: mpsc::Sender<Finished<T>>) {
+        while let Ok(room) = finished.reserve().await {
+            let Some(next) = self.next() else { return };
+            let feed = self.clone();
+            let mut work = Box::pin(async move { feed.work_on(next).await });
+            match poll!(&mut work) {
+                Poll::Ready(one) => room.send(one),
+                Poll::Pending => {
+                    self.beside.end();
+                    drop(room);
+                    _ = tokio::spawn(self.halter.halt().around(self.clone().finish_and_go_on(work, finished.clone())));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn finish_and_go_on(
+        self: Arc<Self>,
+        work: impl Future<Output = Finished<T>>,
+        finished: mpsc::Sender<Finished<T>>,
+    ) {
+        let one = work.await;
+        if finished.send(one).await.is_ok() {
+            self.work_off(finished).await;
+        }
+    }
+}
+
+/// How many workers may have left the thread on which calls wait.
+struct Beside {
+    now: AtomicUsize,
+    most: usize,
+}
+
+impl Beside {
+    /// Where calls wait on one thread, the other cores are free.
+    fn of(runtime: &Handle) -> Beside {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = match runtime.runtime_flavor() {
+            RuntimeFlavor::CurrentThread => (cores - 1).min(BESIDE_AT_MOST),
+            _ => 0,
+        };
+        Beside { now: AtomicUsize::new(0), most }
+    }
+
+    fn try_begin(&self) -> bool {
+        let one_more = |now: usize| (now < self.most).then_some(now + 1);
+        self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    fn end(&self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -215,10 +315,11 @@ impl<'a> Crowd<'a> {
         let runtime = self.context.runtime().clone();
         let rows = table.rows_from(self.context.first_row(table.len()));
         let (columns, halter) = (table.columns().to_vec(), self.halter.clone());
-        let feed = Arc::new(Feed { rows: Mutex::new(Box::new(rows)), columns, halter, work });
+        let beside = Beside::of(&runtime);
+        let feed = Arc::new(Feed { rows: Mutex::new(Box::new(rows)), columns, halter, work, beside });
         let (sender, mut finished) = mpsc::channel(FINISHED_ROWS + self.concurrency);
         for _ in 0..self.concurrency {
-            runtime.spawn(self.halter.halt().around(feed.clone().work_off(sender.clone())));
+            runtime.spawn(feed.clone().work_off(sender.clone()));
         }
         drop(sender);
         runtime.block_on(async {

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Result};
 use crate::settings::{Reader, Step, shown_path};
-use reqwest::header::HeaderValue;
+use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

@@ -94,13 +94,12 @@ impl Request {
     /// `reads_task`: the messages of a rehearsal are not read, only its task is, so that a cosmetic edit of a prompt gives the same answers;
     /// the messages stay in the address all the same, as they do for every model.
     pub fn address(&self, model_identity: &Value, reads_task: bool) -> [u8; 32] {
-        self.address_for(&canonical(model_identity), reads_task)
+        self.address_of(&Asked::new(model_identity), reads_task)
     }
 
-    /// The same for an identity that was written [`canonical`]ly before: it is that of thousands of requests.
-    pub(super) fn address_for(&self, identity: &[u8], reads_task: bool) -> [u8; 32] {
-        let mut preimage = Vec::with_capacity(identity.len() + self.bytes() + 256);
-        preimage.extend_from_slice(identity);
+    /// The same for one of thousands of requests to one model.
+    pub(super) fn address_of(&self, asked: &Asked, reads_task: bool) -> [u8; 32] {
+        let mut preimage = Vec::with_capacity(self.bytes() + 256);
         write_tagged(b'[', &(self.messages.len() as u64).to_le_bytes(), &mut preimage);
         for message in &self.messages {
             write_text(&message.role, &mut preimage);
@@ -111,8 +110,23 @@ impl Request {
             Some(task) => task.write_canonical(&mut preimage),
             None => write_text("", &mut preimage),
         }
-        preimage.extend([self.sample.to_le_bytes(), self.ask.to_le_bytes()].concat());
-        *blake3::Hasher::new_derive_key("decoct reply address 1").update(&preimage).finalize().as_bytes()
+        preimage.extend_from_slice(&self.sample.to_le_bytes());
+        preimage.extend_from_slice(&self.ask.to_le_bytes());
+        *asked.0.clone().update(&preimage).finalize().as_bytes()
+    }
+}
+
+/// The model that is asked, as all addresses of its replies begin: hashed once.
+#[derive(Clone)]
+pub(super) struct Asked(blake3::Hasher);
+
+impl Asked {
+    pub(super) fn new(model_identity: &Value) -> Asked {
+        let mut identity = Vec::new();
+        write_canonical(model_identity, &mut identity);
+        let mut hasher = blake3::Hasher::new_derive_key("decoct reply address 1");
+        hasher.update(&identity);
+        Asked(hasher)
     }
 }
 
@@ -139,13 +153,6 @@ impl Task {
 }
 
 /// A value as it stands in addresses.
-pub(super) fn canonical(value: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_canonical(value, &mut out);
-    out
-}
-
-/// Length-prefixed, keys sorted: two values are written alike exactly when they are equal as JSON.
 fn write_canonical(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Array(items) => {

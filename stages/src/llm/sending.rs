@@ -1,6 +1,6 @@
 //! One request on its way to the model, as often as it takes: reserve, send, read, keep, settle.
 
-use super::caller::{Caller, cannot_keep};
+use super::caller::Caller;
 use super::endpoint::Permit;
 use super::meter::Reservation;
 use super::{Fault, Reply, Request, halt};
@@ -84,7 +84,7 @@ impl Caller {
         self.meter.tallies.note(&self.port, request, &reply.usage);
         // An answer that came in a batch is kept already.
         if self.replies.get(address).is_none_or(|kept| kept != raw) {
-            self.replies.put(address, &raw).map_err(cannot_keep)?;
+            self.keep(address, &raw).await?;
         }
         Ok(Ok(reply))
     }

@@ -11,11 +11,12 @@ use crate::stage::Outputs;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
-/// Shorter files are read once and held.
-const LONG_BYTES: u64 = 16 << 20;
+/// Shorter files are read once and held, also where nothing comes of it because their rows are in the store already.
+const LONG_BYTES: u64 = 1 << 20;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// What is known of a long file.
@@ -41,19 +42,49 @@ pub fn survey(file: &Path, format: Format, limit: Option<usize>) -> Option<Surve
     if format != Format::Jsonl || limit.is_some() || !is_long {
         return None;
     }
+    let parts = parts(file).ok()?;
+    let looks = std::thread::scope(|scope| {
+        let looks: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| look(file, part))).collect();
+        looks.into_iter().map(|look| look.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let looks: Option<Vec<(Types, usize)>> = looks;
+    let (types, rows) = looks?.into_iter().reduce(|(mut types, rows), (behind, more)| {
+        types.append(behind);
+        (types, rows + more)
+    })?;
+    (rows > 0).then(|| Survey { columns: types.columns(), rows })
+}
+
+/// Whole lines for each core.
+fn parts(file: &Path) -> std::io::Result<Vec<Range<u64>>> {
+    let mut input = BufReader::new(File::open(file)?);
+    let bytes = input.get_ref().metadata()?.len();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let mut starts = vec![0];
+    for core in 1..cores {
+        input.seek(SeekFrom::Start(bytes * core / cores))?;
+        input.skip_until(b'\n')?;
+        starts.push(input.stream_position()?);
+    }
+    let ends = starts[1..].iter().copied().chain([u64::MAX]);
+    Ok(starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect())
+}
+
+/// The types in some lines of a file, and how many objects there are; `None` if there is anything to think about.
+fn look(file: &Path, part: Range<u64>) -> Option<(Types, usize)> {
     let (mut types, mut rows) = (Types::default(), 0);
     let look = |line: &[u8]| {
         let outline = jsonl::outline(line)?;
         outline.iter().for_each(|outline| types.note_outline(outline));
         Ok(outline.map(|outline| outline.has(ROW_ID)))
     };
-    for has_id in each_line(file, look).ok()? {
+    for has_id in each_line(file, part, look).ok()? {
         if has_id.ok()? {
             return None;
         }
         rows += 1;
     }
-    (rows > 0).then(|| Survey { columns: types.columns(), rows })
+    Some((types, rows))
 }
 
 /// All rows of the file to the output.
@@ -88,17 +119,20 @@ pub fn run(file: &Path, survey: &Survey, columns: &IndexMap<String, String>, con
 
 /// One object after another.
 fn objects(file: &Path) -> std::io::Result<impl Iterator<Item = Result<Map<String, Value>, String>>> {
-    each_line(file, jsonl::read_line)
+    each_line(file, 0..u64::MAX, jsonl::read_line)
 }
 
-/// What `read` finds in one line after another; those in which it finds nothing do not count.
+/// What `read` finds in one line after another of these bytes, which begin with a line; lines in which it finds nothing do not count.
 fn each_line<T>(
     file: &Path,
+    Range { start, end }: Range<u64>,
     mut read: impl FnMut(&[u8]) -> Result<Option<T>, String>,
 ) -> std::io::Result<impl Iterator<Item = Result<T, String>>> {
-    let mut input = BufReader::with_capacity(1 << 20, File::open(file)?);
+    let mut file = File::open(file)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut input = BufReader::with_capacity(1 << 20, file.take(end - start));
     let mut line = Vec::new();
-    let mut is_first = true;
+    let mut is_first = start == 0;
     let next = move || loop {
         line.clear();
         match input.read_until(b'\n', &mut line) {

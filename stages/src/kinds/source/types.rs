@@ -31,6 +31,11 @@ impl Types {
         fields.iter().for_each(|(name, found)| self.note_one(name, *found));
     }
 
+    /// All that was noted of the rows behind these.
+    pub fn append(&mut self, behind: Types) {
+        behind.0.iter().for_each(|(name, found)| self.note_one(name, *found));
+    }
+
     fn note_one(&mut self, name: &str, found: Option<ColumnType>) {
         let known = match self.0.get_mut(name) {
             Some(known) => known,

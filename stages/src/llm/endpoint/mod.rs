@@ -5,6 +5,7 @@
 
 mod breaker;
 mod bucket;
+mod connections;
 mod gate;
 mod hedge;
 mod learnt;
@@ -18,11 +19,12 @@ use super::key::Key;
 use super::{Fault, Patience, Request, Usage, halt};
 use crate::failure::{Failure, Result};
 use breaker::Bearing;
+pub use connections::{Answer, Connections, Target, Timeouts, of_transport};
 use gate::{Ending, Entry, Gate, Ticket};
 pub use hedge::{After, Hedge, Hedging};
+use hyper::HeaderMap;
 pub use limits::Declared;
 use limits::Size;
-use reqwest::header::HeaderMap;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,32 +52,23 @@ pub struct Endpoint {
     gate: Mutex<Gate>,
     /// Something changed at the gate.
     freed: Notify,
-    clients: Mutex<Vec<((u64, u64), reqwest::Client)>>,
+    connections: Mutex<Vec<Arc<Connections>>>,
 }
 
 impl Endpoint {
     fn new(name: String) -> Arc<Endpoint> {
-        Arc::new(Endpoint { gate: Mutex::new(Gate::new(name)), freed: Notify::new(), clients: Mutex::default() })
+        Arc::new(Endpoint { gate: Mutex::new(Gate::new(name)), freed: Notify::new(), connections: Mutex::default() })
     }
 
-    /// Connections to it, kept alive and shared by all who want the same timeouts.
-    pub fn client(&self, connect_timeout_ms: u64, read_timeout_ms: u64) -> Result<reqwest::Client> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let timeouts = (connect_timeout_ms, read_timeout_ms);
-        if let Some((_, client)) = clients.iter().find(|(known, _)| *known == timeouts) {
-            return Ok(client.clone());
+    /// Connections to it, shared by all who want the same timeouts.
+    pub fn connections(&self, target: &Target, timeouts: Timeouts) -> Arc<Connections> {
+        let mut all = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.iter().find(|known| known.timeouts() == timeouts) {
+            return known.clone();
         }
-        super::install_tls();
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_millis(connect_timeout_ms))
-            .read_timeout(Duration::from_millis(read_timeout_ms))
-            .tcp_nodelay(true)
-            // Rows and keys go where the recipe says, and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Failure::Machine(format!("cannot set up HTTP: {error}")))?;
-        clients.push((timeouts, client.clone()));
-        Ok(client)
+        let connections = Arc::new(Connections::new(target, timeouts));
+        all.push(connections.clone());
+        connections
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {

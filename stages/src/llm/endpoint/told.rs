@@ -4,7 +4,7 @@
 //! emptied at once lasts to its end, and a bucket that fills all the time settles at half.
 
 use super::bucket::Bucket;
-use reqwest::header::HeaderMap;
+use hyper::HeaderMap;
 use std::time::{Duration, Instant};
 
 /// Clocks differ and requests overtake each other: a little is left over.

@@ -47,7 +47,10 @@ struct Answer {
 pub fn parse(raw: &[u8]) -> Result<Reply, Fault> {
     let unexpected =
         |error: serde_json::Error| passing(format!("the server's answer is not the expected JSON: {error}"));
-    let envelope: Envelope = serde_json::from_slice(raw).map_err(unexpected)?;
+    // All of it at once: text by text it takes longer.
+    let raw =
+        std::str::from_utf8(raw).map_err(|error| passing(format!("the server's answer is not UTF-8: {error}")))?;
+    let envelope: Envelope = serde_json::from_str(raw).map_err(unexpected)?;
     if let Some(error) = envelope.error.filter(|error| !error.is_null()) {
         return Err(told(&error));
     }
@@ -64,7 +67,7 @@ pub fn parse(raw: &[u8]) -> Result<Reply, Fault> {
     let served_by = named(envelope.model, envelope.system_fingerprint);
     let usage = match envelope.usage.usage() {
         Some(usage) => usage,
-        None => usage::of_body(&serde_json::from_slice(raw).map_err(unexpected)?),
+        None => usage::of_body(&serde_json::from_str(raw).map_err(unexpected)?),
     };
     Ok(Reply { text, reasoning: reasoning.or(thought), finish_reason, usage, served_by })
 }

@@ -1,27 +1,13 @@
-//! Why no answer came: which faults are worth another try, after what pause, in words that hold no secret.
+//! Why an answer is none: which faults are worth another try, after what pause, in words that hold no secret.
 
 use crate::llm::Fault;
 use crate::llm::key::Key;
-use reqwest::header::HeaderMap;
+use hyper::HeaderMap;
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A server's words are shown up to this length; some send whole pages.
 const WORDS_SHOWN: usize = 400;
-
-pub fn of_transport(error: reqwest::Error) -> Fault {
-    let error = error.without_url();
-    let mut message = format!("no answer from the server: {error}");
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        message = format!("{message}: {inner}");
-        cause = inner.source();
-    }
-    match error.is_timeout() && !error.is_connect() {
-        true => Fault::Crowded { message, retry_after_ms: None },
-        false => Fault::Passing { message, retry_after_ms: None },
-    }
-}
 
 /// 408, 409, 425, 429 and 5xx pass; all else is lasting, and so is an exhausted quota, which comes as 429.
 pub fn of_status(status: u16, body: &[u8], retry_after_ms: Option<u64>) -> Fault {

@@ -3,24 +3,25 @@
 use super::fault;
 use super::settings::OpenAiSettings;
 use super::stream::Assembly;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::llm::Fault;
-use crate::llm::endpoint::{Endpoints, Lane};
+use crate::llm::endpoint::{Answer, Connections, Endpoints, Lane, Target};
 use crate::llm::key::Key;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Waited for at most once a stream has said that it is done.
 const LAST_BYTES: Duration = Duration::from_millis(100);
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
 pub struct Line {
-    client: reqwest::Client,
+    connections: Arc<Connections>,
     /// Without a slash at its end.
     base_url: String,
-    /// Of chat completions, parsed once.
-    url: reqwest::Url,
+    /// Of chat completions.
+    target: Target,
+    headers: HeaderMap,
     timeout: Duration,
     key: Option<Key>,
     lane: Lane,
@@ -31,12 +32,12 @@ impl Line {
     pub fn open(settings: &OpenAiSettings, endpoints: &Endpoints) -> Result<Line> {
         let key = settings.key_source().map(|source| source.read()).transpose()?;
         let endpoint = endpoints.at(&settings.base_url.0, key.as_ref());
-        let client = endpoint.client(settings.connect_timeout_ms.0, settings.read_timeout_ms())?;
         let base_url = settings.base_url.0.trim_end_matches('/').to_string();
-        let url = reqwest::Url::parse(&format!("{base_url}/chat/completions"))
-            .map_err(|error| Failure::Recipe(format!("`base_url: {base_url}` is no address: {error}")))?;
+        let target = Target::below(&base_url, "chat/completions")?;
+        let connections = endpoint.connections(&target, settings.timeouts());
         let timeout = Duration::from_millis(settings.timeout_ms.0);
-        Ok(Line { client, base_url, url, timeout, key, lane: Lane::new(endpoint, &settings.model, settings.rules()) })
+        let lane = Lane::new(endpoint, &settings.model, settings.rules());
+        Ok(Line { connections, base_url, target, headers: headers(key.as_ref()), timeout, key, lane })
     }
 
     pub fn key(&self) -> Option<&Key> {
@@ -49,23 +50,22 @@ impl Line {
     }
 
     async fn receive_stream(&self, body: String) -> Result<Vec<u8>, Fault> {
-        let mut response = self.send(body).await?;
-        let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
+        let mut answer = self.send(body.into()).await?;
+        let (status, retry_after_ms) = (answer.status(), fault::retry_after_ms(answer.headers()));
         if !status.is_success() {
-            let body = response.bytes().await.map_err(fault::of_transport)?;
-            return Err(fault::of_status(status.as_u16(), &body, retry_after_ms));
+            return Err(fault::of_status(status.as_u16(), &answer.bytes().await?, retry_after_ms));
         }
         let mut assembly = Assembly::default();
         while !assembly.is_done() {
-            match response.chunk().await {
+            match answer.chunk().await {
                 Ok(Some(piece)) => assembly.push(&piece)?,
                 Ok(None) => return assembly.finish(),
                 Err(_) if assembly.is_complete() => return assembly.finish(),
-                Err(error) => return Err(fault::of_transport(error)),
+                Err(fault) => return Err(fault),
             }
         }
         // The end of the body, which mostly is here already, lets the connection be used again.
-        _ = tokio::time::timeout(LAST_BYTES, response.chunk()).await;
+        _ = tokio::time::timeout(LAST_BYTES, answer.chunk()).await;
         assembly.finish()
     }
 
@@ -74,13 +74,11 @@ impl Line {
         self.key.iter().fold(raw, |raw, key| key.hide_in_answer(raw))
     }
 
-    async fn send(&self, body: impl Into<reqwest::Body>) -> Result<reqwest::Response, Fault> {
-        let post = self
-            .with_key(self.client.post(self.url.clone()).timeout(self.timeout).header(CONTENT_TYPE, JSON).body(body));
+    async fn send(&self, body: Bytes) -> Result<Answer, Fault> {
         let sent_at = Instant::now();
-        let response = post.send().await.map_err(fault::of_transport)?;
-        self.lane.hear(response.headers(), sent_at);
-        Ok(response)
+        let answer = self.connections.post(&self.target, self.headers.clone(), body, self.timeout).await?;
+        self.lane.hear(answer.headers(), sent_at);
+        Ok(answer)
     }
 
     /// Names this model at this server, for a folder.
@@ -91,16 +89,13 @@ impl Line {
     }
 
     /// A call to anything below the server's address.
-    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.client.request(method, format!("{}/{path}", self.base_url));
-        self.with_key(request.timeout(self.timeout))
-    }
-
-    fn with_key(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        match &self.key {
+    pub fn request(&self, method: reqwest::Method, path: &str) -> Result<reqwest::RequestBuilder, Fault> {
+        let client = self.connections.reqwest().map_err(|failure| Fault::Lasting(failure.to_string()))?;
+        let request = client.request(method, format!("{}/{path}", self.base_url)).timeout(self.timeout);
+        Ok(match &self.key {
             Some(key) => request.header(AUTHORIZATION, key.header()),
             None => request,
-        }
+        })
     }
 
     /// The fault without the key, which some servers repeat.
@@ -114,14 +109,21 @@ impl Line {
 
     /// Sends a body and waits for the whole answer.
     pub async fn post(&self, body: Vec<u8>) -> Result<Vec<u8>, Fault> {
-        let response = self.send(body).await?;
-        let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
-        let body = response.bytes().await.map_err(fault::of_transport)?;
+        let answer = self.send(body.into()).await?;
+        let (status, retry_after_ms) = (answer.status(), fault::retry_after_ms(answer.headers()));
+        let body = answer.bytes().await?;
         match status.is_success() {
-            true => Ok(self.without_key(body.to_vec())),
+            true => Ok(self.without_key(body)),
             false => Err(fault::of_status(status.as_u16(), &body, retry_after_ms)),
         }
     }
+}
+
+/// What every request for a completion carries.
+fn headers(key: Option<&Key>) -> HeaderMap {
+    let kinds = [(CONTENT_TYPE, "application/json"), (ACCEPT, "*/*")];
+    let kinds = kinds.map(|(name, kind)| (name, HeaderValue::from_static(kind)));
+    kinds.into_iter().chain(key.map(|key| (AUTHORIZATION, key.header()))).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::settings::OpenAiSettings;
 use super::stream::Assembly;
 use super::{envelope, fault};
 use crate::failure::{Failure, Result};
-use crate::llm::endpoint::Endpoints;
+use crate::llm::endpoint::{Endpoints, Target, of_transport};
 use crate::llm::key::Key;
 use crate::llm::{Fault, Reply, ReplyFormat, Request, Task, Usage};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
@@ -123,8 +123,9 @@ impl<'a> Prober<'a> {
     fn open(settings: &'a OpenAiSettings) -> Result<Prober<'a>> {
         let key = settings.key_source().map(|source| source.read()).transpose()?;
         let endpoint = Endpoints::default().at(&settings.base_url.0, key.as_ref());
-        let client = endpoint.client(settings.connect_timeout_ms.0, settings.read_timeout_ms())?;
         let base_url = settings.base_url.0.trim_end_matches('/').to_string();
+        let target = Target::below(&base_url, "chat/completions")?;
+        let client = endpoint.connections(&target, settings.timeouts()).reqwest()?.clone();
         Ok(Prober { settings, client, base_url, key, calls: 0, usage: Usage::default() })
     }
 
@@ -205,7 +206,7 @@ impl<'a> Prober<'a> {
         let response = self.post(body).await?;
         let first_byte = started.elapsed();
         let (status, headers) = (response.status(), response.headers().clone());
-        let raw = response.bytes().await.map_err(fault::of_transport)?;
+        let raw = response.bytes().await.map_err(of_transport)?;
         let whole = started.elapsed();
         if !status.is_success() {
             return Err(fault::of_status(status.as_u16(), &raw, fault::retry_after_ms(&headers)));
@@ -219,7 +220,7 @@ impl<'a> Prober<'a> {
     async fn post(&mut self, body: &Value) -> Result<reqwest::Response, Fault> {
         self.calls += 1;
         let url = format!("{}/chat/completions", self.base_url);
-        self.prepared(self.client.post(url).json(body)).send().await.map_err(fault::of_transport)
+        self.prepared(self.client.post(url).json(body)).send().await.map_err(of_transport)
     }
 
     fn answers(&self, plain: &Answer) -> Finding {
@@ -268,7 +269,7 @@ impl<'a> Prober<'a> {
         }
         let (mut raw, mut first_piece, mut assembly) = (Vec::new(), None, Assembly::default());
         let mut ended = Ok(());
-        while let (Ok(()), Some(chunk)) = (&ended, response.chunk().await.map_err(fault::of_transport)?) {
+        while let (Ok(()), Some(chunk)) = (&ended, response.chunk().await.map_err(of_transport)?) {
             first_piece.get_or_insert_with(|| started.elapsed());
             raw.extend_from_slice(&chunk);
             ended = assembly.push(&chunk);

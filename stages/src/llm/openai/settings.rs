@@ -3,7 +3,7 @@
 use super::batch::Pace;
 use super::dialect::{Dialect, Structured};
 use super::hedge::HedgeSettings;
-use crate::llm::endpoint::{Declared, Hedge, Rules};
+use crate::llm::endpoint::{Declared, Hedge, Rules, Timeouts};
 use crate::llm::key::{self, KeySource};
 use crate::llm::prices::Prices;
 use crate::llm::{Manner, Patience};
@@ -134,8 +134,11 @@ impl OpenAiSettings {
         Pace { poll: Duration::from_millis(self.batch_poll_ms.0.max(1)), requests_max: self.batch_requests.0 }
     }
 
-    pub fn read_timeout_ms(&self) -> u64 {
-        self.read_timeout_ms.0.unwrap_or(self.timeout_ms.0)
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            connect: Duration::from_millis(self.connect_timeout_ms.0),
+            silence: self.read_timeout_ms.0.map(Duration::from_millis),
+        }
     }
 
     pub fn patience(&self) -> Patience {

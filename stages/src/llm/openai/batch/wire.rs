@@ -2,6 +2,7 @@
 
 use super::passing;
 use crate::llm::Fault;
+use crate::llm::endpoint::of_transport;
 use crate::llm::openai::fault;
 use crate::llm::openai::line::Line;
 use reqwest::{Method, RequestBuilder};
@@ -75,14 +76,14 @@ pub async fn upload(line: &Line, lines: String) -> Result<String, Fault> {
          content-type: application/jsonl\r\n\r\n{lines}\r\n--{BOUNDARY}--\r\n"
     );
     let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-    let post = line.request(Method::POST, "files").header("content-type", &kind).body(form);
-    id_of(&persistently(line, || post.try_clone().expect("its body is in memory")).await?)
+    let post = line.request(Method::POST, "files")?.header("content-type", &kind).body(form);
+    id_of(&persistently(line, || Ok(post.try_clone().expect("its body is in memory"))).await?)
 }
 
 /// Submits once: whether it has arrived is not known where no answer comes.
 pub async fn create(line: &Line, file: &str, name: &str) -> Result<String, Fault> {
     let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h", "metadata": {TAG: name}});
-    id_of(&once(line, line.request(Method::POST, "batches").json(&body)).await?)
+    id_of(&once(line, line.request(Method::POST, "batches")?.json(&body)).await?)
 }
 
 /// The batch that carries this name.
@@ -119,23 +120,23 @@ pub async fn content(line: &Line, file: &str) -> Result<Vec<u8>, Fault> {
     persistently(line, || line.request(Method::GET, &path)).await
 }
 
-async fn persistently(line: &Line, request: impl Fn() -> RequestBuilder) -> Result<Vec<u8>, Fault> {
+async fn persistently(line: &Line, request: impl Fn() -> Result<RequestBuilder, Fault>) -> Result<Vec<u8>, Fault> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
-        match once(line, request()).await {
+        match once(line, request()?).await {
             Err(Fault::Lasting(words)) => return Err(Fault::Lasting(words)),
             Err(_) => tokio::time::sleep(pause).await,
             answer => return answer,
         }
         pause = (2 * pause).min(LONGEST_PAUSE);
     }
-    once(line, request()).await
+    once(line, request()?).await
 }
 
 async fn once(line: &Line, request: RequestBuilder) -> Result<Vec<u8>, Fault> {
-    let response = request.send().await.map_err(fault::of_transport)?;
+    let response = request.send().await.map_err(of_transport)?;
     let (status, retry_after_ms) = (response.status(), fault::retry_after_ms(response.headers()));
-    let body = response.bytes().await.map_err(fault::of_transport)?;
+    let body = response.bytes().await.map_err(of_transport)?;
     match status.is_success() {
         true => Ok(body.to_vec()),
         false => Err(line.redacted(fault::of_status(status.as_u16(), &body, retry_after_ms))),
