@@ -102,7 +102,7 @@ fn prepared_weights_give_the_same_bits(subject: Subject) {
             subject.run(|stream| {
                 let stream = &stream.device().clone().in_precision(precision).stream();
                 let (a, weight) = (upload(stream, &inputs[0]), upload(stream, &inputs[1]));
-                let prepared = Prepared::new(stream, n, k, weight.view());
+                let prepared = Prepared::new(stream, Layout::Nt, n, k, weight.view());
                 let mut c = if write == Write::Accumulate { upload(stream, &inputs[2]) } else { stream.uninit(m * n) };
                 matmul_prepared(stream, m, a.view(), &prepared, write, c.view_mut());
                 let c = download(stream, &c);
