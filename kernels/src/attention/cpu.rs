@@ -307,7 +307,12 @@ fn backward_tile(
     let (shares, dscores) = (&mut shares[..tall * stride], &mut dscores[..tall * stride]);
     for (index, head) in heads.clone().enumerate() {
         let part = index * tile * width..(index + 1) * tile * width;
-        take_rows(&saved.qkv[place.query(first, head)..], place.heads.packed_width(), width, &mut queries[part.clone()]);
+        take_rows(
+            &saved.qkv[place.query(first, head)..],
+            place.heads.packed_width(),
+            width,
+            &mut queries[part.clone()],
+        );
         take_rows(&dout[place.out(first, head)..], place.heads.query_width(), width, &mut douts[part]);
     }
     let (queries, douts) = (Matrix::rows(queries, width), Matrix::rows(douts, width));

@@ -81,6 +81,11 @@ impl Prepared {
         prepared
     }
 
+    /// How many numbers B has.
+    pub fn numbers(&self) -> usize {
+        self.n * self.k
+    }
+
     /// The same of other values, in the same memory.
     pub fn renew(&mut self, stream: &Stream, b: View<'_, f32>) {
         let Prepared { layout, n, k, .. } = *self;
@@ -98,14 +103,7 @@ pub fn prepared_floats(n: usize, k: usize) -> usize {
 }
 
 /// C`[m, n]` (= | +=) A`[m, k]` · B: the bits of [`matmul`] with B's layout.
-pub fn matmul_prepared(
-    stream: &Stream,
-    m: usize,
-    a: View<'_, f32>,
-    b: &Prepared,
-    write: Write,
-    c: ViewMut<'_, f32>,
-) {
+pub fn matmul_prepared(stream: &Stream, m: usize, a: View<'_, f32>, b: &Prepared, write: Write, c: ViewMut<'_, f32>) {
     let Prepared { layout, n, k, .. } = *b;
     assert_eq!(a.len(), m * k, "matmul: A is not {m} × {k}");
     assert_eq!(c.len(), m * n, "matmul: C is not {m} × {n}");

@@ -257,7 +257,7 @@ impl Decoder {
         let Decoder { device, layout, parameters, shared, .. } = self;
         if layout.len <= SHARED_PARAMETERS_MAX && device.gains_from_prepared() {
             let made = || Prepared::for_training(device, layout, parameters);
-            shared.get_or_insert_with(made).renew(device, layout, parameters);
+            shared.get_or_insert_with(made).renew(device, parameters);
         }
     }
 

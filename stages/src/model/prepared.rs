@@ -1,7 +1,7 @@
 //! A decoder's matrices in the order in which products read them: a step of generation has few rows to make up for copying them, and a
 //! step of training has lanes that would each copy them anew.
 
-use super::parameters::{Layout, LayerRanges, Projection};
+use super::parameters::{LayerRanges, Layout, Projection};
 use kernels::{Buffer, Device};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -49,21 +49,15 @@ impl Prepared {
     }
 
     /// Copies the weights again where they have changed.
-    pub fn renew(&mut self, device: &Device, layout: &Layout, weights: &Buffer<f32>) {
+    pub fn renew(&mut self, device: &Device, weights: &Buffer<f32>) {
         if self.is_current {
             return;
         }
-        let lengths: HashMap<usize, usize> = layout
-            .layers
-            .iter()
-            .flat_map(projections)
-            .map(|projection| (projection.weight.start, projection.weight.len()))
-            .collect();
         let stream = device.stream();
         let matrices: Vec<_> = self.forward.iter_mut().chain(&mut self.backward).collect();
         device.install(|| {
             matrices.into_par_iter().with_max_len(1).for_each(|(&start, matrix)| {
-                matrix.renew(&stream, weights.slice(start..start + lengths[&start]));
+                matrix.renew(&stream, weights.slice(start..start + matrix.numbers()));
             });
         });
         self.is_current = true;

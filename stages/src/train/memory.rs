@@ -236,9 +236,8 @@ impl ModelSizes {
         if self.parameters > SHARED_PARAMETERS_MAX {
             return 0;
         }
-        let floats = |(outputs, inputs)| {
-            matmul::prepared_floats(outputs, inputs) + matmul::prepared_floats(inputs, outputs)
-        };
+        let floats =
+            |(outputs, inputs)| matmul::prepared_floats(outputs, inputs) + matmul::prepared_floats(inputs, outputs);
         self.config.num_hidden_layers * self.projections().map(floats).iter().sum::<usize>()
     }
 
