@@ -142,10 +142,14 @@ fn forward_tile(
     // SAFETY: the parts lie inside qkv and scratch; this place alone writes its columns of out and lse.
     unsafe {
         multiply((tile, seen, width), queries, keys, Write::Overwrite, scores.as_mut_ptr(), stride);
-        let sums = softmax(scores, stride, first + 1, place.scale());
-        (0..tile).for_each(|row| *lse.address(place.lse(first + row, head)) = sums[row]);
+        let Softmax { log_sums, shares } = softmax(scores, stride, first + 1, place.scale());
+        (0..tile).for_each(|row| *lse.address(place.lse(first + row, head)) = log_sums[row]);
         let (target, scores) = (out.address(place.out(first, head)), Matrix::rows(scores, stride));
         multiply((tile, width, seen), scores, values, Write::Overwrite, target, place.heads.query_width());
+        for (row, &share) in shares.iter().enumerate().take(tile) {
+            let start = place.out(first + row, head);
+            scale_row(out.range(start..start + width), share);
+        }
     }
 }
 
@@ -163,20 +167,32 @@ pub(super) fn padded(columns: usize) -> usize {
     columns.next_multiple_of(LANES)
 }
 
+/// What is known of rows of scores once they are exponentials.
+pub(super) struct Softmax {
+    /// log Σ exp(scale · score).
+    pub log_sums: [f32; TILE_ROWS],
+    /// What makes probabilities of the exponentials; applied to what they weigh, of which there is less.
+    pub shares: [f32; TILE_ROWS],
+}
+
 multiversion! {
-    /// Turns rows of scores into probabilities and returns each row's log Σ exp(scale · score); row r sees the first
-    /// `visible + r` columns, the rest becomes 0.
-    pub(super) fn softmax(scores: &mut [f32], stride: usize, visible: usize, scale: f32) -> [f32; TILE_ROWS] {
-        let mut lse = [0.0; TILE_ROWS];
+    /// Turns rows of scores into exponentials, the largest 1; row r sees the first `visible + r` columns, the rest becomes 0.
+    pub(super) fn softmax(scores: &mut [f32], stride: usize, visible: usize, scale: f32) -> Softmax {
+        let mut softmax = Softmax { log_sums: [0.0; TILE_ROWS], shares: [0.0; TILE_ROWS] };
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
             scores[(visible + row).min(stride)..].fill(f32::NEG_INFINITY);
             let shift = max(scores) * scale;
-            let sum = exp_sum(scores, scale, shift);
-            let share = 1.0 / sum;
-            scores.iter_mut().for_each(|value| *value *= share);
-            lse[row] = shift + sum.ln();
+            let sum = exp_sum::<M>(scores, scale, shift);
+            softmax.log_sums[row] = shift + sum.ln();
+            softmax.shares[row] = 1.0 / sum;
         }
-        lse
+        softmax
+    }
+}
+
+multiversion! {
+    pub(super) fn scale_row(row: &mut [f32], factor: f32) {
+        row.iter_mut().for_each(|value| *value *= factor);
     }
 }
 
@@ -290,11 +306,14 @@ fn backward_tile(
     let Memory { dkeys, dvalues, shares, dscores, queries, douts } = memory;
     let (shares, dscores) = (&mut shares[..tall * stride], &mut dscores[..tall * stride]);
     for (index, head) in heads.clone().enumerate() {
-        for row in 0..tile {
-            let (query, out, at) = (place.query(first + row, head), place.out(first + row, head), index * tile + row);
-            queries[at * width..(at + 1) * width].copy_from_slice(&saved.qkv[query..query + width]);
-            douts[at * width..(at + 1) * width].copy_from_slice(&dout[out..out + width]);
-        }
+        let part = index * tile * width..(index + 1) * tile * width;
+        take_rows(
+            &saved.qkv[place.query(first, head)..],
+            place.heads.packed_width(),
+            width,
+            &mut queries[part.clone()],
+        );
+        take_rows(&dout[place.out(first, head)..], place.heads.query_width(), width, &mut douts[part]);
     }
     let (queries, douts) = (Matrix::rows(queries, width), Matrix::rows(douts, width));
     // SAFETY: all parts lie inside scratch, which holds so many rows.
@@ -306,11 +325,9 @@ fn backward_tile(
     let parts = shares.chunks_exact_mut(tile * stride).zip(dscores.chunks_exact_mut(tile * stride));
     for (head, (shares, dscores)) in heads.clone().zip(parts) {
         let (mut lse, mut delta) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
-        for row in 0..tile {
-            let at = place.out(first + row, head);
-            lse[row] = saved.lse[place.lse(first + row, head)];
-            delta[row] = dot_rows(&saved.out[at..at + width], &dout[at..at + width]);
-        }
+        (0..tile).for_each(|row| lse[row] = saved.lse[place.lse(first + row, head)]);
+        let at = place.out(first, head);
+        dot_rows(&saved.out[at..], &dout[at..], place.heads.query_width(), width, &mut delta[..tile]);
         softmax_backward(shares, dscores, stride, first + 1, place.scale(), &lse, &delta);
     }
     let (shares, dscores) = (Matrix::rows(shares, stride), Matrix::rows(dscores, stride));
@@ -328,8 +345,23 @@ fn backward_tile(
 }
 
 multiversion! {
-    fn dot_rows(a: &[f32], b: &[f32]) -> f32 {
-        dot(a, b)
+    /// Rows of `width` floats that lie `stride` floats apart, one behind the other.
+    fn take_rows(source: &[f32], stride: usize, width: usize, target: &mut [f32]) {
+        for (row, target) in target.chunks_exact_mut(width).enumerate() {
+            for (target, source) in target.iter_mut().zip(&source[row * stride..]) {
+                *target = *source;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// The products of rows of `width` floats that lie `stride` floats apart.
+    fn dot_rows(a: &[f32], b: &[f32], stride: usize, width: usize, products: &mut [f32]) {
+        for (row, product) in products.iter_mut().enumerate() {
+            let part = row * stride..row * stride + width;
+            *product = dot(&a[part.clone()], &b[part]);
+        }
     }
 }
 
@@ -351,7 +383,7 @@ multiversion! {
             let end = visible.next_multiple_of(LANES);
             for (scores, dscores) in scores[..end].chunks_exact_mut(LANES).zip(dscores[..end].chunks_exact_mut(LANES)) {
                 for (score, dscore) in scores.iter_mut().zip(dscores) {
-                    *score = exp(*score * scale - lse);
+                    *score = exp::<M>(*score * scale - lse);
                     *dscore = *score * (*dscore - delta) * scale;
                 }
             }

@@ -2,7 +2,7 @@
 //! through a table of pages. Sums run in the order of [`gemm`](crate::cpu::gemm), so bits are those of the whole pass.
 
 use super::Cache;
-use super::cpu::{padded, softmax};
+use super::cpu::{padded, scale_row, softmax};
 use crate::cpu::gemm::DEPTH;
 use crate::cpu::parallel::{Disjoint, for_each_rows, for_each_task};
 use crate::cpu::scratch;
@@ -77,8 +77,9 @@ fn decode_place(
     let (keys, values) = (&cache.keys.view().host()[first..], &cache.values.view().host()[first..]);
     let queries = &qkv[row * heads.packed_width() + head * group * width..][..group * width];
     let stride = pages.len() * page_rows;
-    scratch::with(group * stride.max(padded(length)), |scores| {
-        let stride = scores.len() / group;
+    let stride = stride.max(padded(length));
+    scratch::with(group * (stride + 1), |memory| {
+        let (scores, shares) = memory.split_at_mut(group * stride);
         for (place, &page) in pages.iter().enumerate() {
             let keys = &keys[page as usize * cache.page_len()..];
             let rows =
@@ -87,13 +88,17 @@ fn decode_place(
             // SAFETY: a page of scores for each query head; the keys of a page are `width` rows of whole registers.
             unsafe { product((group, page_rows, width), (queries, width), rows, (target, stride)) };
         }
-        for scores in scores.chunks_exact_mut(stride) {
-            softmax(&mut scores[..padded(length)], padded(length), length, 1.0 / (width as f32).sqrt());
-        }
+        let first = row * heads.query_width() + head * group * width;
+        // SAFETY: each task writes heads of its own.
+        let out = unsafe { out.range(first..first + group * width) };
         let rows = Pieces { source: values, pages, distance: cache.page_len(), rows: page_rows, stride: width };
-        let target = out.address(row * heads.query_width() + head * group * width);
-        // SAFETY: each task writes heads of its own; the cache's padding holds what the last register reads too much.
-        unsafe { product((group, width, length), (scores, stride), rows, (target, width)) };
+        for (scores, share) in scores.chunks_exact_mut(stride).zip(&mut *shares) {
+            let scores = &mut scores[..padded(length)];
+            *share = softmax(scores, padded(length), length, 1.0 / (width as f32).sqrt()).shares[0];
+        }
+        // SAFETY: the cache's padding holds what the last register reads too much.
+        unsafe { product((group, width, length), (scores, stride), rows, (out.as_mut_ptr(), width)) };
+        out.chunks_exact_mut(width).zip(shares).for_each(|(out, share)| scale_row(out, *share));
     });
 }
 

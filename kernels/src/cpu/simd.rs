@@ -1,18 +1,21 @@
 //! Vector loops for the instruction set at hand: one body, compiled three times, chosen when the program runs.
 
-/// Defines a function whose body is compiled for AVX-512, AVX2 and the baseline; the best one is called.
+/// Defines a function whose body is compiled for AVX-512, AVX2 and the baseline; the best one is called. Inside, `M` says how
+/// a product and a sum are made ([`MultiplyAdd`]).
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body($($arg: $type),*) $(-> $result)? $body
+            #[allow(clippy::extra_unused_type_parameters)]
+            fn body<M: $crate::cpu::simd::MultiplyAdd>($($arg: $type),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                use $crate::cpu::simd::Fused;
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn avx512($($arg: $type),*) $(-> $result)? { body($($arg),*) }
+                fn avx512($($arg: $type),*) $(-> $result)? { body::<Fused>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $type),*) $(-> $result)? { body($($arg),*) }
+                fn avx2($($arg: $type),*) $(-> $result)? { body::<Fused>($($arg),*) }
                 match $crate::cpu::simd::level() {
                     // SAFETY: `level` has found these instructions on this processor.
                     $crate::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
@@ -20,7 +23,7 @@ macro_rules! multiversion {
                     $crate::cpu::simd::Level::Baseline => {}
                 }
             }
-            body($($arg),*)
+            body::<$crate::cpu::simd::Apart>($($arg),*)
         }
     };
 }
@@ -86,40 +89,74 @@ pub(crate) fn level() -> Level {
 /// Lanes that a sum is spread over: its order is fixed, whatever the instruction set.
 pub(crate) const LANES: usize = 32;
 
+/// a · b + c, rounded once or twice: a fused one is a library call where there is no instruction for it.
+pub(crate) trait MultiplyAdd {
+    fn multiply_add(a: f32, b: f32, c: f32) -> f32;
+}
+
+/// In one instruction.
+pub(crate) struct Fused;
+
+/// In two.
+pub(crate) struct Apart;
+
+impl MultiplyAdd for Fused {
+    #[inline(always)]
+    fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+impl MultiplyAdd for Apart {
+    #[inline(always)]
+    fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+/// The arguments between which eˣ is a normal number.
+const EXP_RANGE: (f32, f32) = (-87.3, 88.0);
+
 /// eˣ with a relative error below 2⁻²² on [-87, 88]; 0 below, infinity above, NaN for NaN.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding and subtracting it rounds to the nearest integer
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = x.clamp(-87.3, 88.0);
-    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
-    let power = rounded - ROUND;
-    let rest = (clamped - power * LN2_HIGH) - power * LN2_LOW;
-    // Minimax polynomial of (eʳ - 1 - r) / r² on [-ln 2 / 2, ln 2 / 2].
-    let mut tail = 1.987_569_1e-4;
-    tail = tail * rest + 1.398_199_9e-3;
-    tail = tail * rest + 8.333_452e-3;
-    tail = tail * rest + 4.166_579_6e-2;
-    tail = tail * rest + 1.666_666_5e-1;
-    tail = tail * rest + 0.5;
-    let mantissa = (tail * rest) * rest + rest + 1.0;
-    // The low bits of `rounded` are the power itself: 2^power without a conversion.
-    let scale = f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
-    let value = mantissa * scale;
-    if x < -87.3 {
+pub(crate) fn exp<M: MultiplyAdd>(x: f32) -> f32 {
+    let value = bounded_exp::<M>(x);
+    if x < EXP_RANGE.0 {
         0.0
-    } else if x > 88.0 {
+    } else if x > EXP_RANGE.1 {
         f32::INFINITY
     } else {
         value
     }
 }
 
+/// The same where 1e-38 is as good as 0, and 1e38 as infinity.
+#[inline(always)]
+fn bounded_exp<M: MultiplyAdd>(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding and subtracting it rounds to the nearest integer
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(EXP_RANGE.0, EXP_RANGE.1);
+    let rounded = M::multiply_add(clamped, std::f32::consts::LOG2_E, ROUND);
+    let power = rounded - ROUND;
+    let rest = M::multiply_add(power, -LN2_LOW, M::multiply_add(power, -LN2_HIGH, clamped));
+    // Minimax polynomial of (eʳ - 1 - r) / r² on [-ln 2 / 2, ln 2 / 2].
+    let mut tail = 1.987_569_1e-4;
+    tail = M::multiply_add(tail, rest, 1.398_199_9e-3);
+    tail = M::multiply_add(tail, rest, 8.333_452e-3);
+    tail = M::multiply_add(tail, rest, 4.166_579_6e-2);
+    tail = M::multiply_add(tail, rest, 1.666_666_5e-1);
+    tail = M::multiply_add(tail, rest, 0.5);
+    let mantissa = M::multiply_add(tail * rest, rest, rest) + 1.0;
+    // The low bits of `rounded` are the power itself: 2^power without a conversion.
+    let scale = f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
+    mantissa * scale
+}
+
 /// 1 / (1 + e⁻ˣ).
 #[inline(always)]
-pub(crate) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+pub(crate) fn sigmoid<M: MultiplyAdd>(x: f32) -> f32 {
+    1.0 / (1.0 + bounded_exp::<M>(-x))
 }
 
 /// Σ term(i) for i in 0..len, over [`LANES`] running sums that are folded in a fixed order.
@@ -132,7 +169,14 @@ fn sum_of(len: usize, term: impl Fn(usize) -> f32) -> f32 {
             *sum += term(first + lane);
         }
     }
-    for index in whole..len {
+    // What is left goes register by register, then one by one.
+    let eights = whole + (len - whole) / 8 * 8;
+    for first in (whole..eights).step_by(8) {
+        for lane in 0..8 {
+            sums[first - whole + lane] += term(first + lane);
+        }
+    }
+    for index in eights..len {
         sums[index - whole] += term(index);
     }
     fold_lanes(sums)
@@ -198,12 +242,12 @@ pub(crate) fn padded(rest: &[f32]) -> [f32; LANES] {
 /// Replaces each value by e^(scale·value - shift) and returns the sum of the results, in the order of [`dot`].
 /// The row holds whole chunks of [`LANES`].
 #[inline(always)]
-pub(crate) fn exp_sum(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+pub(crate) fn exp_sum<M: MultiplyAdd>(values: &mut [f32], scale: f32, shift: f32) -> f32 {
     debug_assert!(values.len().is_multiple_of(LANES));
     let mut sums = [0.0f32; LANES];
     for chunk in values.chunks_exact_mut(LANES) {
         for lane in 0..LANES {
-            chunk[lane] = exp(scale * chunk[lane] - shift);
+            chunk[lane] = exp::<M>(scale * chunk[lane] - shift);
             sums[lane] += chunk[lane];
         }
     }
@@ -225,7 +269,7 @@ mod tests {
     multiversion! {
         fn exp_all(values: &mut [f32]) {
             for value in values {
-                *value = exp(*value);
+                *value = exp::<M>(*value);
             }
         }
     }
@@ -242,11 +286,11 @@ mod tests {
 
     #[test]
     fn exp_at_the_edges() {
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp(-200.0), 0.0);
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
-        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp::<Apart>(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp::<Apart>(-200.0), 0.0);
+        assert_eq!(exp::<Apart>(0.0), 1.0);
+        assert_eq!(exp::<Apart>(f32::INFINITY), f32::INFINITY);
+        assert!(exp::<Apart>(f32::NAN).is_nan());
     }
 
     #[test]

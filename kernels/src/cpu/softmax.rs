@@ -67,7 +67,7 @@ multiversion! {
         for chunk in chunks.chain([&rest[..]]) {
             for lane in 0..LANES {
                 let x = scale * chunk[lane] - shift;
-                let power = exp(x);
+                let power = exp::<M>(x);
                 sums[lane] += power;
                 // Where the power is 0 its logarithm may be infinite.
                 weighted[lane] += if power == 0.0 { 0.0 } else { power * x };

@@ -195,7 +195,7 @@ fn row_gradients(head: Head, saved: Saved<'_>, row: usize, first: usize, logits:
 multiversion! {
     fn softmax_gradient(logits: &mut [f32], scale: f32, lse: f32, dlogp: f32) {
         for logit in logits {
-            *logit = -dlogp * exp(*logit * scale - lse);
+            *logit = -dlogp * exp::<M>(*logit * scale - lse);
         }
     }
 }
@@ -204,7 +204,7 @@ multiversion! {
     fn entropy_gradient(logits: &mut [f32], scale: f32, lse: f32, dlogp: f32, entropy: f32, dentropy: f32) {
         for logit in logits {
             let log_share = *logit * scale - lse;
-            let share = exp(log_share);
+            let share = exp::<M>(log_share);
             // A share of 0 has no gradient; its logarithm may be infinite.
             let slope = if share > 0.0 { log_share + entropy } else { 0.0 };
             *logit = -share * (dlogp + dentropy * slope);

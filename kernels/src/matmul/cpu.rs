@@ -37,9 +37,10 @@ pub(super) fn matmul(
     product(stream, shape, a, b, write, c, n);
 }
 
-pub(super) fn prepare(stream: &Stream, (n, k): (usize, usize), weight: &[f32], panels: &mut [f32]) {
-    // SAFETY: the caller checked the weights against the shape.
-    unsafe { pack_panels(stream, Matrix::rows(weight, k).transposed(), (k, n), panels) };
+pub(super) fn prepare(stream: &Stream, layout: Layout, (n, k): (usize, usize), b: &[f32], panels: &mut [f32]) {
+    let b = if layout == Layout::Nt { Matrix::rows(b, k).transposed() } else { Matrix::rows(b, n) };
+    // SAFETY: the caller checked B against the shape.
+    unsafe { pack_panels(stream, b, (k, n), panels) };
 }
 
 pub(super) fn matmul_prepared(
@@ -113,10 +114,11 @@ impl Cut {
         Cut { rows, columns: n.div_ceil(across).next_multiple_of(32), is_shared: true, is_large: true }
     }
 
-    /// Where B needs no copies, columns are cut as evenly as may be.
+    /// Where B needs no copies, few rows are cut by columns as evenly as may be; of many each task copies its own.
     fn of_prepared((m, n, k): Shape, threads: usize) -> Cut {
         let cut = Cut::new((m, n, k), threads);
-        let across = (TASKS_PER_THREAD * threads).clamp(1, n.div_ceil(TASK_COLUMNS));
+        let tasks = if m < ROWS_LEAST { TASKS_PER_THREAD * threads } else { SMALL_TASKS_PER_THREAD * threads };
+        let across = tasks.div_ceil(m.div_ceil(cut.rows).max(1)).clamp(1, n.div_ceil(TASK_COLUMNS));
         if cut.is_large { cut } else { Cut { columns: n.div_ceil(across).next_multiple_of(32), ..cut } }
     }
 }

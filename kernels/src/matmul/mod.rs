@@ -61,50 +61,54 @@ pub fn scratch_floats(shapes: &[(usize, usize, usize)], beside: usize, threads: 
     threads * (scratch::kept(largest(outer).max(beside).max(inner)) + scratch::kept(inner))
 }
 
-/// W`[n, k]` copied into the order in which products read it: worth its memory (as much as W again) where many products of few rows
+/// B of products, copied into the order in which they read it: worth its memory (as much as B again) where many products of few rows
 /// follow, as in generation on the CPU. On an accelerator it is a plain copy, and worth nothing.
 #[derive(Debug)]
 pub struct Prepared {
-    /// On an accelerator W as it is.
+    /// On an accelerator B as it is.
     panels: Buffer<f32>,
+    layout: Layout,
     n: usize,
     k: usize,
 }
 
 impl Prepared {
-    /// Of weights `[n, k]`, as Hugging Face stores them.
-    pub fn new(stream: &Stream, n: usize, k: usize, weight: View<'_, f32>) -> Prepared {
-        assert_eq!(weight.len(), n * k, "matmul: W is not {n} × {k}");
+    /// Of B as it lies for this layout, [`Layout::Nt`] or [`Layout::Nn`]: `[n, k]` as Hugging Face stores weights, or `[k, n]`.
+    pub fn new(stream: &Stream, layout: Layout, n: usize, k: usize, b: View<'_, f32>) -> Prepared {
+        let len = if stream.is_accelerated() { n * k } else { Panels::len(k, n) };
+        let mut prepared = Prepared { panels: stream.uninit(len), layout, n, k };
+        prepared.renew(stream, b);
+        prepared
+    }
+
+    /// How many numbers B has.
+    pub fn numbers(&self) -> usize {
+        self.n * self.k
+    }
+
+    /// The same of other values, in the same memory.
+    pub fn renew(&mut self, stream: &Stream, b: View<'_, f32>) {
+        let Prepared { layout, n, k, .. } = *self;
+        assert!(layout != Layout::Tn && b.len() == n * k, "matmul: B is not {n} × {k}");
         if stream.is_accelerated() {
-            let mut panels = stream.uninit(n * k);
-            stream.copy(weight, panels.view_mut());
-            return Prepared { panels, n, k };
+            return stream.copy(b, self.panels.view_mut());
         }
-        let mut panels = stream.uninit(Panels::len(k, n));
-        cpu::prepare(stream, (n, k), weight.host(), panels.view_mut().host());
-        Prepared { panels, n, k }
+        cpu::prepare(stream, layout, (n, k), b.host(), self.panels.view_mut().host());
     }
 }
 
-/// Floats of [`Prepared`] weights `[n, k]`.
+/// Floats of a [`Prepared`] B of n columns and k rows.
 pub fn prepared_floats(n: usize, k: usize) -> usize {
     Panels::len(k, n)
 }
 
-/// C`[m, n]` (= | +=) A`[m, k]` · Wᵀ: the bits of [`matmul`] with [`Layout::Nt`].
-pub fn matmul_prepared(
-    stream: &Stream,
-    m: usize,
-    a: View<'_, f32>,
-    weight: &Prepared,
-    write: Write,
-    c: ViewMut<'_, f32>,
-) {
-    let Prepared { n, k, .. } = *weight;
+/// C`[m, n]` (= | +=) A`[m, k]` · B: the bits of [`matmul`] with B's layout.
+pub fn matmul_prepared(stream: &Stream, m: usize, a: View<'_, f32>, b: &Prepared, write: Write, c: ViewMut<'_, f32>) {
+    let Prepared { layout, n, k, .. } = *b;
     assert_eq!(a.len(), m * k, "matmul: A is not {m} × {k}");
     assert_eq!(c.len(), m * n, "matmul: C is not {m} × {n}");
     if stream.is_accelerated() {
-        return cuda::matmul(stream, Layout::Nt, (m, n, k), a, weight.panels.view(), write, c);
+        return cuda::matmul(stream, layout, (m, n, k), a, b.panels.view(), write, c);
     }
-    cpu::matmul_prepared(stream, (m, n, k), a.host(), weight.panels.view().host(), write, c.host());
+    cpu::matmul_prepared(stream, (m, n, k), a.host(), b.panels.view().host(), write, c.host());
 }

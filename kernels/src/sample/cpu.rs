@@ -72,10 +72,15 @@ fn draw(sampling: &Sampling, logits: &[f32], scale: f32, lse: f32, uniform: f64)
 multiversion! {
     fn sum_of_block(shares: &[f32]) -> f64 {
         let mut sums = [0.0f64; 8];
-        for chunk in shares.chunks(8) {
-            for (sum, &share) in sums.iter_mut().zip(chunk) {
-                *sum += f64::from(share);
+        let chunks = shares.chunks_exact(8);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for lane in 0..8 {
+                sums[lane] += f64::from(chunk[lane]);
             }
+        }
+        for (sum, &share) in sums.iter_mut().zip(rest) {
+            *sum += f64::from(share);
         }
         sums.iter().sum()
     }
@@ -84,7 +89,7 @@ multiversion! {
 multiversion! {
     fn to_shares(logits: &[f32], scale: f32, lse: f32, shares: &mut [f32]) {
         for (share, logit) in shares.iter_mut().zip(logits) {
-            *share = exp(logit * scale - lse);
+            *share = exp::<M>(logit * scale - lse);
         }
     }
 }

@@ -22,7 +22,7 @@ multiversion! {
         for (out, input) in out.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
             let (gate, up) = input.split_at(width);
             for ((out, &gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gate * sigmoid(gate) * up;
+                *out = gate * sigmoid::<M>(gate) * up;
             }
         }
     }
@@ -45,7 +45,7 @@ multiversion! {
             let (gate, up) = gate_up[2 * row * width..2 * (row + 1) * width].split_at(width);
             let (dgate, dup) = dgate_up[2 * row * width..2 * (row + 1) * width].split_at_mut(width);
             for column in 0..width {
-                let sigma = sigmoid(gate[column]);
+                let sigma = sigmoid::<M>(gate[column]);
                 let silu = gate[column] * sigma;
                 dup[column] = dout[column] * silu;
                 dgate[column] = dout[column] * up[column] * (sigma + silu * (1.0 - sigma));

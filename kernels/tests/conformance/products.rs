@@ -98,15 +98,22 @@ fn prepared_weights_give_the_same_bits(subject: Subject) {
     for ((m, n, k), precision) in SHAPES.into_iter().zip([Precision::F32, Precision::Bf16].into_iter().cycle()) {
         let mut random = Random::new((m * n * k) as u64);
         let inputs = [random.floats(m * k), random.floats(k * n), random.floats(m * n)];
-        for write in [Write::Overwrite, Write::Accumulate] {
+        let (ways, writes) = ([Layout::Nt, Layout::Nn], [Write::Overwrite, Write::Accumulate]);
+        for (layout, write) in ways.into_iter().flat_map(|layout| writes.map(|write| (layout, write))) {
             subject.run(|stream| {
                 let stream = &stream.device().clone().in_precision(precision).stream();
-                let (a, weight) = (upload(stream, &inputs[0]), upload(stream, &inputs[1]));
-                let prepared = Prepared::new(stream, n, k, weight.view());
+                let (a, b) = (upload(stream, &inputs[0]), upload(stream, &inputs[1]));
+                // Of what was there before nothing may be left.
+                let mut prepared = Prepared::new(stream, layout, n, k, upload(stream, &vec![7.0; k * n]).view());
+                prepared.renew(stream, b.view());
                 let mut c = if write == Write::Accumulate { upload(stream, &inputs[2]) } else { stream.uninit(m * n) };
                 matmul_prepared(stream, m, a.view(), &prepared, write, c.view_mut());
                 let c = download(stream, &c);
-                assert_eq!(c, product(stream, Layout::Nt, (m, n, k), write, &inputs), "{write:?} {m} × {n} × {k}");
+                assert_eq!(
+                    c,
+                    product(stream, layout, (m, n, k), write, &inputs),
+                    "{layout:?} {write:?} {m} × {n} × {k}"
+                );
                 vec![("c", c)]
             });
         }

@@ -141,9 +141,9 @@ fn one_source(settings: &DpoNode, reader: &mut Reader) {
 }
 
 impl Stage for Dpo {
-    /// 2 since attention's gradients are summed over a group's heads at once.
+    /// 2 since attention's gradients are summed over a group's heads at once, 3 since exponentials are made of fused steps.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn settings(&self) -> Value {

@@ -114,9 +114,9 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
 }
 
 impl Stage for Eval {
-    /// 2 since shares are added in another order where a token is drawn.
+    /// 2 since shares are added in another order where a token is drawn, 3 since exponentials are made of fused steps.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     /// Labels in their order: a key does not see the order of a mapping. Axes are there where some arm has one.

@@ -227,10 +227,10 @@ pub fn positive(key: &str, value: f64, reader: &mut Reader) {
 }
 
 impl Stage for Sft {
-    /// 2 since attention's gradients are summed over a group's heads at once; 3 for folders, of which what they bring along went on
-    /// with what is trained from them before.
+    /// 2 since attention's gradients are summed over a group's heads at once, 3 since exponentials are made of fused steps; one more for
+    /// folders, of which what they bring along went on with what is trained from them before.
     fn version(&self) -> u32 {
-        if matches!(self.0.base, Base::Folder(_)) { 3 } else { 2 }
+        if matches!(self.0.base, Base::Folder(_)) { 4 } else { 3 }
     }
 
     fn settings(&self) -> Value {

@@ -28,6 +28,8 @@ pub(in crate::model) type Attend<'a> =
 
 /// Larger models are not given the memory for a second copy of their weights.
 pub(crate) const PREPARED_PARAMETERS_MAX: usize = 1_000_000_000;
+/// Larger models learn in one lane of many tokens, which makes up for copying their weights.
+pub(crate) const SHARED_PARAMETERS_MAX: usize = 8_000_000;
 
 /// A decoder's weights on a device. What is the same for copies of it is shared.
 pub struct Decoder {
@@ -39,6 +41,8 @@ pub struct Decoder {
     parameters: Buffer<f32>,
     /// Of `parameters`, while they do not change.
     prepared: OnceLock<Prepared>,
+    /// The same for training; its memory outlives the changes.
+    shared: Option<Prepared>,
     /// Where there are any, they alone are learnt.
     adapters: Option<Adapters>,
 }
@@ -65,6 +69,7 @@ impl Decoder {
             tables: Arc::new(tables),
             parameters: stream.upload(weights),
             prepared: OnceLock::new(),
+            shared: None,
             adapters: None,
         }
     }
@@ -92,7 +97,7 @@ impl Decoder {
     /// The same model with its adapters' work in its weights, and no adapters.
     pub fn merged(mut self) -> Decoder {
         if let Some(adapters) = self.adapters.take() {
-            self.prepared.take();
+            self.forget_prepared();
             adapters.merge(&self.device.stream(), &self.layout, &mut self.parameters);
             self.layout = Arc::new(Layout::new(&self.config, self.layout.value.is_some()));
         }
@@ -131,6 +136,7 @@ impl Decoder {
             tables: self.tables.clone(),
             parameters: self.device.stream().zeros(0),
             prepared: OnceLock::new(),
+            shared: None,
             adapters: None,
         }
     }
@@ -180,9 +186,20 @@ impl Decoder {
 
     pub fn learnt_mut(&mut self) -> &mut Buffer<f32> {
         if self.adapters.is_none() {
-            self.prepared.take();
+            self.forget_prepared();
         }
         self.adapters.as_mut().map_or(&mut self.parameters, |adapters| &mut adapters.parameters)
+    }
+
+    /// The weights change.
+    fn forget_prepared(&mut self) {
+        self.prepared.take();
+        self.shared.iter_mut().for_each(Prepared::outdate);
+    }
+
+    /// What lanes share of the weights as they are.
+    fn shared(&self) -> Option<&Prepared> {
+        self.shared.as_ref().filter(|shared| shared.is_current())
     }
 
     /// The weights at a range of [`Layout`].
@@ -221,7 +238,7 @@ impl Decoder {
         write: kernels::Write,
         y: ViewMut<'_, f32>,
     ) {
-        match self.prepared.get().and_then(|prepared| prepared.matrix(weight)) {
+        match self.shared().or(self.prepared.get()).and_then(|prepared| prepared.forward(weight)) {
             Some(prepared) => matmul_prepared(stream, rows, x, prepared, write, y),
             None => matmul(stream, Nt, rows, outputs, inputs, x, self.weight(weight), write, y),
         }
@@ -230,7 +247,17 @@ impl Decoder {
     /// Gets ready for many small forward passes, until the weights change, where the device gains from that.
     pub(super) fn prepare(&self) {
         if self.layout.len <= PREPARED_PARAMETERS_MAX && self.device.gains_from_prepared() {
-            self.prepared.get_or_init(|| Prepared::new(self));
+            let width = self.config.hidden_size;
+            self.prepared.get_or_init(|| Prepared::for_generation(&self.device, &self.layout, &self.parameters, width));
+        }
+    }
+
+    /// Gets ready for passes of several lanes with the weights as they are, where that pays.
+    pub fn share(&mut self) {
+        let Decoder { device, layout, parameters, shared, .. } = self;
+        if layout.len <= SHARED_PARAMETERS_MAX && device.gains_from_prepared() {
+            let made = || Prepared::for_training(device, layout, parameters);
+            shared.get_or_insert_with(made).renew(device, parameters);
         }
     }
 

@@ -138,6 +138,7 @@ impl<'a> Run<'a> {
         let preference = Preference { beta: settings.beta, smoothing: settings.smoothing };
         let weight = 1.0 / batch.len() as f32;
         let (pairs, reference) = (self.pairs, &self.reference);
+        self.policy.decoder.share();
         let Learner { decoder, lanes, .. } = &mut self.policy;
         let pass = |chunk: &[usize], lane: &mut Lane| {
             preference_pass(decoder, (pairs, reference, chunk), preference, weight, lane)

@@ -13,7 +13,7 @@ pub use sizes::{CriticSizes, DpoSizes, PracticeSizes, SftSizes, generation};
 use super::shards::Cut;
 use crate::failure::{Failure, Result};
 use crate::model::DecoderConfig;
-use crate::model::decoder::PREPARED_PARAMETERS_MAX;
+use crate::model::decoder::{PREPARED_PARAMETERS_MAX, SHARED_PARAMETERS_MAX};
 use crate::model::generate::{Crew, Room};
 use crate::model::lora::Lora;
 use crate::model::parameters::Layout;
@@ -229,6 +229,16 @@ impl ModelSizes {
         let floats = |(outputs, inputs)| matmul::prepared_floats(outputs, inputs);
         let layer: usize = self.projections().map(floats).iter().sum();
         self.config.num_hidden_layers * layer + floats((self.config.vocab_size, self.config.hidden_size))
+    }
+
+    /// The matrices twice more, in the orders in which lanes read them on both ways.
+    fn shared(&self) -> usize {
+        if self.parameters > SHARED_PARAMETERS_MAX {
+            return 0;
+        }
+        let floats =
+            |(outputs, inputs)| matmul::prepared_floats(outputs, inputs) + matmul::prepared_floats(inputs, outputs);
+        self.config.num_hidden_layers * self.projections().map(floats).iter().sum::<usize>()
     }
 
     /// The pieces of logits that lanes work on side by side.

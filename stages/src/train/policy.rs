@@ -147,6 +147,7 @@ pub fn update(
     if weights.answers == 0 {
         return None;
     }
+    policy.decoder.share();
     let Learner { decoder, lanes, .. } = policy;
     let pass = |chunk: &[usize], lane: &mut Lane| match objective.value {
         Some(value) if value.alone => value_head_pass(decoder, rollouts, chunk, &weights, value, lane),
@@ -275,6 +276,7 @@ pub fn update_critic(
     if weights.answers == 0 {
         return None;
     }
+    critic.decoder.share();
     let Learner { decoder, lanes, .. } = critic;
     let pass = |chunk: &[usize], lane: &mut Lane| {
         let Lane { workspace, gradients } = lane;

@@ -241,6 +241,7 @@ impl<'a> Run<'a> {
         host.step_begins();
         let batch = &self.batches[self.state.batch];
         let n: usize = batch.iter().map(|&index| self.examples[index].targets()).sum();
+        self.decoder.share();
         let (decoder, examples) = (&self.decoder, self.examples);
         let pass =
             |chunk: &[usize], lane: &mut Lane| forward_backward(decoder, chunk.iter().map(|&i| &examples[i]), n, lane);

@@ -4,6 +4,7 @@
 
 use super::batches::{packed, shards};
 use crate::model::Decoder;
+use crate::model::decoder::SHARED_PARAMETERS_MAX;
 use crate::model::workspace::{Purpose, Workspace};
 use kernels::{Buffer, Device};
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ const SMALL_CHUNK_TOKENS: usize = SMALL_LANE_TOKENS * 4 / 3;
 /// More lanes than this would cost more in summing gradients than they gain.
 const SMALL_LANES: usize = 8;
 /// From this many parameters on one operation fills all cores, and further copies of the gradients cost too much.
-const LARGE_PARAMETERS: usize = 8_000_000;
+const LARGE_PARAMETERS: usize = SHARED_PARAMETERS_MAX;
 /// Tokens that a large model works on at once.
 const LARGE_CHUNK_TOKENS: usize = 2_048;
 

@@ -190,6 +190,11 @@ unsafe fn copy_tiles<V: Vector>(a: Matrix, m: usize, terms: usize, tiles: *mut f
                 // SAFETY: A by the caller's promise; a tile has `height` floats for each term.
                 unsafe {
                     let (source, target) = (a.at(row, term).address, tiles.add(row * terms + term * height));
+                    // A whole register may reach over the tile's next terms, which are written later.
+                    if row + V::LANES <= m && term * height + V::LANES <= terms * height {
+                        V::load(source).factor().store(target);
+                        continue;
+                    }
                     match height {
                         12 => copy_column::<V, 12>(source, target),
                         8 => copy_column::<V, 8>(source, target),

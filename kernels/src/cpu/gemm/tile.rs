@@ -13,6 +13,8 @@ pub(super) fn height<V: Vector>(left: usize) -> usize {
     match left {
         12.. if V::ROWS >= 12 => 12,
         8.. if V::ROWS >= 8 => 8,
+        // Twice four: a tile of two rows has too few sums to keep the multipliers busy.
+        8 => 4,
         6.. if V::ROWS >= 6 => 6,
         4.. => 4,
         2.. => 2,
@@ -73,18 +75,13 @@ pub(super) unsafe fn strip<V: Vector, const WIDE: usize, const PADDED: bool, con
         // SAFETY: `rows` of A and C exist from `row` on.
         unsafe {
             let (a, c) = (a.at(row, 0), c.add(row * stride));
-            row += if left >= 12 && V::ROWS >= 12 {
-                tile::<V, 12, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride)
-            } else if left >= 8 && V::ROWS >= 8 {
-                tile::<V, 8, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride)
-            } else if left >= 6 && V::ROWS >= 6 {
-                tile::<V, 6, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride)
-            } else if left >= 4 {
-                tile::<V, 4, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride)
-            } else if left >= 2 {
-                tile::<V, 2, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride)
-            } else {
-                tile::<V, 1, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride)
+            row += match height::<V>(left) {
+                12 => tile::<V, 12, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride),
+                8 => tile::<V, 8, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride),
+                6 => tile::<V, 6, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride),
+                4 => tile::<V, 4, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride),
+                2 => tile::<V, 2, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride),
+                _ => tile::<V, 1, WIDE, PADDED, WHOLE, false>(part, a, b, accumulate, c, stride),
             };
         }
     }

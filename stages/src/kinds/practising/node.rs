@@ -71,9 +71,9 @@ impl<A: Algorithm> Node<A> {
 }
 
 impl<A: Algorithm> Stage for Node<A> {
-    /// 2 since attention's gradients are summed over a group's heads at once.
+    /// 2 since attention's gradients are summed over a group's heads at once, 3 since exponentials are made of fused steps.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn settings(&self) -> Value {

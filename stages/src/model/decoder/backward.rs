@@ -3,7 +3,9 @@
 use super::{AdapterMemory, Batch, Decoder, LayerMemory, Projection, Workspace};
 use kernels::Layout::{Nn, Tn};
 use kernels::Write::{Accumulate, Overwrite};
-use kernels::{Buffer, Stream, View, ViewMut, attention, bias, embedding, head_norm, matmul, norm, rope, swiglu};
+use kernels::{
+    Buffer, Stream, View, ViewMut, attention, bias, embedding, head_norm, matmul, matmul_prepared, norm, rope, swiglu,
+};
 use std::ops::Range;
 
 impl Decoder {
@@ -164,7 +166,10 @@ impl Decoder {
         gradients: &mut Buffer<f32>,
     ) {
         let Projection { inputs, outputs, weight, bias, .. } = projection;
-        matmul(stream, Nn, rows, *inputs, *outputs, dy, self.weight(weight), Overwrite, dx.reborrow());
+        match self.shared().and_then(|shared| shared.backward(weight)) {
+            Some(shared) => matmul_prepared(stream, rows, dy, shared, Overwrite, dx.reborrow()),
+            None => matmul(stream, Nn, rows, *inputs, *outputs, dy, self.weight(weight), Overwrite, dx.reborrow()),
+        }
         if let Some(adapters) = &self.adapters {
             return adapters.backward(stream, projection, rows, dy, x, dx, memory, gradients);
         }

@@ -4,6 +4,7 @@ use super::{Lengths, MemoryPlan, ModelSizes, Use, lane_sizes, longest};
 use crate::model::workspace::Purpose;
 
 const PREPARED: &str = "weights prepared for generation";
+const SHARED: &str = "weights prepared for lanes";
 
 /// What a supervised training is made of.
 pub struct SftSizes<'a> {
@@ -32,6 +33,7 @@ impl SftSizes<'_> {
         MemoryPlan::default()
             .lasting(Use::Parameters, "parameters", parameters)
             .lasting(Use::Parameters, "adapters", if learnt == parameters { 0 } else { learnt })
+            .lasting(Use::Parameters, SHARED, model.shared())
             .lasting(Use::Gradients, "gradients", lanes.len() * learnt)
             .lasting(Use::Optimizer, "moments", 2 * learnt)
             .lasting(Use::Activations, "training", model.work(&lanes, Purpose::training(self.is_checkpointing)))
@@ -87,6 +89,7 @@ impl PracticeSizes<'_> {
             .lasting(Use::Parameters, "the policy", parameters)
             .lasting(Use::Parameters, "the model to stay near", parameters)
             .lasting(Use::Parameters, "the critic", critics * parameters)
+            .lasting(Use::Parameters, SHARED, (1 + critics) * model.shared())
             .lasting(Use::Gradients, "gradients", (policy.len() + critic.len()) * parameters)
             .lasting(Use::Optimizer, "moments", 2 * (1 + critics) * parameters)
             .lasting(Use::Activations, "the policy's updates", model.work(&policy, purpose))
@@ -132,9 +135,10 @@ impl DpoSizes<'_> {
         let texts: usize = answers.iter().map(|(tokens, targets)| tokens + targets).sum();
         let kept = usize::from(self.keeps_checkpoints) * 3 * parameters;
         let activations = model.work(&lanes, Purpose::training(self.is_checkpointing));
-        let learning = lanes.len() * parameters + 2 * parameters + activations;
+        let learning = lanes.len() * parameters + 2 * parameters + model.shared() + activations;
         MemoryPlan::default()
             .lasting(Use::Parameters, "parameters", parameters)
+            .lasting(Use::Parameters, SHARED, model.shared())
             .lasting(Use::Gradients, "gradients", lanes.len() * parameters)
             .lasting(Use::Optimizer, "moments", 2 * parameters)
             .lasting(Use::Activations, "training", activations)
