@@ -54,9 +54,9 @@ const STAGES: usize = 2;
 /// The tensor map's box, 128 bytes wide.
 const BOX_ROWS: u32 = 64;
 const BOX_COLUMNS: usize = 64;
-/// One for owned rows; full and empty ones of each stage, in forward of keys and of values.
-const FORWARD_BARRIERS: usize = 1 + 4 * STAGES;
-const BACKWARD_BARRIERS: usize = 1 + 2 * STAGES;
+/// One for owned rows; full and empty ones of each stage, in forward of keys and of values; those of tails.
+const FORWARD_BARRIERS: usize = 1 + 4 * STAGES + 1;
+const BACKWARD_BARRIERS: usize = 1 + 2 * STAGES + STAGES;
 
 /// The kernels for heads of exactly `width` columns.
 struct Kernels {
