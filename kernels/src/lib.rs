@@ -38,7 +38,7 @@ pub mod swiglu;
 pub use accelerator::cuda::Toolkit;
 #[cfg(feature = "emulator")]
 pub use accelerator::emulated::{Emulation, Schedule};
-pub use accelerator::{Architecture, lock};
+pub use accelerator::{Architecture, embedded, lock};
 pub use buffer::{Buffer, Element, View, ViewMut};
 pub use device::{Device, Precision, Stream};
 pub use failure::{DeviceError, Version};

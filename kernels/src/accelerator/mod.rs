@@ -6,6 +6,7 @@
 
 mod cubins;
 pub(crate) mod cuda;
+pub mod embedded;
 #[cfg(feature = "emulator")]
 pub(crate) mod emulated;
 mod launch;
@@ -29,6 +30,9 @@ use crate::matmul::{Layout, Write};
 /// What kernels are compiled for: `80` for sm_80, `90` for sm_90a, `100` for sm_100a.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Architecture(pub u32);
+
+/// What kernels are held to: the generations that take different ways, and the newest.
+pub(crate) const ARCHITECTURES: [Architecture; 3] = [Architecture(80), Architecture(90), Architecture(100)];
 
 impl Architecture {
     /// Ampere: `mma.sync` and `cp.async`, which everything later has too.

@@ -67,7 +67,7 @@ impl Cuda {
     }
 
     fn of(found: Found, toolkit: &Toolkit) -> Result<Cuda, DriverError> {
-        let cubins = Cubins::new(found.compiler, found.architecture, &toolkit.cubins);
+        let cubins = Cubins::new(found.origin, found.architecture, &toolkit.cubins);
         // SAFETY: the device was found; the context lives until it is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(found.device) }?;
         // SAFETY: retained just now.
