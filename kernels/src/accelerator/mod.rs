@@ -16,10 +16,12 @@ mod nvrtc;
 mod packs;
 pub(crate) mod registry;
 pub(crate) mod transfer;
+pub(crate) mod workspaces;
 
 pub(crate) use launch::{Argument, Grid, Kernel, Source, arguments};
 pub(crate) use packs::{PACKS, PHILOX, Pack, PackedKernel, narrow};
 pub(crate) use transfer::Pattern;
+use workspaces::Workspaces;
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -153,6 +155,24 @@ pub(crate) trait Accelerator: Send + Sync + Debug {
 
     /// What buffers take; they count themselves.
     fn tally(&self) -> &Tally;
+
+    /// What operations need while they run.
+    fn workspaces(&self) -> &Workspaces;
+
+    /// Bytes that the vendor's library keeps beside buffers.
+    fn library_bytes(&self) -> usize {
+        0
+    }
+
+    /// Bytes behind a piece of memory that show whether a kernel wrote past its end. A GPU has none.
+    fn fence_bytes(&self) -> usize {
+        0
+    }
+
+    fn put_fence(&self, _address: u64) {}
+
+    /// Panics where something was written behind a buffer of so many bytes.
+    fn check_fence(&self, _address: u64, _bytes: usize) {}
 
     /// Writes the pattern `count` times.
     fn fill(&self, address: u64, pattern: Pattern, count: usize);
