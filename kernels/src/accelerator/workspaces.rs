@@ -154,14 +154,14 @@ mod tests {
     #[test]
     fn what_lies_below_is_used_again_once_the_top_is_free() {
         let stream = Device::emulated(Emulation::default()).stream();
-        drop(piece(&stream, 3));
+        drop(piece(&stream, 4));
         let (below, above) = (piece(&stream, 1), piece(&stream, 1));
         let address = below.view().address();
         drop(below);
         assert_ne!(piece(&stream, 1).view().address(), address, "something lies on it");
         drop(above);
         assert_eq!(piece(&stream, 1).view().address(), address);
-        assert_eq!(held(&stream), 3);
+        assert_eq!(held(&stream), 4);
     }
 
     #[test]
