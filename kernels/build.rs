@@ -1,6 +1,7 @@
-//! With the feature `emulator`: compiles every `.cu` file and `emulator/*.cpp` as C++ into one static library.
+//! With the feature `emulator`: compiles every `.cu` file and `emulator/*.cpp` as C++ into one static library. With the feature
+//! `embedded-cubins`: makes a table of the folder that `KERNELS_CUBINS` names.
 //!
-//! Without it nothing is done and no C++ compiler is needed. `CXX` names another compiler than `c++`; `EMULATOR_CHECK=races`
+//! Without them nothing is done and no C++ compiler is needed. `CXX` names another compiler than `c++`; `EMULATOR_CHECK=races`
 //! makes builds that find unordered accesses to shared memory (slow: for a look now and then, see kernels/emulator/README.md).
 
 use std::path::{Path, PathBuf};
@@ -15,9 +16,45 @@ const FLAGS: [&str; 8] =
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if env::var_os("CARGO_FEATURE_EMULATOR").is_none() {
-        return;
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    if env::var_os("CARGO_FEATURE_EMBEDDED_CUBINS").is_some() {
+        embed(&out);
     }
+    if env::var_os("CARGO_FEATURE_EMULATOR").is_some() {
+        emulate(&out);
+    }
+}
+
+/// Writes `embedded.rs`, the value of a `Table` of src/accelerator/embedded.rs.
+fn embed(out: &Path) {
+    println!("cargo:rerun-if-env-changed=KERNELS_CUBINS");
+    println!("cargo:rerun-if-changed=src");
+    let folder = env::var_os("KERNELS_CUBINS").map(PathBuf::from).unwrap_or_default();
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let how = "make them with `tests/support/cubins FOLDER` and set KERNELS_CUBINS to that folder's whole path";
+    let compiler = fs::read_to_string(folder.join("compiler")).unwrap_or_else(|_| {
+        panic!("the feature `embedded-cubins` takes compiled kernels, and `{}` has none: {how}", folder.display())
+    });
+    let is_current = fs::read(folder.join("made-of")).is_ok_and(|made_of| made_of == what_cubins_are_made_of());
+    assert!(is_current, "the cubins in `{}` are of other kernels than these: {how}", folder.display());
+    let files = files_below(&folder).into_iter().filter(|file| has_extension(file, &["cubin"]));
+    let entries = files.map(|file| {
+        let name = file.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        format!("({name:?}, include_bytes!({:?})),\n", file.display().to_string())
+    });
+    let table = format!("Table {{ compiler: {compiler}, files: &[\n{}] }}\n", entries.collect::<String>());
+    fs::write(out.join("embedded.rs"), table).expect("OUT_DIR can be written");
+}
+
+/// The texts that `tests/support/cubins` notes down beside what it makes of them.
+fn what_cubins_are_made_of() -> Vec<u8> {
+    let is_part = |file: &PathBuf| has_extension(file, &["cu", "cuh"]) || file.ends_with("nvrtc.rs");
+    let mut files: Vec<PathBuf> = files_below(Path::new("src")).into_iter().filter(is_part).collect();
+    files.sort_by(|left, right| left.as_os_str().cmp(right.as_os_str()));
+    files.iter().flat_map(|file| fs::read(file).expect("a source can be read")).collect()
+}
+
+fn emulate(out: &Path) {
     println!("cargo:rerun-if-env-changed=CXX");
     println!("cargo:rerun-if-env-changed=EMULATOR_CHECK");
     for folder in ["emulator", "src"] {
@@ -26,9 +63,8 @@ fn main() {
     let files = files_below(Path::new("emulator")).into_iter().chain(files_below(Path::new("src")));
     let (sources, headers): (Vec<_>, Vec<_>) = files.filter(|file| is_ours(file)).partition(|file| is_unit(file));
     let newest_header = headers.iter().map(|header| changed_at(header)).max().unwrap_or(SystemTime::UNIX_EPOCH);
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    compile_all(&sources, newest_header, &out);
-    link(&sources, &out);
+    compile_all(&sources, newest_header, out);
+    link(&sources, out);
 }
 
 /// Every file below a folder, sorted; folders of tests are left out.

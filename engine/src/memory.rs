@@ -7,7 +7,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::graph::NodeIndex;
 use crate::plan::{Decision, Planned, Planner};
 use serde_json::{Value, json};
-use stages::context::Device;
+use stages::context::{Device, Profile};
 use stages::model::DecoderConfig;
 use stages::stage::{Form, MemoryOutlook};
 use stages::train::memory::{self, in_words};
@@ -44,9 +44,13 @@ fn bytes(words: &str) -> Option<u64> {
     (number > 0.0 && number.is_finite()).then_some((number * unit as f64) as u64)
 }
 
+/// Models of this machine's processor, with all its threads.
+pub fn processor() -> Profile {
+    Profile::Cpu { threads: std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
 /// Of each node that is to run and trains a model whose shape is known, in the plan's order.
-pub fn outlooks<'a>(planner: &Planner<'a>, planned: &[Planned]) -> Vec<(&'a str, MemoryOutlook)> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+pub fn outlooks<'a>(planner: &Planner<'a>, planned: &[Planned], on: Profile) -> Vec<(&'a str, MemoryOutlook)> {
     let mut shapes: HashMap<NodeIndex, DecoderConfig> = HashMap::new();
     let mut outlooks = Vec::new();
     for one in planned {
@@ -58,7 +62,7 @@ pub fn outlooks<'a>(planner: &Planner<'a>, planned: &[Planned]) -> Vec<(&'a str,
             shapes.insert(one.node, shape);
         }
         if !matches!(one.decision, Decision::Hit(_)) {
-            outlooks.extend(entry.stage.memory(&models, threads).map(|outlook| (entry.name.as_str(), outlook)));
+            outlooks.extend(entry.stage.memory(&models, on).map(|outlook| (entry.name.as_str(), outlook)));
         }
     }
     outlooks

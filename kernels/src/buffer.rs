@@ -47,6 +47,8 @@ pub struct Buffer<T: Element> {
     len: usize,
     /// Whose memory it is; `None` is the host's.
     home: Option<Arc<dyn Accelerator>>,
+    /// Whether it goes back to the home's workspaces.
+    is_workspace: bool,
 }
 
 // SAFETY: a buffer owns its memory as a `Vec` does; views borrow it.
@@ -57,25 +59,42 @@ impl<T: Element> Buffer<T> {
     /// Zeros in the host's memory.
     pub(crate) fn zeroed(len: usize) -> Buffer<T> {
         if len == 0 {
-            return Buffer { address: NonNull::dangling(), len, home: None };
+            return Buffer { address: NonNull::dangling(), len, home: None, is_workspace: false };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero, and zero bits are a valid value of every `Element`.
         let address = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        Buffer { address: NonNull::new(address).unwrap_or_else(|| handle_alloc_error(layout)), len, home: None }
+        let address = NonNull::new(address).unwrap_or_else(|| handle_alloc_error(layout));
+        Buffer { address, len, home: None, is_workspace: false }
     }
 
     /// Memory of an accelerator, of unspecified content. Unwinds with a [`crate::DeviceError`] where it has no more.
     pub(crate) fn on(accelerator: &Arc<dyn Accelerator>, len: usize) -> Buffer<T> {
+        Self::from(accelerator, len, false, |bytes| {
+            let address = accelerator.allocate(bytes);
+            accelerator.tally().add(bytes);
+            address
+        })
+    }
+
+    /// The same from what the accelerator keeps for operations, until the buffer is dropped.
+    pub(crate) fn workspace(accelerator: &Arc<dyn Accelerator>, len: usize) -> Buffer<T> {
+        Self::from(accelerator, len, true, |bytes| accelerator.workspaces().take(&**accelerator, bytes))
+    }
+
+    fn from(
+        accelerator: &Arc<dyn Accelerator>,
+        len: usize,
+        is_workspace: bool,
+        take: impl FnOnce(usize) -> u64,
+    ) -> Buffer<T> {
         let home = Some(accelerator.clone());
         if len == 0 {
-            return Buffer { address: NonNull::dangling(), len, home };
+            return Buffer { address: NonNull::dangling(), len, home, is_workspace };
         }
-        let bytes = Self::layout(len).size();
-        let address = accelerator.allocate(bytes) as usize;
-        accelerator.tally().add(bytes);
+        let address = take(Self::layout(len).size()) as usize;
         let address = NonNull::new(std::ptr::without_provenance_mut(address));
-        Buffer { address: address.expect("no memory begins at 0"), len, home }
+        Buffer { address: address.expect("no memory begins at 0"), len, home, is_workspace }
     }
 
     fn place(&self) -> Place {
@@ -125,9 +144,12 @@ impl<T: Element> Drop for Buffer<T> {
         }
         match &self.home {
             Some(accelerator) => {
-                let bytes = Self::layout(self.len).size();
+                let (address, bytes) = (self.address.as_ptr().addr() as u64, Self::layout(self.len).size());
+                if self.is_workspace {
+                    return accelerator.workspaces().give_back(&**accelerator, address, bytes);
+                }
                 accelerator.tally().remove(bytes);
-                accelerator.free(self.address.as_ptr().addr() as u64, bytes);
+                accelerator.free(address, bytes);
             }
             // SAFETY: allocated by `zeroed` with this very layout.
             None => unsafe { dealloc(self.address.as_ptr().cast(), Self::layout(self.len)) },

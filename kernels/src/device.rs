@@ -8,6 +8,7 @@ use crate::accelerator::cuda::{Cuda, Toolkit};
 use crate::accelerator::{Accelerator, Architecture, transfer};
 use crate::buffer::{Buffer, Element, View, ViewMut};
 use crate::failure::DeviceError;
+use crate::profile::Profile;
 
 /// What the dense products of projections and of the head take of their factors. Sums, and all else, stay f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +98,18 @@ impl Device {
         self.accelerator.as_ref().map(|accelerator| (accelerator.tally().now(), accelerator.tally().most()))
     }
 
+    /// What a plan of memory has to know of it.
+    pub fn profile(&self) -> Profile {
+        match &self.accelerator {
+            None => Profile::Cpu { threads: self.threads() },
+            Some(accelerator) => Profile::Accelerator {
+                precision: self.precision,
+                architecture: accelerator.architecture(),
+                library_bytes: accelerator.library_bytes(),
+            },
+        }
+    }
+
     /// Whether generation gains from [`crate::Prepared`] weights: only the CPU does.
     pub fn gains_from_prepared(&self) -> bool {
         self.accelerator.is_none()
@@ -145,6 +158,11 @@ impl Stream {
         self.device.accelerator.as_deref()
     }
 
+    /// What kernels are compiled for; only `cuda.rs` asks.
+    pub(crate) fn architecture(&self) -> Architecture {
+        self.accelerator().expect("cuda.rs is for accelerators").architecture()
+    }
+
     /// Whether operations go to `cuda.rs` rather than to `cpu.rs`.
     pub(crate) fn is_accelerated(&self) -> bool {
         self.device.accelerator.is_some()
@@ -162,6 +180,16 @@ impl Stream {
     /// A new buffer whose content means nothing yet (poisoned where [`Device::poisoned`] says so).
     pub fn uninit<T: Element>(&self, len: usize) -> Buffer<T> {
         let mut buffer = self.memory(len);
+        if self.device.poison {
+            self.fill(buffer.view_mut(), T::POISON);
+        }
+        buffer
+    }
+
+    /// What an operation of `cuda.rs` needs while it runs; content as [`Stream::uninit`]'s. Memory is kept for the next operation.
+    pub(crate) fn workspace<T: Element>(&self, len: usize) -> Buffer<T> {
+        let home = self.device.accelerator.as_ref().expect("cuda.rs is for accelerators");
+        let mut buffer = Buffer::workspace(home, len);
         if self.device.poison {
             self.fill(buffer.view_mut(), T::POISON);
         }

@@ -7,7 +7,7 @@ use crate::rows::{Column, Rows};
 use crate::table::{MemorySink, RowSink};
 use std::path::Path;
 
-pub use kernels::{Device, DeviceError, Toolkit};
+pub use kernels::{Device, DeviceError, Profile, Toolkit};
 
 pub trait Context: Send + Sync {
     /// Random draws of this node: keyed by the seed, the kind and the node's `stream` setting.

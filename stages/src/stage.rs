@@ -1,7 +1,7 @@
 //! The one trait behind every node kind: what a node reads, what names its result, and the work itself.
 
 use crate::columns::{Columns, Need};
-use crate::context::Context;
+use crate::context::{Context, Profile};
 use crate::failure::Result;
 use crate::model::DecoderConfig;
 use crate::prompt::Prompt;
@@ -85,8 +85,8 @@ pub trait Stage: Send + Sync {
     fn shape(&self, _models: &[Option<DecoderConfig>]) -> Option<DecoderConfig> {
         None
     }
-    /// What it will hold in memory on a device with so many threads, where it trains a model whose shape is known.
-    fn memory(&self, _models: &[Option<DecoderConfig>], _threads: usize) -> Option<MemoryOutlook> {
+    /// What it will hold in memory on such a device, where it trains a model whose shape is known.
+    fn memory(&self, _models: &[Option<DecoderConfig>], _on: Profile) -> Option<MemoryOutlook> {
         None
     }
     fn run(&self, inputs: Inputs, context: &dyn Context) -> Result<Outputs>;

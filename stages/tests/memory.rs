@@ -1,11 +1,12 @@
 //! What a training holds in memory is what its plan says, and gradient checkpointing takes less of it for the same bits.
 //!
-//! Every allocation of this program is counted, those of our buffers and all others. Tests take turns.
+//! Every allocation of this program is counted, those of our buffers and all others; of an accelerator what it counts itself, its
+//! buffers and workspaces. Tests take turns.
 
 #[expect(dead_code, reason = "only its host is wanted here")]
 mod stopping;
 
-use kernels::Device;
+use kernels::{Architecture, Device, Emulation, Precision, Profile};
 use serde_json::json;
 use stages::draw::Draw;
 use stages::failure::{Failure, Result};
@@ -96,6 +97,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+const TWO_THREADS: Profile = Profile::Cpu { threads: 2 };
+
+fn two_threads() -> Device {
+    Device::cpu(Some(2))
+}
+
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -109,6 +116,12 @@ fn measured(work: impl FnOnce()) -> (usize, usize) {
     }
     work();
     (MOST.load(Relaxed), LARGEST.load(Relaxed))
+}
+
+/// The same of a device: on an accelerator the most of its own memory.
+fn measured_on(device: &Device, work: impl FnOnce()) -> (usize, usize) {
+    let (most, largest) = measured(work);
+    device.memory_used().map_or((most, largest), |(_, most)| (most as usize, largest))
 }
 
 fn check(what: &str, plan: &MemoryPlan, measured: usize) {
@@ -170,12 +183,17 @@ impl Host for Keeping<'_> {
     fn report(&mut self, _: &Metrics, _: u64) {}
 }
 
-fn supervised(config: &DecoderConfig, lora: Option<&Lora>, settings: &SftSettings) -> (MemoryPlan, usize, Vec<u32>) {
-    let (device, examples) = (Device::cpu(Some(2)), texts(120, config.vocab_size));
+fn supervised(
+    device: &Device,
+    config: &DecoderConfig,
+    lora: Option<&Lora>,
+    settings: &SftSettings,
+    examples: &[Example],
+) -> (MemoryPlan, usize, Vec<u32>) {
     let lengths: Vec<Lengths> = examples.iter().map(|it| (it.tokens.len(), it.targets())).collect();
     let order = epoch_order(examples.len(), &Draw::new(7, "memory"), 0);
     let plan = SftSizes {
-        model: &ModelSizes::new(config, lora),
+        model: &ModelSizes::new(config, lora, device.profile()),
         is_checkpointing: settings.checkpointing,
         micro_batch_tokens: settings.micro_batch_tokens,
         batches: &batches_of(settings.batch, &order, |text| lengths[text].0),
@@ -183,18 +201,17 @@ fn supervised(config: &DecoderConfig, lora: Option<&Lora>, settings: &SftSetting
         held_out: &[],
         keeps_best: false,
         keeps_checkpoints: true,
-        threads: 2,
     }
     .plan();
     let (folder, mut weights) = (tempfile::tempdir().unwrap(), Vec::new());
-    let (most, _) = measured(|| {
-        let decoder = Decoder::fresh(&device, config, 3);
+    let (most, _) = measured_on(device, || {
+        let decoder = Decoder::fresh(device, config, 3);
         let decoder = match lora {
             Some(lora) => decoder.adapted(lora, 4),
             None => decoder,
         };
         let draw = Draw::new(7, "memory");
-        let (decoder, _) = sft::train(decoder, &examples, settings, &draw, &mut Keeping(folder.path())).unwrap();
+        let (decoder, _) = sft::train(decoder, examples, settings, &draw, &mut Keeping(folder.path())).unwrap();
         weights = decoder.learnt_weights();
     });
     (plan, most, weights.iter().map(|weight| weight.to_bits()).collect())
@@ -214,7 +231,7 @@ fn fine_tuning_holds_what_its_plan_says() {
     ] {
         for checkpointing in [false, true] {
             let settings = settings(batch_tokens, checkpointing, micro);
-            let (plan, most, _) = supervised(&config, lora, &settings);
+            let (plan, most, _) = supervised(&two_threads(), &config, lora, &settings, &texts(120, config.vocab_size));
             check(&format!("{what}, checkpointing {checkpointing}"), &plan, most);
         }
     }
@@ -225,8 +242,9 @@ fn checkpointing_takes_less_and_changes_no_bit() {
     let _turn = turn();
     let config = config(400, 64, 12, 192);
     let (kept, again) = (settings(3_000, false, None), settings(3_000, true, None));
-    let (_, with_all, expected) = supervised(&config, None, &kept);
-    let (_, with_less, found) = supervised(&config, None, &again);
+    let (device, examples) = (two_threads(), texts(120, config.vocab_size));
+    let (_, with_all, expected) = supervised(&device, &config, None, &kept, &examples);
+    let (_, with_less, found) = supervised(&device, &config, None, &again, &examples);
     assert_eq!(found, expected);
     assert!((with_less as f64) < 0.75 * with_all as f64, "{with_less} of {with_all} bytes");
 }
@@ -235,7 +253,8 @@ fn checkpointing_takes_less_and_changes_no_bit() {
 fn adapters_take_no_gradients_and_moments_for_what_is_frozen() {
     let config = config(3_000, 256, 4, 704);
     let lora = Lora { rank: 8, alpha: 16.0, targets: Target::ALL.to_vec() };
-    let (whole, adapted) = (ModelSizes::new(&config, None), ModelSizes::new(&config, Some(&lora)));
+    let (whole, adapted) =
+        (ModelSizes::new(&config, None, TWO_THREADS), ModelSizes::new(&config, Some(&lora), TWO_THREADS));
     assert_eq!(whole.learnt, whole.parameters);
     assert!(20 * adapted.learnt < adapted.parameters, "{} of {}", adapted.learnt, adapted.parameters);
 }
@@ -330,10 +349,16 @@ struct Practised {
     weights: Vec<u32>,
 }
 
-fn practised(way: Way, config: &DecoderConfig, settings: &PracticeSettings, prompt_tokens: usize) -> Practised {
+fn practised(
+    device: &Device,
+    way: Way,
+    config: &DecoderConfig,
+    settings: &PracticeSettings,
+    prompt_tokens: usize,
+) -> Practised {
     let minibatch = settings.minibatch;
     let plan = PracticeSizes {
-        model: &ModelSizes::new(config, None),
+        model: &ModelSizes::new(config, None, device.profile()),
         rollouts: settings.rollouts,
         minibatch,
         critic: if way == Way::PpoWithCritic { CriticSizes::Model { minibatch } } else { CriticSizes::Nothing },
@@ -341,13 +366,12 @@ fn practised(way: Way, config: &DecoderConfig, settings: &PracticeSettings, prom
         prompt_tokens,
         answer_tokens: settings.answer_tokens_max,
         keeps_checkpoints: true,
-        threads: 2,
     }
     .plan();
-    let (device, prompts, folder) = (Device::cpu(Some(2)), prompts(4, prompt_tokens), tempfile::tempdir().unwrap());
+    let (prompts, folder) = (prompts(4, prompt_tokens), tempfile::tempdir().unwrap());
     let mut weights = Vec::new();
-    let (most, largest) = measured(|| {
-        let policy = Decoder::fresh(&device, config, 3);
+    let (most, largest) = measured_on(device, || {
+        let policy = Decoder::fresh(device, config, 3);
         let task = Task { policy, prompts: &prompts, ids: &[], draw: &Draw::new(7, "memory") };
         let (decoder, _) = way.train(task, settings, &mut Keeping(folder.path())).unwrap();
         weights = decoder.weights();
@@ -364,7 +388,7 @@ fn practice_holds_what_its_plan_says() {
             ("long answers", endless(config(600, 96, 2, 256)), practice(8, 4, 200)),
             ("large vocabulary", endless(config(20_000, 64, 1, 128)), practice(16, 8, 32)),
         ] {
-            let Practised { plan, most, .. } = practised(way, &config, &settings, 24);
+            let Practised { plan, most, .. } = practised(&two_threads(), way, &config, &settings, 24);
             check(&format!("{way:?}, {what}"), &plan, most);
         }
     }
@@ -376,7 +400,7 @@ fn checkpointed_practice_takes_less_and_changes_no_bit() {
     let (config, kept) = (endless(config(400, 64, 12, 192)), practice(32, 32, 60));
     for way in [Way::PpoWithCritic, Way::Grpo] {
         let [with_all, with_less] = [false, true].map(|checkpointing| {
-            let done = practised(way, &config, &PracticeSettings { checkpointing, ..kept.clone() }, 24);
+            let done = practised(&two_threads(), way, &config, &PracticeSettings { checkpointing, ..kept.clone() }, 24);
             check(&format!("{way:?}, checkpointing {checkpointing}"), &done.plan, done.most);
             done
         });
@@ -390,8 +414,13 @@ fn checkpointed_practice_takes_less_and_changes_no_bit() {
 fn ppo_never_holds_tokens_times_vocabulary() {
     let _turn = turn();
     let config = endless(config(151_936, 8, 1, 16));
-    let Practised { plan, most, largest, .. } =
-        practised(Way::PpoWithCritic, &config, &PracticeSettings { iterations: 1, ..practice(4, 4, 488) }, 24);
+    let Practised { plan, most, largest, .. } = practised(
+        &two_threads(),
+        Way::PpoWithCritic,
+        &config,
+        &PracticeSettings { iterations: 1, ..practice(4, 4, 488) },
+        24,
+    );
     let tokens_by_vocabulary = 2_048 * 151_936 * 4;
     assert!(largest < tokens_by_vocabulary / 100, "a piece of {largest} bytes");
     assert!(most < tokens_by_vocabulary / 4, "{most} bytes in all");
@@ -416,7 +445,7 @@ fn preference_learning_holds_what_its_plan_says() {
         let length = |it: &Example| (it.tokens.len(), it.targets());
         let lengths: Vec<[Lengths; 2]> =
             pairs.iter().map(|pair| [length(&pair.chosen), length(&pair.rejected)]).collect();
-        let model = ModelSizes::new(&config, None);
+        let model = ModelSizes::new(&config, None, TWO_THREADS);
         let draw = Draw::new(7, "memory");
         let steps: Vec<Vec<usize>> = (0..2).flat_map(|epoch| dpo::steps_of(count, batch, &draw, epoch)).collect();
         let plan = DpoSizes {
@@ -425,7 +454,6 @@ fn preference_learning_holds_what_its_plan_says() {
             is_checkpointing: false,
             pairs: &lengths,
             keeps_checkpoints: true,
-            threads: 2,
         }
         .plan();
         let settings = DpoSettings {
@@ -460,7 +488,7 @@ fn generation_holds_what_its_plan_says() {
     {
         let (config, device) = (endless(config), Device::cpu(Some(threads)));
         let prompts = prompts(requests as u32, prompt);
-        let plan = generation(&ModelSizes::new(&config, None), requests, (prompt, answer), threads);
+        let plan = generation(&ModelSizes::new(&config, None, Profile::Cpu { threads }), requests, (prompt, answer));
         let (most, _) = measured(|| {
             let decoder = Decoder::fresh(&device, &config, 3);
             let requests: Vec<Request> = prompts.iter().map(|prompt| Request { prompt, seed: 1 }).collect();
@@ -471,6 +499,52 @@ fn generation_holds_what_its_plan_says() {
             check(what, &plan, most);
         }
         assert!(most as f64 <= 1.1 * plan.total() as f64, "{what}: planned {plan:#?}, measured {most}");
+    }
+}
+
+/// Generations that take different ways, in either precision; each an accelerator of its own, as the most that it held is told.
+fn accelerators() -> [Device; 3] {
+    [
+        (Architecture::AMPERE, Precision::F32),
+        (Architecture::AMPERE, Precision::Bf16),
+        (Architecture::HOPPER, Precision::Bf16),
+    ]
+    .map(|(architecture, precision)| {
+        Device::emulated(Emulation { architecture, threads: 2, ..Emulation::default() }).in_precision(precision)
+    })
+}
+
+#[test]
+fn fine_tuning_holds_on_an_accelerator_what_its_plan_says() {
+    let _turn = turn();
+    for (what, config, batch_tokens) in
+        [("long batches", config(150, 32, 2, 64), 700), ("large vocabulary", config(3_000, 16, 1, 24), 120)]
+    {
+        for device in accelerators() {
+            let (settings, examples) = (settings(batch_tokens, false, None), texts(16, config.vocab_size));
+            let (plan, most, _) = supervised(&device, &config, None, &settings, &examples);
+            check(&format!("{what}, {:?}", device.profile()), &plan, most);
+        }
+    }
+}
+
+#[test]
+fn practice_and_generation_hold_on_an_accelerator_what_their_plans_say() {
+    let _turn = turn();
+    let config = endless(config(150, 32, 2, 64));
+    for device in accelerators() {
+        let Practised { plan, most, .. } = practised(&device, Way::PpoWithCritic, &config, &practice(8, 4, 30), 6);
+        check(&format!("practice, {:?}", device.profile()), &plan, most);
+    }
+    for device in accelerators() {
+        let prompts = prompts(6, 20);
+        let plan = generation(&ModelSizes::new(&config, None, device.profile()), prompts.len(), (20, 30));
+        let (most, _) = measured_on(&device, || {
+            let decoder = Decoder::fresh(&device, &config, 3);
+            let requests: Vec<Request> = prompts.iter().map(|prompt| Request { prompt, seed: 1 }).collect();
+            generate(&decoder, &requests, &Sampling { tokens_max: 30, ..Sampling::default() }).unwrap();
+        });
+        check(&format!("generation, {:?}", device.profile()), &plan, most);
     }
 }
 

@@ -25,7 +25,7 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
     let lines: Vec<Line> = planned.iter().zip(&foreseen).map(|(one, foreseen)| line(&planner, one, foreseen)).collect();
     let totals = Totals::of(&foreseen);
     let recipe = &workplace.recipe;
-    let memory = memory::outlooks(&planner, &planned);
+    let memory = memory::outlooks(&planner, &planned, memory::processor());
     let by_node = || lines.iter().map(|line| (line.node, line.foreseen));
     match arguments.format {
         EventFormat::Json => {

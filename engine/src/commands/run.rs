@@ -43,7 +43,7 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     let warn = |message: &str| reporter.tell(&Event::Warned { node: None, message });
     let device = super::device::open(&arguments.machine, &arguments.store, warn)?;
-    memory::check(&memory::outlooks(&planner, &planned), &device)?;
+    memory::check(&memory::outlooks(&planner, &planned, device.profile()), &device)?;
     begin(arguments, &planner, &*reporter);
     if let Some(budget_usd) = arguments.budget_usd {
         let foreseen = forecast::forecast(&planner, &planned, &known_now, &wishes, Some(&store))?;

@@ -1,11 +1,12 @@
 //! Attention in training and in generation, and the rotation before it.
 
+use half::bf16;
 use kernels::attention::{self, Cache};
 use kernels::{Heads, Segments, Stream, rope};
 
-use crate::case::{Case, Decoder, Make, Run, Sizes, random};
+use crate::case::{Case, Decoder, Make, Run, Sizes, random, random_of};
 
-pub const CASES: &[Make] = &[training, rotation, generation];
+pub const CASES: &[Make] = &[training, training_half, rotation, generation];
 
 const PAGE_ROWS: usize = 32;
 const FLOAT_BYTES: usize = 4;
@@ -61,6 +62,43 @@ fn training_of(decoder: &Decoder, documents: usize, length: usize) -> [Case; 2] 
         case("forward", operations, packed + width, Box::new(forward)),
         case("backward", 2.5 * operations, 2 * packed + 2 * width, Box::new(backward)),
     ]
+}
+
+/// The same of rows that are stored in bf16.
+fn training_half(sizes: &Sizes) -> Vec<Case> {
+    let of = |decoder| training_half_of(decoder, sizes.documents, sizes.document_tokens);
+    sizes.decoders.iter().flat_map(of).collect()
+}
+
+fn training_half_of(decoder: &Decoder, documents: usize, length: usize) -> [Case; 2] {
+    let heads = heads_of(decoder);
+    let tokens = documents * length;
+    let (packed, width) = (tokens * heads.packed_width(), tokens * heads.query_width());
+    let random = |stream: &Stream, len: usize| random_of(stream, len, bf16::from_f32);
+    let forward = move |stream: &Stream| -> Run {
+        let (segments, qkv) = (Segments::new(stream, &vec![length; documents]), random(stream, packed));
+        let (mut out, mut lse) = (stream.uninit(width), stream.uninit(tokens * heads.query));
+        Box::new(move |stream| {
+            attention::half::forward(stream, heads, &segments, qkv.view(), out.view_mut(), lse.view_mut());
+        })
+    };
+    let backward = move |stream: &Stream| -> Run {
+        let (segments, qkv) = (Segments::new(stream, &vec![length; documents]), random(stream, packed));
+        let (mut out, mut lse) = (stream.uninit(width), stream.uninit(tokens * heads.query));
+        attention::half::forward(stream, heads, &segments, qkv.view(), out.view_mut(), lse.view_mut());
+        let (dout, mut dqkv) = (random(stream, width), stream.uninit(packed));
+        Box::new(move |stream| {
+            let (saved, dqkv) = ((qkv.view(), out.view(), lse.view()), dqkv.view_mut());
+            attention::half::backward(stream, heads, &segments, saved.0, saved.1, saved.2, dout.view(), dqkv);
+        })
+    };
+    let wide = training_of(decoder, documents, length);
+    let [of_forward, of_backward] = wide.map(|case| Case {
+        name: case.name.replace("attention", "attention_half"),
+        bytes: case.bytes / 2.0,
+        ..case
+    });
+    [Case { prepare: Box::new(forward), ..of_forward }, Case { prepare: Box::new(backward), ..of_backward }]
 }
 
 /// Queries and keys are read and written in place; a value passes by.

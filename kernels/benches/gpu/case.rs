@@ -1,6 +1,6 @@
 //! One kernel at one shape: what it is called, what its work needs at least, and how to run it.
 
-use kernels::{Buffer, Stream, philox};
+use kernels::{Buffer, Element, Stream, philox};
 
 /// Ceilings of an H200, measured: dense bf16 products, and device memory read or written.
 const OPERATIONS_PER_SECOND: f64 = 790e12;
@@ -134,8 +134,14 @@ impl Sizes {
 
 /// Numbers in [-0.5, 0.5), a million of them over and over.
 pub fn random(stream: &Stream, len: usize) -> Buffer<f32> {
+    random_of(stream, len, |value| value)
+}
+
+/// The same numbers in another type.
+pub fn random_of<T: Element>(stream: &Stream, len: usize, of: impl Fn(f32) -> T) -> Buffer<T> {
     const PERIOD: usize = 1 << 20;
-    let values: Vec<f32> = (0..len.min(PERIOD)).map(|index| philox::uniform(1, index as u64) as f32 - 0.5).collect();
+    let value = |index: usize| of(philox::uniform(1, index as u64) as f32 - 0.5);
+    let values: Vec<T> = (0..len.min(PERIOD)).map(value).collect();
     let (period, mut buffer) = (stream.upload(&values), stream.uninit(len));
     for first in (0..len).step_by(PERIOD) {
         let part = PERIOD.min(len - first);

@@ -51,6 +51,18 @@ class Peers:
 
         yield from self.eager_and_compiled("F.rms_norm", plain, way, (x, weight))
 
+    def head_norm(self, way, rows, query_heads, key_value_heads, head_width):
+        heads = query_heads + 2 * key_value_heads
+        x = self.random(rows, heads, head_width, grad=True)
+        weights = [self.random(head_width, grad=True) for _ in range(2)]
+
+        def plain(x, *weights):
+            queries, keys, values = x.split([query_heads, key_value_heads, key_value_heads], dim=1)
+            normed = [self.functional.rms_norm(part, (head_width,), weight, 1e-6) for part, weight in zip((queries, keys), weights)]
+            return self.torch.cat([*normed, values], dim=1)
+
+        yield from self.eager_and_compiled("F.rms_norm of heads", plain, way, (x, *weights))
+
     def swiglu(self, way, rows, width):
         gate_up = self.random(rows, 2 * width, grad=True)
 
@@ -129,6 +141,8 @@ class Peers:
             else:
                 yield f"SDPA {name}", forward
 
+    attention_half = attention
+
     def rope(self, documents, tokens, query_heads, key_value_heads, head_width):
         x = self.random(documents, query_heads + key_value_heads, tokens, head_width)
         angles = self.torch.rand(tokens, head_width // 2, device=DEVICE)
@@ -156,6 +170,38 @@ class Peers:
             return self.torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])
 
         yield from self.eager_and_compiled("log_softmax and gather", gathered, way, (hidden, weight))
+
+    def loss_and_gradients(self, name, loss, inputs):
+        for peer, function in [(name, loss), (f"compiled {name}", self.torch.compile(loss))]:
+            yield peer, lambda function=function: self.torch.autograd.grad(function(*inputs), inputs)
+
+    def cross_entropy(self, rows, vocabulary, width):
+        half = self.torch.bfloat16
+        inputs = [self.random(size, width, dtype=half, grad=True) for size in (rows, vocabulary)]
+        targets = self.torch.arange(rows, device=DEVICE) * 7919 % vocabulary
+
+        def loss(hidden, weight):
+            return self.functional.cross_entropy((hidden @ weight.T).float(), targets)
+
+        yield from self.loss_and_gradients("F.cross_entropy", loss, inputs)
+
+    def ppo(self, answers, tokens):
+        old, advantages, weights = (self.random(answers, tokens) for _ in range(3))
+
+        def loss(logp):
+            ratio = (logp - old).exp()
+            return (weights * self.torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2))).sum()
+
+        yield from self.loss_and_gradients("the clipped loss", loss, [self.random(answers, tokens, grad=True)])
+
+    def dpo(self, answers, tokens):
+        reference = self.random(answers, tokens)
+
+        def loss(logp):
+            sums = (logp - reference).sum(dim=1)
+            return -self.functional.logsigmoid(0.1 * (sums[0::2] - sums[1::2])).mean()
+
+        yield from self.loss_and_gradients("the pairs' loss", loss, [self.random(answers, tokens, grad=True)])
 
     def sample(self, way, rows, vocabulary):
         logits = self.random(rows, vocabulary)

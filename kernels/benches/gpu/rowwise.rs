@@ -1,12 +1,14 @@
 //! What works row by row or number by number: bound by memory, so floors count bytes.
 
 use kernels::adamw::{self, AdamW};
+use kernels::dpo::{self, Preference};
 use kernels::gae::{self, Discounts};
-use kernels::{Segments, Stream, Write, embedding, norm, swiglu};
+use kernels::ppo::{self, Clip};
+use kernels::{Heads, Segments, Stream, Write, embedding, head_norm, norm, swiglu};
 
 use crate::case::{Case, Decoder, Make, Run, Sizes, random};
 
-pub const CASES: &[Make] = &[norm, swiglu, embedding, adamw, gae];
+pub const CASES: &[Make] = &[norm, head_norm, swiglu, embedding, adamw, gae, losses];
 
 const FLOAT_BYTES: f64 = 4.0;
 
@@ -44,6 +46,34 @@ fn norm(sizes: &Sizes) -> Vec<Case> {
     vec![
         case(format!("norm forward, {name}"), &shape, 2 * rows * width, forward),
         case(format!("norm backward, {name}"), &shape, 3 * rows * width, backward),
+    ]
+}
+
+/// x and out, values with them; in backward x is read, and dqkv read and written.
+fn head_norm(sizes: &Sizes) -> Vec<Case> {
+    let Decoder { name, query_heads: query, key_value_heads: key_value, head_width: width, .. } = *sizes.largest();
+    let (rows, heads) = (sizes.rows, Heads { query, key_value, width });
+    let len = rows * heads.packed_width();
+    let shape = [("rows", rows), ("query_heads", query), ("key_value_heads", key_value), ("head_width", width)];
+    let forward = move |stream: &Stream| -> Run {
+        let (x, weight) = (random(stream, len), random(stream, 2 * width));
+        let (mut out, mut rstd) = (stream.uninit(len), stream.uninit(rows * (query + key_value)));
+        Box::new(move |stream| {
+            head_norm::forward(stream, heads, 1e-6, x.view(), weight.view(), out.view_mut(), rstd.view_mut());
+        })
+    };
+    let backward = move |stream: &Stream| -> Run {
+        let (x, weight, rstd) =
+            (random(stream, len), random(stream, 2 * width), random(stream, rows * (query + key_value)));
+        let (mut dqkv, mut dweight) = (random(stream, len), stream.zeros(2 * width));
+        Box::new(move |stream| {
+            let (saved, gradients) = ((x.view(), weight.view(), rstd.view()), (dqkv.view_mut(), dweight.view_mut()));
+            head_norm::backward(stream, heads, saved.0, saved.1, saved.2, gradients.0, gradients.1);
+        })
+    };
+    vec![
+        case(format!("head_norm forward, {name}"), &shape, 2 * len, forward),
+        case(format!("head_norm backward, {name}"), &shape, 3 * len, backward),
     ]
 }
 
@@ -132,4 +162,28 @@ fn gae(sizes: &Sizes) -> Vec<Case> {
         })
     };
     vec![case("advantages".into(), &[("episodes", episodes), ("steps", steps)], 4 * len, prepare)]
+}
+
+/// Of answers: what is known of each token is read, its gradient written. Sums come back to the host, and are waited for.
+fn losses(sizes: &Sizes) -> Vec<Case> {
+    let (answers, steps) = (sizes.episodes / 2 * 2, sizes.steps);
+    let len = answers * steps;
+    let shape = [("answers", answers), ("tokens", steps)];
+    let of_ppo = move |stream: &Stream| -> Run {
+        let [logp, old, advantages, weights] = [0; 4].map(|_| random(stream, len));
+        let mut dlogp = stream.uninit(len);
+        Box::new(move |stream| {
+            let inputs = [&logp, &old, &advantages, &weights].map(|buffer| buffer.view());
+            ppo::policy_loss(stream, Clip::even(0.2), inputs[0], inputs[1], inputs[2], inputs[3], dlogp.view_mut());
+        })
+    };
+    let of_dpo = move |stream: &Stream| -> Run {
+        let segments = Segments::new(stream, &vec![steps; answers]);
+        let ([logp, reference], mut dlogp) = ([0; 2].map(|_| random(stream, len)), stream.uninit(len));
+        let (preference, weight) = (Preference { beta: 0.1, smoothing: 0.0 }, 1.0 / answers as f32);
+        Box::new(move |stream| {
+            dpo::loss(stream, preference, &segments, logp.view(), reference.view(), weight, dlogp.view_mut());
+        })
+    };
+    vec![case("ppo".into(), &shape, 5 * len, of_ppo), case("dpo".into(), &shape, 3 * len, of_dpo)]
 }

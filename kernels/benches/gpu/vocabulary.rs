@@ -6,7 +6,7 @@ use kernels::{Layout, Stream, Write, matmul};
 
 use crate::case::{Case, Decoder, Make, Run, Sizes, random};
 
-pub const CASES: &[Make] = &[products, heads, sampling];
+pub const CASES: &[Make] = &[products, heads, cross_entropy, sampling];
 
 const FLOAT_BYTES: usize = 4;
 
@@ -74,6 +74,39 @@ fn head(decoder: &Decoder, rows: usize) -> [Case; 2] {
         prepare,
     };
     [case("forward", 1, Box::new(forward)), case("backward", 3, Box::new(backward))]
+}
+
+/// A step's mean loss and its gradients: forward, and backward of three times its operations.
+fn cross_entropy(sizes: &Sizes) -> Vec<Case> {
+    let rows = sizes.scored;
+    let of = |decoder: &Decoder| {
+        let Decoder { vocabulary, width, .. } = *decoder;
+        let head = Head { vocabulary, width, temperature: 1.0 };
+        let prepare = move |stream: &Stream| -> Run {
+            let (hidden, weight) = (random(stream, rows * width), random(stream, vocabulary * width));
+            let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect();
+            let (targets, dlogp) = (stream.upload(&targets), stream.upload(&vec![-1.0 / rows as f32; rows]));
+            let (mut logp, mut lse) = (stream.uninit(rows), stream.uninit(rows));
+            let (mut dhidden, mut dweight) = (stream.uninit(rows * width), stream.zeros(vocabulary * width));
+            Box::new(move |stream| {
+                let inputs = (hidden.view(), weight.view(), targets.view());
+                logprob::forward(stream, head, inputs.0, inputs.1, inputs.2, logp.view_mut(), lse.view_mut(), None);
+                let (saved, to_weight) = ((lse.view(), dlogp.view()), Some(dweight.view_mut()));
+                let dhidden = dhidden.view_mut();
+                logprob::backward(
+                    stream, head, inputs.0, inputs.1, inputs.2, saved.0, saved.1, None, dhidden, to_weight,
+                );
+            })
+        };
+        Case {
+            name: format!("cross_entropy, {}", decoder.name),
+            sizes: vec![("rows", rows), ("vocabulary", vocabulary), ("width", width)],
+            operations: (4 * 2 * rows * vocabulary * width) as f64,
+            bytes: (FLOAT_BYTES * 4 * (rows + vocabulary) * width) as f64,
+            prepare: Box::new(prepare),
+        }
+    };
+    sizes.decoders.iter().map(of).collect()
 }
 
 /// A step of generation draws one token a sequence; every logit is read once.

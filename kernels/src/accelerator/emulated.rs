@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Mutex;
 
+use super::workspaces::Workspaces;
 use super::{
     Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape,
 };
@@ -96,12 +97,14 @@ pub(crate) struct Emulated {
     place: Place,
     emulation: Emulation,
     tally: Tally,
+    workspaces: Workspaces,
     launches: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Emulated {
     pub(crate) fn new(emulation: Emulation) -> Emulated {
-        Emulated { place: Place::unused(), emulation, tally: Tally::default(), launches: Mutex::default() }
+        let (tally, workspaces) = (Tally::default(), Workspaces::default());
+        Emulated { place: Place::unused(), emulation, tally, workspaces, launches: Mutex::default() }
     }
 }
 
@@ -123,22 +126,39 @@ impl Accelerator for Emulated {
         unsafe {
             let address = alloc(fenced(bytes));
             assert!(!address.is_null(), "{bytes} bytes of host memory are not to be had");
-            address.add(bytes).write_bytes(FENCE, FENCE_BYTES);
-            address.expose_provenance() as u64
+            let address = address.expose_provenance() as u64;
+            self.put_fence(address + bytes as u64);
+            address
         }
     }
 
     fn free(&self, address: u64, bytes: usize) {
-        let address = pointer(address);
+        self.check_fence(address + bytes as u64, bytes);
         // SAFETY: `allocate` gave this address for as many bytes.
-        let intact = unsafe { std::slice::from_raw_parts(address.add(bytes), FENCE_BYTES) }.iter().all(|&b| b == FENCE);
-        // SAFETY: as above.
-        unsafe { dealloc(address, fenced(bytes)) };
-        assert!(intact || std::thread::panicking(), "something was written behind a buffer of {bytes} bytes");
+        unsafe { dealloc(pointer(address), fenced(bytes)) };
+    }
+
+    fn fence_bytes(&self) -> usize {
+        FENCE_BYTES
+    }
+
+    fn put_fence(&self, address: u64) {
+        // SAFETY: whoever allocates leaves room for the fence.
+        unsafe { host_mut::<u8>(address, FENCE_BYTES) }.fill(FENCE);
+    }
+
+    fn check_fence(&self, address: u64, bytes: usize) {
+        // SAFETY: a fence was put there.
+        let is_intact = unsafe { host_mut::<u8>(address, FENCE_BYTES) }.iter().all(|&byte| byte == FENCE);
+        assert!(is_intact || std::thread::panicking(), "something was written behind a buffer of {bytes} bytes");
     }
 
     fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    fn workspaces(&self) -> &Workspaces {
+        &self.workspaces
     }
 
     fn fill(&self, address: u64, pattern: Pattern, count: usize) {
@@ -220,6 +240,12 @@ impl Accelerator for Emulated {
 
     fn launches(&self) -> Vec<(&'static str, u64)> {
         self.launches.lock().expect("no launch panics inside").iter().map(|(&name, &count)| (name, count)).collect()
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        self.workspaces.close(|address, bytes| self.free(address, bytes));
     }
 }
 

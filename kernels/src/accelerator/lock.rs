@@ -10,11 +10,8 @@ use std::path::PathBuf;
 
 use super::nvrtc::Compiler;
 use super::registry::SOURCES;
-use super::{Architecture, Source};
+use super::{ARCHITECTURES, Source};
 use crate::failure::Version;
-
-/// What kernels are compiled for: the generations that take different ways, and the newest.
-const ARCHITECTURES: [Architecture; 3] = [Architecture(80), Architecture(90), Architecture(100)];
 
 /// What ptxas says of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 mod cubins;
 pub(crate) mod cuda;
+pub mod embedded;
 #[cfg(feature = "emulator")]
 pub(crate) mod emulated;
 mod launch;
@@ -15,10 +16,12 @@ mod nvrtc;
 mod packs;
 pub(crate) mod registry;
 pub(crate) mod transfer;
+pub(crate) mod workspaces;
 
 pub(crate) use launch::{Argument, Grid, Kernel, Source, arguments};
 pub(crate) use packs::{PACKS, PHILOX, Pack, PackedKernel, narrow};
 pub(crate) use transfer::Pattern;
+use workspaces::Workspaces;
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -29,6 +32,9 @@ use crate::matmul::{Layout, Write};
 /// What kernels are compiled for: `80` for sm_80, `90` for sm_90a, `100` for sm_100a.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Architecture(pub u32);
+
+/// What kernels are held to: the generations that take different ways, and the newest.
+pub(crate) const ARCHITECTURES: [Architecture; 3] = [Architecture(80), Architecture(90), Architecture(100)];
 
 impl Architecture {
     /// Ampere: `mma.sync` and `cp.async`, which everything later has too.
@@ -149,6 +155,24 @@ pub(crate) trait Accelerator: Send + Sync + Debug {
 
     /// What buffers take; they count themselves.
     fn tally(&self) -> &Tally;
+
+    /// What operations need while they run.
+    fn workspaces(&self) -> &Workspaces;
+
+    /// Bytes that the vendor's library keeps beside buffers.
+    fn library_bytes(&self) -> usize {
+        0
+    }
+
+    /// Bytes behind a piece of memory that show whether a kernel wrote past its end. A GPU has none.
+    fn fence_bytes(&self) -> usize {
+        0
+    }
+
+    fn put_fence(&self, _address: u64) {}
+
+    /// Panics where something was written behind a buffer of so many bytes.
+    fn check_fence(&self, _address: u64, _bytes: usize) {}
 
     /// Writes the pattern `count` times.
     fn fill(&self, address: u64, pattern: Pattern, count: usize);

@@ -1,7 +1,7 @@
 //! Attention on an accelerator in f32, on plain arithmetic units.
 
 use super::half_cuda;
-use crate::accelerator::{Grid, Kernel, Source, arguments};
+use crate::accelerator::{Architecture, Grid, Kernel, Source, arguments};
 use crate::{Buffer, Heads, Precision, Segments, Stream, View, ViewMut};
 
 pub(crate) static SOURCE: Source = Source::new("attention", include_str!("attention.cu"));
@@ -74,8 +74,20 @@ pub(super) fn sizes(heads: Heads) -> [u32; 3] {
 }
 
 /// Tensor cores take bf16 factors; they have no tile for heads wider than 128, which stay in f32.
-fn is_half(stream: &Stream, heads: Heads) -> bool {
-    stream.device().precision() == Precision::Bf16 && half_cuda::fits(heads)
+fn is_half(precision: Precision, heads: Heads) -> bool {
+    precision == Precision::Bf16 && half_cuda::fits(heads)
+}
+
+/// Bytes of the workspace: rounded factors, and in backward deltas.
+pub(super) fn workspace_bytes(
+    (precision, architecture): (Precision, Architecture),
+    heads: Heads,
+    tokens: usize,
+    is_backward: bool,
+) -> usize {
+    let delta = if is_backward { size_of::<f32>() * tokens * heads.query } else { 0 };
+    let is_half = is_half(precision, heads);
+    delta + if is_half { half_cuda::workspace_bytes(architecture, heads, tokens, is_backward) } else { 0 }
 }
 
 pub(super) fn forward(
@@ -86,7 +98,7 @@ pub(super) fn forward(
     out: ViewMut<'_, f32>,
     lse: ViewMut<'_, f32>,
 ) {
-    if is_half(stream, heads) {
+    if is_half(stream.device().precision(), heads) {
         return half_cuda::forward_of_f32(stream, heads, segments, qkv, out, lse);
     }
     let (kernels, [query, key_value, width]) = (Kernels::for_width(heads.width), sizes(heads));
@@ -102,7 +114,7 @@ pub(super) fn backward(
     mut dqkv: ViewMut<'_, f32>,
 ) {
     let delta = delta(stream, heads, out, dout);
-    if is_half(stream, heads) {
+    if is_half(stream.device().precision(), heads) {
         return half_cuda::backward_of_f32(stream, heads, segments, (qkv, lse, delta.view(), dout), dqkv);
     }
     let (kernels, [query, key_value, width]) = (Kernels::for_width(heads.width), sizes(heads));
@@ -121,7 +133,7 @@ pub(super) fn backward(
 /// Σ out · dout of each row and head, `[T, H]`.
 fn delta(stream: &Stream, heads: Heads, out: View<'_, f32>, dout: View<'_, f32>) -> Buffer<f32> {
     let count = out.len() / heads.width;
-    let mut delta = stream.uninit(count);
+    let mut delta = stream.workspace(count);
     let arguments = arguments![out, dout, delta.view_mut(), count, heads.width as u32];
     DELTA.launch(stream, Grid::over(32 * count, DELTA_THREADS), arguments);
     delta

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::cuda::{scale, sizes, tiles};
 use super::hopper_cuda;
-use crate::accelerator::{Argument, Grid, Kernel, Source, arguments};
+use crate::accelerator::{Architecture, Argument, Grid, Kernel, Source, arguments};
 use crate::{Buffer, Heads, Segments, Stream, View, ViewMut};
 
 static HEADERS: &[(&str, &str)] = &[("half.cuh", include_str!("half.cuh"))];
@@ -90,7 +90,7 @@ pub(super) fn forward_of_f32(
     out: ViewMut<'_, f32>,
     lse: ViewMut<'_, f32>,
 ) {
-    let wide = packed(stream, heads);
+    let wide = packed(stream.architecture(), heads);
     let qkv = pack(stream, heads.width, wide.width, qkv);
     let shape = Shape { heads: wide, out_width: heads.width, scale: scale(heads), segments };
     launch_forward(stream, shape, qkv.view(), [null(), out.into()], lse);
@@ -129,7 +129,7 @@ pub(super) fn backward_of_f32(
     (qkv, lse, delta, dout): (View<'_, f32>, View<'_, f32>, View<'_, f32>, View<'_, f32>),
     dqkv: ViewMut<'_, f32>,
 ) {
-    let wide = packed(stream, heads);
+    let wide = packed(stream.architecture(), heads);
     let shape = Shape { heads: wide, out_width: heads.width, scale: scale(heads), segments };
     let pack = |source| pack(stream, heads.width, wide.width, source);
     let (qkv, dout) = (pack(qkv), pack(dout));
@@ -146,7 +146,7 @@ pub(super) fn backward(
     dqkv: ViewMut<'_, bf16>,
 ) {
     let count = lse.len();
-    let mut delta = stream.uninit(count);
+    let mut delta = stream.workspace(count);
     let arguments = arguments![out, dout, delta.view_mut(), count, heads.width as u32];
     DELTA.launch(stream, Grid::over(32 * count, THREADS), arguments);
     let shape = Shape { heads, out_width: heads.width, scale: scale(heads), segments };
@@ -183,15 +183,22 @@ fn padded(width: usize) -> usize {
 }
 
 /// The same heads as wide as kernels want them packed.
-fn packed(stream: &Stream, heads: Heads) -> Heads {
-    let width = hopper_cuda::packed_width(stream, heads.width).unwrap_or_else(|| padded(heads.width));
+fn packed(architecture: Architecture, heads: Heads) -> Heads {
+    let width = hopper_cuda::packed_width(architecture, heads.width).unwrap_or_else(|| padded(heads.width));
     Heads { width, ..heads }
+}
+
+/// Bytes of rounded qkv, and of dout where gradients are wanted.
+pub(super) fn workspace_bytes(architecture: Architecture, heads: Heads, tokens: usize, is_backward: bool) -> usize {
+    let heads = packed(architecture, heads);
+    let dout = if is_backward { heads.query_width() } else { 0 };
+    size_of::<bf16>() * tokens * (heads.packed_width() + dout)
 }
 
 /// Rows of heads rounded to bf16, each head followed by zeros up to its padded width.
 fn pack(stream: &Stream, width: usize, padded: usize, source: View<'_, f32>) -> Buffer<bf16> {
     let count = source.len() / width;
-    let mut packed = stream.uninit(count * padded);
+    let mut packed = stream.workspace(count * padded);
     let arguments = arguments![source, packed.view_mut(), count, width as u32, padded as u32];
     PACK.launch(stream, Grid::over(count * padded / CHUNK, PACK_THREADS), arguments);
     packed

@@ -11,8 +11,8 @@ constexpr int consumers = 2;
 constexpr int owned_rows = consumers * consumer_rows;  // of a block
 constexpr int met_rows = 64;                           // of a step
 constexpr int score_count = met_rows / 2;              // of a thread
-constexpr int producer_registers = 24;
-constexpr int consumer_registers = 240;
+constexpr int producer_registers = 40;
+constexpr int consumer_registers = 232;
 
 template <int D> constexpr int owned_bytes = panel_tile_bytes<D, owned_rows>;
 template <int D> constexpr int met_bytes = panel_tile_bytes<D, met_rows>;
@@ -23,9 +23,10 @@ template <int D> struct Shared {
 
     MEMBER SharedAddress at(int offset) const { return shared_address(start) + offset; }
     MEMBER SharedAddress owned(int which) const { return at(which * owned_bytes<D>); }
-    MEMBER SharedAddress met(int step, int which) const {
-        return at(2 * owned_bytes<D> + (step % stages * 2 + which) * met_bytes<D>);
+    MEMBER int met_offset(int step, int which) const {
+        return 2 * owned_bytes<D> + (step % stages * 2 + which) * met_bytes<D>;
     }
+    MEMBER SharedAddress met(int step, int which) const { return at(met_offset(step, which)); }
     static constexpr int statistics_offset = 2 * owned_bytes<D> + 2 * stages * met_bytes<D>;
     MEMBER float* statistics(int step) const {
         return (float*)(start + statistics_offset) + step % stages * 2 * met_rows;
@@ -36,6 +37,7 @@ template <int D> struct Shared {
     MEMBER SharedAddress owned_full() const { return barrier(0); }
     MEMBER SharedAddress full(int step) const { return barrier(1 + step % stages); }
     MEMBER SharedAddress empty(int step) const { return barrier(1 + stages + step % stages); }
+    MEMBER SharedAddress tail(int step) const { return barrier(1 + 2 * stages + step % stages); }
 };
 
 // A full stage has been told by so many threads.
@@ -45,6 +47,7 @@ template <int D> DEVICE void init_barriers(const Shared<D>& shared, int producer
         for (int stage = 0; stage < stages; stage++) {
             transfer_barrier_init(shared.full(stage), producers);
             transfer_barrier_init(shared.empty(stage), consumers * group_threads / warp_lanes);
+            transfer_barrier_init(shared.tail(stage), 1);
         }
         transfer_barriers_ready();
     }
@@ -59,6 +62,9 @@ struct Saved {
     Heads heads;
     float scale;
 };
+
+// Whether met rows from `first` on reach over the document's end.
+DEVICE bool is_tail(Document document, int first) { return first + met_rows > document.rows; }
 
 // Issues both products of a consumer's owned rows with a step's met rows, in two groups.
 template <int D>
@@ -87,11 +93,19 @@ DEVICE void produce_keys(const Shared<D>& shared, const Saved& saved, Document d
     load_rows<D, owned_rows>(shared.owned(1), saved.dout, head * D, row + tile, shared.owned_full());
     for (int step = 0; step < steps; step++, row += met_rows) {
         transfer_barrier_wait(shared.empty(step), parity(step) ^ 1);
-        transfer_barrier_expect(shared.full(step), 2 * met_bytes<D>);
-        load_rows<D, met_rows>(shared.met(step, 0), saved.packed, key_head * D, row, shared.full(step));
-        load_rows<D, met_rows>(shared.met(step, 1), saved.packed, (key_head + saved.heads.key_value) * D, row,
-                               shared.full(step));
+        SharedAddress full = is_tail(document, step * met_rows) ? shared.tail(step) : shared.full(step);
+        transfer_barrier_expect(full, 2 * met_bytes<D>);
+        load_rows<D, met_rows>(shared.met(step, 0), saved.packed, key_head * D, row, full);
+        load_rows<D, met_rows>(shared.met(step, 1), saved.packed, (key_head + saved.heads.key_value) * D, row, full);
     }
+}
+
+// The one warp that zeroes keys of the next document.
+template <int D> DEVICE void clear_keys(const Shared<D>& shared, Document document, int last) {
+    if (!is_tail(document, last * met_rows)) return;
+    transfer_barrier_wait(shared.tail(last), 0);
+    clear_rows<D, met_rows>(shared.start + shared.met_offset(last, 0), document.rows - last * met_rows);
+    release(shared.full(last));
 }
 
 // One warpgroup's dq: Σ over keys of p·(dp - delta)·scale · keys; steps from `seen` on are hidden from it.
@@ -145,6 +159,7 @@ template <int D> DEVICE void backward_queries(unsigned char* start, const Saved&
     if (part == 0) {
         registers_decrease<producer_registers>();
         if (thread_index() == 0) produce_keys(shared, saved, document, tile, steps);
+        if (warp_index() == 1) clear_keys(shared, document, steps - 1);
     } else {
         registers_increase<consumer_registers>();
         int seen = tile / met_rows + part;
@@ -181,12 +196,28 @@ DEVICE void produce_queries(const Shared<D>& shared, const Saved& saved, Documen
             shared.statistics(step)[met_rows + query] = saved.delta[index];
         }
         if (lane_index() == 0) {
-            transfer_barrier_expect(shared.full(step), 2 * met_bytes<D>);
-            load_rows<D, met_rows>(shared.met(step, 0), saved.packed, head * D, row + first, shared.full(step));
-            load_rows<D, met_rows>(shared.met(step, 1), saved.dout, head * D, row + first, shared.full(step));
+            SharedAddress full = is_tail(document, tile + first) ? shared.tail(step) : shared.full(step);
+            transfer_barrier_expect(full, 2 * met_bytes<D>);
+            load_rows<D, met_rows>(shared.met(step, 0), saved.packed, head * D, row + first, full);
+            load_rows<D, met_rows>(shared.met(step, 1), saved.dout, head * D, row + first, full);
         } else {
             transfer_barrier_arrive(shared.full(step));
         }
+    }
+}
+
+// The one warp that zeroes queries and gradients of the next document, in each head's last step.
+template <int D>
+DEVICE void clear_queries(const Shared<D>& shared, Document document, int tile, const Steps& steps) {
+    int first = tile + (steps.tiles - 1) * met_rows;
+    if (!is_tail(document, first)) return;
+    u32 parities = 0;  // of the stages' tails, a bit each
+    for (int step = steps.tiles - 1; step < steps.count; step += steps.tiles) {
+        transfer_barrier_wait(shared.tail(step), parities >> step % stages & 1);
+        parities ^= 1u << step % stages;
+        for (int which = 0; which < 2; which++)
+            clear_rows<D, met_rows>(shared.start + shared.met_offset(step, which), document.rows - first);
+        release(shared.full(step));
     }
 }
 
@@ -247,6 +278,7 @@ template <int D> DEVICE void backward_keys(unsigned char* start, const Saved& sa
     if (part == 0) {
         registers_decrease<producer_registers>();
         if (warp_index() == 0) produce_queries(shared, saved, document, tile, steps);
+        if (warp_index() == 1) clear_queries(shared, document, tile, steps);
     } else {
         registers_increase<consumer_registers>();
         consume_queries(shared, saved, document, tile, part - 1, steps, dqkv);

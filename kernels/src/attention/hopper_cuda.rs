@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::cuda::{sizes, tiles};
-use crate::accelerator::{Argument, Kernel, Source, TensorMap, TensorMapShape, arguments};
+use crate::accelerator::{Architecture, Argument, Kernel, Source, TensorMap, TensorMapShape, arguments};
 use crate::{Heads, Segments, Stream, View, ViewMut};
 
 static HEADERS: &[(&str, &str)] = &[
@@ -54,9 +54,9 @@ const STAGES: usize = 2;
 /// The tensor map's box, 128 bytes wide.
 const BOX_ROWS: u32 = 64;
 const BOX_COLUMNS: usize = 64;
-/// One for owned rows; full and empty ones of each stage, in forward of keys and of values.
-const FORWARD_BARRIERS: usize = 1 + 4 * STAGES;
-const BACKWARD_BARRIERS: usize = 1 + 2 * STAGES;
+/// One for owned rows; full and empty ones of each stage, in forward of keys and of values; those of tails.
+const FORWARD_BARRIERS: usize = 1 + 4 * STAGES + 1;
+const BACKWARD_BARRIERS: usize = 1 + 2 * STAGES + STAGES;
 
 /// The kernels for heads of exactly `width` columns.
 struct Kernels {
@@ -80,17 +80,13 @@ impl Kernels {
 
 /// Whether this device has what the kernels need, and they a tile for these heads.
 pub(super) fn fits(stream: &Stream, heads: Heads) -> bool {
-    is_hopper(stream) && Kernels::of_width(heads.width).is_some()
-}
-
-fn is_hopper(stream: &Stream) -> bool {
-    stream.device().architecture().is_some_and(|architecture| architecture.has_warpgroup_products())
+    stream.architecture().has_warpgroup_products() && Kernels::of_width(heads.width).is_some()
 }
 
 /// How wide heads are to be packed for these kernels: the next tile's width; `None` where another way is taken.
-pub(super) fn packed_width(stream: &Stream, width: usize) -> Option<usize> {
+pub(super) fn packed_width(architecture: Architecture, width: usize) -> Option<usize> {
     let tile = KERNELS.iter().map(|kernels| kernels.width).find(|&tile| width <= tile);
-    tile.filter(|_| is_hopper(stream))
+    tile.filter(|_| architecture.has_warpgroup_products())
 }
 
 /// `out` is where bf16 goes and where f32 goes, one of them nowhere; a head is `out_width` columns wide there.

@@ -20,24 +20,28 @@ template <int D> constexpr int key_bytes = panel_tile_bytes<D, key_rows>;
 
 // Tiles and, behind them, barriers.
 template <int D> struct Shared {
-    SharedAddress start;
+    unsigned char* start;
 
-    MEMBER SharedAddress queries() const { return start; }
-    MEMBER SharedAddress keys(int step) const { return start + query_bytes<D> + step % stages * key_bytes<D>; }
-    MEMBER SharedAddress values(int step) const { return keys(step) + stages * key_bytes<D>; }
+    MEMBER SharedAddress at(int offset) const { return shared_address(start) + offset; }
+    MEMBER SharedAddress queries() const { return at(0); }
+    MEMBER SharedAddress keys(int step) const { return at(query_bytes<D> + step % stages * key_bytes<D>); }
+    MEMBER int values_offset(int step) const { return query_bytes<D> + (stages + step % stages) * key_bytes<D>; }
+    MEMBER SharedAddress values(int step) const { return at(values_offset(step)); }
     MEMBER SharedAddress barrier(int index) const {
-        return start + query_bytes<D> + 2 * stages * key_bytes<D> + index * (int)sizeof(u64);
+        return at(query_bytes<D> + 2 * stages * key_bytes<D> + index * (int)sizeof(u64));
     }
     MEMBER SharedAddress queries_full() const { return barrier(0); }
     MEMBER SharedAddress keys_full(int step) const { return barrier(1 + step % stages); }
     MEMBER SharedAddress values_full(int step) const { return barrier(1 + stages + step % stages); }
     MEMBER SharedAddress keys_empty(int step) const { return barrier(1 + 2 * stages + step % stages); }
     MEMBER SharedAddress values_empty(int step) const { return barrier(1 + 3 * stages + step % stages); }
+    MEMBER SharedAddress tail() const { return barrier(1 + 4 * stages); }
 };
 
 template <int D> DEVICE void init_barriers(const Shared<D>& shared) {
     if (thread_index() == 0) {
         transfer_barrier_init(shared.queries_full(), 1);
+        transfer_barrier_init(shared.tail(), 1);
         for (int stage = 0; stage < stages; stage++) {
             transfer_barrier_init(shared.keys_full(stage), 1);
             transfer_barrier_init(shared.values_full(stage), 1);
@@ -54,21 +58,34 @@ struct Work {
     Document document;
     int head, key_column, value_column;  // first columns of the key and value heads
     int tile;                            // the first query row in the document
+    int steps;                           // tiles of keys
 };
+// Whether a step's tile reaches over the document's end.
+DEVICE bool is_tail(const Work& work, int step) { return (step + 1) * key_rows > work.document.rows; }
 
 // The one thread that copies.
-template <int D> DEVICE void produce(const Shared<D>& shared, const TensorMap* map, const Work& work, int steps) {
+template <int D> DEVICE void produce(const Shared<D>& shared, const TensorMap* map, const Work& work) {
     int row = (int)work.document.first;
     transfer_barrier_expect(shared.queries_full(), query_bytes<D>);
     load_rows<D, query_rows<D>>(shared.queries(), map, work.head * D, row + work.tile, shared.queries_full());
-    for (int step = 0; step < steps; step++, row += key_rows) {
+    for (int step = 0; step < work.steps; step++, row += key_rows) {
         transfer_barrier_wait(shared.keys_empty(step), parity(step) ^ 1);
         transfer_barrier_expect(shared.keys_full(step), key_bytes<D>);
         load_rows<D, key_rows>(shared.keys(step), map, work.key_column, row, shared.keys_full(step));
         transfer_barrier_wait(shared.values_empty(step), parity(step) ^ 1);
-        transfer_barrier_expect(shared.values_full(step), key_bytes<D>);
-        load_rows<D, key_rows>(shared.values(step), map, work.value_column, row, shared.values_full(step));
+        SharedAddress full = is_tail(work, step) ? shared.tail() : shared.values_full(step);
+        transfer_barrier_expect(full, key_bytes<D>);
+        load_rows<D, key_rows>(shared.values(step), map, work.value_column, row, full);
     }
+}
+
+// The one warp that zeroes values of the next document.
+template <int D> DEVICE void clear_tail(const Shared<D>& shared, const Work& work) {
+    int last = work.steps - 1;
+    if (!is_tail(work, last)) return;
+    transfer_barrier_wait(shared.tail(), 0);
+    clear_rows<D, key_rows>(shared.start + shared.values_offset(last), work.document.rows - last * key_rows);
+    release(shared.values_full(last));
 }
 
 constexpr int score_count = key_rows / 2;  // of a thread: two rows of 128 keys over four threads
@@ -181,8 +198,8 @@ DEVICE void consume(const Shared<D>& shared, const Work& work, int consumer, int
 }
 
 // Frees the stages of later keys, which are hidden from all of this consumer's rows.
-template <int D> DEVICE void pass(const Shared<D>& shared, int from, int steps) {
-    for (int step = from; step < steps; step++) {
+template <int D> DEVICE void pass(const Shared<D>& shared, const Work& work, int from) {
+    for (int step = from; step < work.steps; step++) {
         transfer_barrier_wait(shared.keys_full(step), parity(step));
         release(shared.keys_empty(step));
         transfer_barrier_wait(shared.values_full(step), parity(step));
@@ -193,26 +210,27 @@ template <int D> DEVICE void pass(const Shared<D>& shared, int from, int steps) 
 // blocks: x head, y tile of query rows from the last on (it sees most), z document; a warpgroup that copies, then the
 // consumers.
 template <int D>
-DEVICE void forward(SharedAddress start, const TensorMap* map, const u32* offsets, const Output& out, float* lse,
+DEVICE void forward(unsigned char* start, const TensorMap* map, const u32* offsets, const Output& out, float* lse,
                     Heads heads, float scale) {
     Document document = document_of_block(offsets);
     int key_head = heads.query + block_x() / group(heads);
-    Work work = {document, block_x(), key_head * D, (key_head + heads.key_value) * D,
-                 (grid_y() - 1 - block_y()) * query_rows<D>};
-    if (work.tile >= document.rows) return;
+    int tile = (grid_y() - 1 - block_y()) * query_rows<D>;
+    if (tile >= document.rows) return;
+    int last = tile + query_rows<D> < document.rows ? tile + query_rows<D> : document.rows;
+    Work work = {document, block_x(), key_head * D, (key_head + heads.key_value) * D, tile, ceiling_divide(last, key_rows)};
     Shared<D> shared = {start};
     init_barriers(shared);
-    int last = work.tile + query_rows<D> < document.rows ? work.tile + query_rows<D> : document.rows;
-    int steps = ceiling_divide(last, key_rows), part = warp_index() / 4;
+    int part = warp_index() / 4;
     if (part == 0) {
         registers_decrease<producer_registers<D>>();
-        if (thread_index() == 0) produce(shared, map, work, steps);
+        if (thread_index() == 0) produce(shared, map, work);
+        if (warp_index() == 1) clear_tail(shared, work);
     } else {
         registers_increase<consumer_registers<D>>();
-        int seen = ceiling_divide(work.tile + part * consumer_rows, key_rows);
-        if (seen > steps) seen = steps;
+        int seen = ceiling_divide(tile + part * consumer_rows, key_rows);
+        if (seen > work.steps) seen = work.steps;
         consume(shared, work, part - 1, seen, out, lse, scale);
-        pass(shared, seen, steps);
+        pass(shared, work, seen);
     }
 }
 
@@ -223,7 +241,7 @@ DEVICE void forward(SharedAddress start, const TensorMap* map, const u32* offset
         DYNAMIC_SHARED(shared);                                                                                        \
         Output out = {out_half, out_full, query_heads, out_width};                                                     \
         Heads heads = {query_heads, key_value_heads, D};                                                               \
-        forward<D>(shared_address(shared), &map, offsets, out, lse, heads, scale);                                     \
+        forward<D>(shared, &map, offsets, out, lse, heads, scale);                                                     \
     }                                                                                                                  \
     REGISTER_KERNEL(attention_hopper_forward_##D)
 

@@ -2,7 +2,11 @@
 // of a consumer's 64 rows with a tile. Shapes: half.cuh, with heads exactly D wide.
 //
 // A tile of R rows lies in panels of 64 columns, R · 128 bytes each. At D 96 the second panel's last 32 columns are those
-// of the next head and enter no product. Rows behind a document's end are copied too (they are the next one's, or 0).
+// of the next head and enter no product.
+//
+// Rows behind a document's end are copied too: they are the next one's, or 0. Where they are factors of a score they make
+// one that is hidden; where they are terms of a sum they would make 0 · NaN of a neighbour's NaN. Such a tile is announced to
+// a barrier `tail`, and a second warp of the group that copies zeroes its rows before it says that the stage is full.
 #include "half.cuh"
 #include "hopper.cuh"
 
@@ -27,10 +31,21 @@ DEVICE void load_rows(SharedAddress tile, const TensorMap* map, int column, int 
     }
 }
 
-// A stage is free once every warp of every consumer has said so.
-DEVICE void release(SharedAddress empty) {
+// Arrives once for the whole warp. A stage is free once every warp of every consumer has done so.
+DEVICE void release(SharedAddress barrier) {
     warp_barrier();
-    if (lane_index() == 0) transfer_barrier_arrive(empty);
+    if (lane_index() == 0) transfer_barrier_arrive(barrier);
+}
+
+// Zeroes rows `from` to R of a tile for the products to come; a warp.
+template <int D, int R> DEVICE void clear_rows(unsigned char* tile, int from) {
+    int chunks = (R - from) * row_bytes / (int)sizeof(Words);
+    for (int panel = 0; panel < panels<D>; panel++) {
+        Words* rows = (Words*)(tile + (panel * R + from) * row_bytes);
+        NO_UNROLL
+        for (int chunk = lane_index(); chunk < chunks; chunk += warp_lanes) rows[chunk] = {0, 0, 0, 0};
+    }
+    async_fence();
 }
 
 // Shares or gradients of a consumer's 64 rows and R others, as left factors: 16 of the others each.

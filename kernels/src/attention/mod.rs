@@ -14,7 +14,19 @@ pub(crate) mod paged_cuda;
 
 pub use cache::{Cache, append, decode};
 
-use crate::{Heads, Segments, Stream, View, ViewMut};
+use crate::{Heads, Profile, Segments, Stream, View, ViewMut};
+
+/// Bytes of an accelerator's workspace that [`forward`] takes for so many tokens, or [`backward`].
+pub fn workspace_bytes(profile: Profile, heads: Heads, tokens: usize, is_backward: bool) -> usize {
+    profile.workspace_bytes(|precision, architecture| {
+        cuda::workspace_bytes((precision, architecture), heads, tokens, is_backward)
+    })
+}
+
+/// Bytes of an accelerator's workspace that [`decode`] takes for so many sequences with room for so many rows each.
+pub fn decode_workspace_bytes(profile: Profile, heads: Heads, sequences: usize, rows: usize) -> usize {
+    profile.workspace_bytes(|_, _| paged_cuda::workspace_bytes(heads, sequences, rows))
+}
 
 /// out`[T, H·D]` and lse`[T, H]` (log Σ exp of scaled scores) from packed rows qkv`[T, (H+2K)·D]`.
 /// A row attends to the rows of its own document up to itself.

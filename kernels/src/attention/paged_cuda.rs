@@ -3,7 +3,7 @@
 use super::Cache;
 use super::cuda::{scale, sizes};
 use crate::accelerator::{Grid, Kernel, Source, arguments};
-use crate::{Precision, Stream, View, ViewMut};
+use crate::{Heads, Precision, Stream, View, ViewMut};
 
 pub(crate) static SOURCE: Source = Source::new("paged", include_str!("paged.cu"));
 static APPEND: Kernel = Kernel::new(&SOURCE, "attention_append");
@@ -31,6 +31,16 @@ pub(super) fn append(stream: &Stream, cache: &mut Cache, qkv: View<'_, f32>, pla
     APPEND.launch(stream, Grid::blocks(rows, THREADS), arguments);
 }
 
+/// Parts of sequences with room for so many rows, and of their query heads.
+fn parts(heads: Heads, sequences: usize, rows: usize) -> usize {
+    sequences * rows.div_ceil(SPLIT_ROWS) * heads.query
+}
+
+/// Bytes of the workspace: what each part sums, its largest score and its sum of shares.
+pub(super) fn workspace_bytes(heads: Heads, sequences: usize, rows: usize) -> usize {
+    size_of::<f32>() * parts(heads, sequences, rows) * (heads.width + 2)
+}
+
 pub(super) fn decode(
     stream: &Stream,
     cache: &Cache,
@@ -45,8 +55,9 @@ pub(super) fn decode(
     }
     let (table_pages, page_rows) = (tables.len() / rows, cache.page_rows);
     let splits = (table_pages * page_rows).div_ceil(SPLIT_ROWS);
-    let parts = rows * splits * heads.query;
-    let (mut partial, mut statistics) = (stream.uninit::<f32>(parts * heads.width), stream.uninit::<f32>(2 * parts));
+    let parts = parts(heads, rows, table_pages * page_rows);
+    let (mut partial, mut statistics) =
+        (stream.workspace::<f32>(parts * heads.width), stream.workspace::<f32>(2 * parts));
 
     let blocks = [heads.key_value * heads.group().div_ceil(MOST_HEADS), rows, splits];
     let floats = MOST_HEADS * (heads.width + SPLIT_ROWS + WARPS * heads.width);

@@ -19,7 +19,7 @@ pub(super) fn loss(
     dlogp: ViewMut<'_, f32>,
 ) -> DpoLoss {
     let (pairs, Preference { beta, smoothing }) = (answers.len() / 2, preference);
-    let mut partial = stream.uninit::<f64>(4 * pairs);
+    let mut partial = stream.workspace::<f64>(4 * pairs);
     let (offsets, sums) = (answers.offsets(), partial.view_mut());
     let arguments = arguments![offsets, logp, reference, dlogp, sums, narrow(pairs), beta, smoothing, weight];
     LOSS.launch(stream, Grid::blocks(pairs.div_ceil(PAIRS), 32 * PAIRS as u32), arguments);

@@ -33,6 +33,19 @@ const BACKWARD_ROWS: usize = 4096;
 const BACKWARD_COLUMNS: usize = 8192;
 const FINISH_THREADS: u32 = 256;
 
+/// Numbers that forward's pieces leave.
+fn partials_len(rows: usize, vocabulary: usize) -> usize {
+    vocabulary.div_ceil(FORWARD_COLUMNS) * 3 * rows
+}
+
+/// Bytes of the workspace: rounded factors, and partial sums or gradients of logits.
+pub(super) fn workspace_bytes(precision: Precision, rows: usize, head: Head, is_backward: bool) -> usize {
+    let Head { vocabulary, width, .. } = head;
+    let factors = Lines::bytes(precision, rows, width) + Lines::bytes(precision, vocabulary, width);
+    let partials = size_of::<f32>() * partials_len(rows, vocabulary);
+    factors + if is_backward { Gradients::bytes(precision, rows, vocabulary) } else { partials }
+}
+
 /// Where forward writes.
 pub(super) struct Outputs<'a> {
     pub logp: ViewMut<'a, f32>,
@@ -54,9 +67,10 @@ pub(super) fn forward(
     if rows == 0 {
         return;
     }
-    let mut partials = stream.uninit::<f32>(pieces * 3 * rows);
-    let hidden = Lines::new(stream, rows, width, hidden);
+    // The largest first: what a workspace has to spare is lost where the next piece does not fit.
     let weight = Lines::new(stream, vocabulary, width, weight);
+    let hidden = Lines::new(stream, rows, width, hidden);
+    let mut partials = stream.workspace::<f32>(partials_len(rows, vocabulary));
     see(
         stream,
         head,
@@ -140,9 +154,10 @@ pub(super) fn backward(
     mut dweight: Option<ViewMut<'_, f32>>,
 ) {
     let (rows, Head { vocabulary, width, .. }) = (saved.targets.len(), head);
-    let hidden = Lines::new(stream, rows, width, hidden);
+    // The largest first, as in forward.
+    let mut dlogits = Gradients::uninit(stream, rows, vocabulary);
     let weight = Lines::new(stream, vocabulary, width, weight);
-    let mut dlogits = Gradients::uninit(stream, rows.min(BACKWARD_ROWS), vocabulary.min(BACKWARD_COLUMNS));
+    let hidden = Lines::new(stream, rows, width, hidden);
     for first in (0..rows).step_by(BACKWARD_ROWS) {
         let block = first..rows.min(first + BACKWARD_ROWS);
         let (m, hidden) = (block.len(), hidden.part(block.clone()));
@@ -170,11 +185,28 @@ enum Gradients {
 }
 
 impl Gradients {
-    fn uninit(stream: &Stream, rows: usize, columns: usize) -> Gradients {
+    /// Room for the largest piece.
+    fn uninit(stream: &Stream, rows: usize, vocabulary: usize) -> Gradients {
         match stream.device().precision() {
-            Precision::F32 => Gradients::Float(stream.uninit(rows * columns)),
-            Precision::Bf16 => Gradients::Half(stream.uninit(rows * Rounded::line_length(columns))),
+            Precision::F32 => Gradients::Float(stream.workspace(Gradients::len(Precision::F32, rows, vocabulary))),
+            Precision::Bf16 => Gradients::Half(stream.workspace(Gradients::len(Precision::Bf16, rows, vocabulary))),
         }
+    }
+
+    fn len(precision: Precision, rows: usize, vocabulary: usize) -> usize {
+        let (rows, columns) = (rows.min(BACKWARD_ROWS), vocabulary.min(BACKWARD_COLUMNS));
+        match precision {
+            Precision::F32 => rows * columns,
+            Precision::Bf16 => Rounded::len(rows, columns),
+        }
+    }
+
+    fn bytes(precision: Precision, rows: usize, vocabulary: usize) -> usize {
+        let each = match precision {
+            Precision::F32 => size_of::<f32>(),
+            Precision::Bf16 => size_of::<bf16>(),
+        };
+        each * Gradients::len(precision, rows, vocabulary)
     }
 
     fn factor(&self, rows: usize, columns: usize) -> Factor<'_> {

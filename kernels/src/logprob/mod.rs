@@ -4,7 +4,7 @@ mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod hopper;
 
-use crate::{Stream, View, ViewMut};
+use crate::{Profile, Stream, View, ViewMut};
 
 /// Sizes of a head, and the temperature that divides its logits.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,11 @@ impl Head {
         assert_eq!(hidden, rows * self.width, "logprob: hidden is not {rows} × {}", self.width);
         assert_eq!(weight, self.vocabulary * self.width, "logprob: weight is not {} × {}", self.vocabulary, self.width);
     }
+}
+
+/// Bytes of an accelerator's workspace that [`forward`] of so many rows takes, or [`backward`].
+pub fn workspace_bytes(profile: Profile, rows: usize, head: Head, is_backward: bool) -> usize {
+    profile.workspace_bytes(|precision, _| cuda::workspace_bytes(precision, rows, head, is_backward))
 }
 
 /// logp`[N]` of targets`[N]`, lse`[N]` (log Σ exp of logits / temperature) and, where wanted, entropy`[N]`, from

@@ -1,6 +1,6 @@
 //! Dense products on an accelerator: by the vendor's library where there is one (cuBLASLt), else by our own tiles.
 
-use super::tiles::{self, Rounded, RoundedView};
+use super::tiles::{self, Lines, Rounded, RoundedView};
 use super::{Layout, Write};
 use crate::accelerator::{Factor, Product};
 use crate::{Precision, Stream, View, ViewMut};
@@ -23,6 +23,12 @@ pub(super) fn matmul(
             half(stream, layout, shape, a.view(), b.view(), write, c);
         }
     }
+}
+
+/// Bytes of the workspace: both factors, where they are rounded.
+pub(super) fn workspace_bytes(precision: Precision, layout: Layout, shape: (usize, usize, usize)) -> usize {
+    let ((a_lines, a_width), (b_lines, b_width)) = lines(layout, shape);
+    Lines::bytes(precision, a_lines, a_width) + Lines::bytes(precision, b_lines, b_width)
 }
 
 /// Lines and their length of A and of B, as they lie in memory.

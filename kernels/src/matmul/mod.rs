@@ -6,7 +6,7 @@ pub(crate) mod tiles;
 
 use crate::cpu::gemm::Panels;
 use crate::cpu::scratch;
-use crate::{Buffer, Stream, View, ViewMut};
+use crate::{Buffer, Profile, Stream, View, ViewMut};
 
 /// Which factor lies transposed in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +49,11 @@ pub fn matmul(
         return cuda::matmul(stream, layout, (m, n, k), a, b, write, c);
     }
     cpu::matmul(stream, layout, (m, n, k), a.host(), b.host(), write, c.host());
+}
+
+/// Bytes of an accelerator's workspace that a product (m, n, k) takes.
+pub fn workspace_bytes(profile: Profile, layout: Layout, shape: (usize, usize, usize)) -> usize {
+    profile.workspace_bytes(|precision, _| cuda::workspace_bytes(precision, layout, shape))
 }
 
 /// Floats that threads keep after products of these shapes (m, n, k) and work that held `beside` floats around a product: two pieces

@@ -46,10 +46,15 @@ impl Rounded {
         width.next_multiple_of(LINE_STEP)
     }
 
+    /// Numbers that `[lines, width]` takes.
+    pub(crate) fn len(lines: usize, width: usize) -> usize {
+        lines * Rounded::line_length(width)
+    }
+
     /// The nearest bf16 of each value of `[lines, width]`.
     pub(crate) fn new(stream: &Stream, lines: usize, width: usize, source: View<'_, f32>) -> Rounded {
         let line_length = Rounded::line_length(width);
-        let mut values = stream.uninit(lines * line_length);
+        let mut values = stream.workspace(Rounded::len(lines, width));
         let grid = Grid::over(lines * line_length / LINE_STEP, ROUND_THREADS);
         ROUND.launch(stream, grid, arguments![source, values.view_mut(), lines, width, line_length]);
         Rounded { values, line_length }
@@ -88,6 +93,14 @@ pub(crate) enum Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
+    /// Bytes of a workspace that `[lines, width]` takes.
+    pub(crate) fn bytes(precision: Precision, lines: usize, width: usize) -> usize {
+        match precision {
+            Precision::F32 => 0,
+            Precision::Bf16 => size_of::<bf16>() * Rounded::len(lines, width),
+        }
+    }
+
     pub(crate) fn new(stream: &Stream, lines: usize, width: usize, values: View<'a, f32>) -> Lines<'a> {
         match stream.device().precision() {
             Precision::F32 => Lines::Float { values, width },

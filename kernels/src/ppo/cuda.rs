@@ -22,7 +22,7 @@ pub(super) fn policy_loss(
     dlogp: ViewMut<'_, f32>,
 ) -> PolicyLoss {
     let (len, grid) = over_tokens(&logp);
-    let mut partial = stream.uninit(5 * grid.blocks[0] as usize);
+    let mut partial = stream.workspace(5 * grid.blocks[0] as usize);
     let sums = partial.view_mut();
     let arguments = arguments![logp, old_logp, advantages, weights, dlogp, sums, len, clip.low, clip.high];
     POLICY_LOSS.launch(stream, grid, arguments);
@@ -37,7 +37,7 @@ pub(super) fn answer_loss(
     dlogp: ViewMut<'_, f32>,
 ) -> PolicyLoss {
     let (count, Clip { low, high }) = (answers.len(), clip);
-    let mut partial = stream.uninit(5 * count);
+    let mut partial = stream.workspace(5 * count);
     let (offsets, sums) = (answers.offsets(), partial.view_mut());
     let arguments = arguments![offsets, logp, old_logp, advantages, weights, dlogp, sums, narrow(count), low, high];
     ANSWER_LOSS.launch(stream, Grid::blocks(count.div_ceil(ANSWERS), 32 * ANSWERS as u32), arguments);
@@ -51,7 +51,7 @@ pub(super) fn kl_loss(
     dlogp: ViewMut<'_, f32>,
 ) -> f64 {
     let (len, grid) = over_tokens(&logp);
-    let mut partial = stream.uninit::<f64>(grid.blocks[0] as usize);
+    let mut partial = stream.workspace::<f64>(grid.blocks[0] as usize);
     KL_LOSS.launch(stream, grid, arguments![logp, reference, weights, dlogp, partial.view_mut(), len, beta]);
     stream.download(partial.view()).iter().sum()
 }
@@ -63,7 +63,7 @@ pub(super) fn value_loss(
     dvalues: ViewMut<'_, f32>,
 ) -> ValueLoss {
     let (len, grid) = over_tokens(&values);
-    let mut partial = stream.uninit::<f64>(3 * grid.blocks[0] as usize);
+    let mut partial = stream.workspace::<f64>(3 * grid.blocks[0] as usize);
     let sums = partial.view_mut();
     VALUE_LOSS.launch(stream, grid, arguments![values, old_values, returns, weights, dvalues, sums, len, clip]);
     let mut total = ValueLoss::default();

@@ -27,7 +27,7 @@ pub(super) fn sum_squares(stream: &Stream, values: View<'_, f32>) -> f64 {
 
 fn chunks(stream: &Stream, kernel: &'static PackedKernel, values: View<'_, f32>) -> f64 {
     let (len, blocks) = (values.len(), values.len().div_ceil(CHUNK));
-    let mut partial = stream.uninit::<f64>(blocks);
+    let mut partial = stream.workspace::<f64>(blocks);
     let kernel = kernel.of(Pack::of(&[], &[values.address()]));
     kernel.launch(stream, Grid::blocks(blocks, 256), arguments![values, partial.view_mut(), len]);
     stream.download(partial.view()).iter().sum()
@@ -42,12 +42,22 @@ pub(crate) struct StripSums {
     pub partial: Buffer<f32>,
 }
 
+/// Rows of a strip, and strips.
+fn strips(rows: usize) -> (usize, usize) {
+    let strip_rows = rows.div_ceil(STRIPS_WANTED).clamp(*STRIP_ROWS.start(), *STRIP_ROWS.end());
+    (strip_rows, rows.div_ceil(strip_rows))
+}
+
+/// Bytes of the workspace of [`StripSums`].
+pub(super) fn strips_bytes(rows: usize, width: usize) -> usize {
+    size_of::<f32>() * strips(rows).1 * width
+}
+
 impl StripSums {
     /// How rows are cut depends on their number alone.
     pub(crate) fn new(stream: &Stream, rows: usize, width: usize) -> StripSums {
-        let strip_rows = rows.div_ceil(STRIPS_WANTED).clamp(*STRIP_ROWS.start(), *STRIP_ROWS.end());
-        let strips = rows.div_ceil(strip_rows);
-        StripSums { strip_rows, strips, width, partial: stream.uninit(strips * width) }
+        let (strip_rows, strips) = strips(rows);
+        StripSums { strip_rows, strips, width, partial: stream.workspace(strips * width) }
     }
 
     /// target`[width]` += Σ over strips, in f64.

@@ -3,7 +3,12 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{Stream, View};
+use crate::{Profile, Stream, View};
+
+/// Bytes of an accelerator's workspace in which the gradient of a vector of `width`, one for all rows, is summed.
+pub fn workspace_bytes(profile: Profile, rows: usize, width: usize) -> usize {
+    profile.workspace_bytes(|_, _| cuda::strips_bytes(rows, width))
+}
 
 /// Σ x.
 pub fn sum(stream: &Stream, values: View<'_, f32>) -> f64 {

@@ -28,7 +28,7 @@ pub(super) fn forward(
     let grid = Grid::blocks(rows, THREADS).shared(pieces * size_of::<f64>());
     let greedy = sampling.temperature == 0.0;
     let (scale, size) = (if greedy { 1.0 } else { 1.0 / sampling.temperature }, narrow(vocabulary));
-    let mut sums = stream.uninit::<f32>(rows);
+    let mut sums = stream.workspace::<f32>(rows);
     let outputs = (tokens.reborrow(), logp.reborrow());
     MEASURE.launch(stream, grid, arguments![logits, sums.view_mut(), outputs.0, outputs.1, size, scale, greedy]);
     if greedy {
@@ -57,7 +57,7 @@ fn limits(
     if top_k == 0 && sampling.top_p >= 1.0 {
         return None;
     }
-    let (mut shares, mut limits) = (stream.uninit::<f32>(logits.len()), stream.uninit(rows));
+    let (mut shares, mut limits) = (stream.workspace::<f32>(logits.len()), stream.workspace(rows));
     let outputs = (shares.view_mut(), limits.view_mut());
     let sizes = (narrow(vocabulary), narrow(top_k));
     let arguments = arguments![logits, sums, outputs.0, outputs.1, sizes.0, scale, sizes.1, sampling.top_p, index_bits];

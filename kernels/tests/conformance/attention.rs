@@ -17,6 +17,7 @@ on_every_path![
     documents_without_rows_are_nothing,
     decoding_is_attention_of_the_last_row_whatever_the_pages,
     what_an_earlier_sequence_left_in_a_page_is_not_seen,
+    a_neighbour_that_is_no_number_is_not_seen,
 ];
 
 /// Query heads, key/value heads, width; document lengths.
@@ -297,6 +298,50 @@ fn decoding_on_the_cpu_gives_the_bits_of_the_forward_pass_whatever_the_pages() {
     }
 }
 
+/// Documents have the bits that they have beside ordinary ones, whatever the rows of one among them hold.
+fn a_neighbour_that_is_no_number_is_not_seen(subject: Subject) {
+    let lengths = [66, 5, 34];
+    let shapes = [(3, 1, 24), (3, 1, 64), (2, 2, 96), (2, 1, 128), (2, 1, 130)];
+    for (query, key_value, width) in shapes {
+        let heads = Heads { query, key_value, width };
+        let (qkv, dout) = inputs(heads, &lengths);
+        let (qkv, dout) = (rounded(&qkv), rounded(&dout));
+        let others = |stream: &Stream, neighbour: f32| {
+            let [qkv, dout] = [&qkv, &dout].map(|values| with_second(values, &lengths, neighbour));
+            let mut outputs = run(stream, heads, &lengths, &qkv, &dout);
+            outputs.push(("steps", decode_all(stream, heads, &lengths, &qkv, 16)));
+            if width.is_multiple_of(8) && width <= 128 {
+                outputs.extend(run_half(stream, heads, &lengths, &qkv, &dout));
+            }
+            outputs.iter().map(|(name, values)| (*name, without_second(values, &lengths))).collect()
+        };
+        for precision in [Precision::F32, Precision::Bf16] {
+            let expected = subject.run_in(precision, |stream| others(stream, 0.5));
+            for neighbour in [f32::NAN, f32::INFINITY] {
+                let outputs = subject.run_in(precision, |stream| others(stream, neighbour));
+                assert_eq!(outputs, expected, "{heads:?} in {precision:?} beside {neighbour}");
+            }
+        }
+    }
+}
+
+/// Rows of documents, those of the second replaced.
+fn with_second(values: &[f32], lengths: &[usize], replaced: f32) -> Vec<f32> {
+    let (mut values, second) = (values.to_vec(), second(values, lengths));
+    values[second].fill(replaced);
+    values
+}
+
+fn without_second(values: &[f32], lengths: &[usize]) -> Vec<f32> {
+    let second = second(values, lengths);
+    [&values[..second.start], &values[second.end..]].concat()
+}
+
+fn second(values: &[f32], lengths: &[usize]) -> std::ops::Range<usize> {
+    let row = values.len() / lengths.iter().sum::<usize>();
+    lengths[0] * row..(lengths[0] + lengths[1]) * row
+}
+
 fn what_an_earlier_sequence_left_in_a_page_is_not_seen(subject: Subject) {
     let heads = Heads { query: 4, key_value: 2, width: 24 };
     let qkv = Random::new(3).floats(17 * heads.packed_width());
@@ -312,12 +357,14 @@ fn what_an_earlier_sequence_left_in_a_page_is_not_seen(subject: Subject) {
         attention::decode(stream, &cache, queries.view(), tables.view(), lengths.view(), out.view_mut());
         download(stream, &out)
     };
-    let outputs = subject.run(|stream| {
-        [("of zeros", 0.0), ("of much", 1e30), ("of NaN", f32::NAN)]
-            .map(|(name, left)| (name, answer(stream, left)))
-            .into()
-    });
-    for name in ["of much", "of NaN"] {
-        assert_eq!(output(&outputs, "of zeros"), output(&outputs, name), "{name}");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let outputs = subject.run_in(precision, |stream| {
+            [("of zeros", 0.0), ("of much", 1e30), ("of infinities", f32::INFINITY), ("of NaN", f32::NAN)]
+                .map(|(name, left)| (name, answer(stream, left)))
+                .into()
+        });
+        for name in ["of much", "of infinities", "of NaN"] {
+            assert_eq!(output(&outputs, "of zeros"), output(&outputs, name), "{name}");
+        }
     }
 }

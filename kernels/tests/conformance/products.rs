@@ -8,6 +8,7 @@ use crate::support::*;
 on_every_device![
     products_of_every_layout,
     a_row_has_the_same_bits_alone_and_among_others,
+    a_row_that_is_no_number_leaves_the_others_theirs,
     prepared_weights_give_the_same_bits,
     bf16_products_are_f32_products_of_rounded_factors,
     a_product_over_nothing_is_zero,
@@ -63,6 +64,33 @@ fn products_of_every_layout(subject: Subject) {
                 }
                 let what = format!("{layout:?} {write:?} {m} × {n} × {k}");
                 assert_close(&what, output(&outputs, "c"), &expected, TOLERANCE);
+            }
+        }
+    }
+}
+
+/// Of A, and of the B whose rows are C's columns.
+fn a_row_that_is_no_number_leaves_the_others_theirs(subject: Subject) {
+    for (m, n, k) in [(50, 41, 33), (193, 130, 96)] {
+        let mut random = Random::new((n * k) as u64);
+        let (a, b) = (random.floats(m * k), random.floats(k * n));
+        let others = |stream: &Stream, layout: Layout, value: f32| {
+            let (mut a, mut b) = (a.clone(), b.clone());
+            a[7 * k..8 * k].fill(value);
+            if layout == Layout::Nt {
+                b[9 * k..10 * k].fill(value);
+            }
+            let c = product(stream, layout, (m, n, k), Write::Overwrite, &[a, b, vec![]]);
+            let is_other = |index: usize| index / n != 7 && (layout != Layout::Nt || index % n != 9);
+            vec![("c", c.into_iter().enumerate().filter(|&(index, _)| is_other(index)).map(|(_, c)| c).collect())]
+        };
+        for layout in [Layout::Nn, Layout::Nt] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let expected = subject.run_in(precision, |stream| others(stream, layout, 0.5));
+                for value in [f32::NAN, f32::INFINITY] {
+                    let outputs = subject.run_in(precision, |stream| others(stream, layout, value));
+                    assert_eq!(outputs, expected, "{layout:?} {m} × {n} × {k} beside {value} in {precision:?}");
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ on_every_device![
     swiglu_forward_and_backward,
     swiglu_of_far_values_stays_finite,
     views_may_begin_anywhere,
+    a_row_that_is_no_number_leaves_the_others_theirs,
 ];
 
 const EPSILON: f32 = 1e-6;
@@ -136,6 +137,49 @@ fn swiglu_of_far_values_stays_finite(subject: Subject) {
     });
     assert_within("out", output(&outputs, "out"), &[0.0, 200.0, 0.0, 90.0], 1e-30);
     assert_within("dgate", &output(&outputs, "dinput")[..4], &[0.0, 1.0, 0.0, 1.0], 1e-30);
+}
+
+fn a_row_that_is_no_number_leaves_the_others_theirs(subject: Subject) {
+    let heads = Heads { query: 2, key_value: 1, width: 24 };
+    let (rows, width, row) = (70, heads.packed_width(), 33);
+    let mut random = Random::new(18);
+    let (x, weight, dout) = (random.floats(rows * width), random.floats(width), random.floats(rows * width));
+    let others = |stream: &Stream, value: f32| {
+        let mut x = x.clone();
+        x[row * width..(row + 1) * width].fill(value);
+        let (x, weight, dout) = (upload(stream, &x), upload(stream, &weight), upload(stream, &dout));
+        let [mut out, mut dx, mut turned] = [0; 3].map(|_| stream.uninit(rows * width));
+        let (mut rstd, mut dweight) = (stream.uninit(rows), stream.zeros(width));
+        norm::forward(stream, rows, width, EPSILON, x.view(), weight.view(), out.view_mut(), rstd.view_mut());
+        let (saved, write, to_weight) = (rstd.view(), Write::Overwrite, dweight.view_mut());
+        norm::backward(
+            stream,
+            rows,
+            width,
+            x.view(),
+            weight.view(),
+            saved,
+            dout.view(),
+            write,
+            dx.view_mut(),
+            to_weight,
+        );
+        let mut of_heads = stream.uninit(rows * (heads.query + heads.key_value));
+        let factors = weight.slice(0..2 * heads.width);
+        head_norm::forward(stream, heads, EPSILON, x.view(), factors, turned.view_mut(), of_heads.view_mut());
+        let mut gated = stream.uninit(rows * width / 2);
+        swiglu::forward(stream, rows, width / 2, x.view(), gated.view_mut());
+        let outputs = [("out", out), ("rstd", rstd), ("dx", dx), ("turned", turned), ("gated", gated)];
+        let without_row = |values: Vec<f32>| {
+            let here = row * values.len() / rows..(row + 1) * values.len() / rows;
+            [&values[..here.start], &values[here.end..]].concat()
+        };
+        outputs.map(|(name, buffer)| (name, without_row(download(stream, &buffer)))).to_vec()
+    };
+    let expected = subject.run(|stream| others(stream, 0.5));
+    for value in [f32::NAN, f32::INFINITY] {
+        assert_eq!(subject.run(|stream| others(stream, value)), expected, "beside {value}");
+    }
 }
 
 /// Devices that move four numbers at once do so only where these lie together.

@@ -11,6 +11,7 @@ on_every_path![
     log_probabilities_and_their_gradients,
     log_probabilities_in_bf16,
     a_row_has_its_log_probability_alone_and_among_others,
+    a_row_that_is_no_number_leaves_the_others_theirs,
     gradients_of_hidden_need_none_of_the_weights,
     many_rows_and_many_columns_go_in_pieces,
     logits_are_never_stored,
@@ -230,6 +231,28 @@ fn a_row_has_its_log_probability_alone_and_among_others(subject: Subject) {
             for (part, all) in logp(rows.clone()).iter().zip(&all) {
                 assert_eq!(part, &all[rows.clone()], "{rows:?} in {precision:?}");
             }
+        }
+    }
+}
+
+fn a_row_that_is_no_number_leaves_the_others_theirs(subject: Subject) {
+    let whole = Case::new((150, 1030, 33, 1.0));
+    let (row, width) = (66, whole.head.width);
+    let others = |stream: &Stream, value: f32| {
+        let mut case = whole.part(0..150);
+        case.hidden[row * width..(row + 1) * width].fill(value);
+        let outputs = case.run(stream, true).into_iter().filter(|(name, _)| *name != "dweight");
+        let without_row = |values: Vec<f32>| {
+            let here = row * values.len() / 150..(row + 1) * values.len() / 150;
+            [&values[..here.start], &values[here.end..]].concat()
+        };
+        outputs.map(|(name, values)| (name, without_row(values))).collect::<Outputs>()
+    };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let expected = subject.run_in(precision, |stream| others(stream, 0.5));
+        for value in [f32::NAN, f32::INFINITY] {
+            let outputs = subject.run_in(precision, |stream| others(stream, value));
+            assert_eq!(outputs, expected, "beside {value} in {precision:?}");
         }
     }
 }

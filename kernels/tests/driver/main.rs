@@ -1,5 +1,6 @@
 //! The CUDA device from end to end on a machine without a GPU: real cubins from NVRTC, and a driver and a cuBLASLt of the tests'
-//! (`driver.cpp`, `products.cpp`), which run kernels on the emulator and refuse what real ones would.
+//! (`driver.cpp`, `products.cpp`), which run kernels on the emulator and refuse what real ones would. With the feature
+//! `embedded-cubins` there is no NVRTC.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,7 +66,9 @@ impl Bench {
             let functions = [emulator_launch as *const c_void, emulator_parameters as *const c_void];
             take.expect("it is there")(functions[0], functions[1], emulator_tensor_map as *const c_void);
         }
-        let toolkit = Toolkit { cubins: folder.join("cubins"), libraries: vec![nvrtc(), folder] };
+        let compiler = (!cfg!(feature = "embedded-cubins")).then(nvrtc);
+        let toolkit =
+            Toolkit { cubins: folder.join("cubins"), libraries: compiler.into_iter().chain([folder]).collect() };
         Bench { driver, toolkit }
     }
 
@@ -160,6 +163,7 @@ fn memory_that_has_run_out_is_an_error_that_says_how_much() {
     stream.uninit::<f32>(200_000_000);
 }
 
+#[cfg(not(feature = "embedded-cubins"))]
 #[test]
 fn kernels_are_compiled_once_a_folder_and_damaged_ones_again() {
     let _turn = turn();
@@ -186,6 +190,17 @@ fn kernels_are_compiled_once_a_folder_and_damaged_ones_again() {
     scaled();
     assert!(std::fs::read(file).unwrap() == whole, "it was not mended");
     assert_eq!(files().len(), 1);
+}
+
+#[cfg(feature = "embedded-cubins")]
+#[test]
+fn kernels_in_the_program_need_no_compiler() {
+    let _turn = turn();
+    let stream = open().stream();
+    let mut values = stream.upload(&[1.0f32, 2.0, 3.0]);
+    elementwise::scale(&stream, 2.0, values.view_mut());
+    assert_eq!(stream.download(values.view()), [2.0, 4.0, 6.0]);
+    assert!(!BENCH.toolkit.cubins.exists(), "something was compiled");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The setting `compute`: in which precision the products of a training take their factors.
 
 use crate::context::Context;
-use kernels::{Device, Precision};
+use kernels::{Device, Precision, Profile};
 
 crate::choice! {
     /// What products take of their factors.
@@ -15,9 +15,18 @@ impl Compute {
 
     /// The context's device, with products of this precision.
     pub fn device(self, context: &dyn Context) -> Device {
-        context.device().in_precision(match self {
+        context.device().in_precision(self.precision())
+    }
+
+    /// The same of a device that a plan is made for.
+    pub fn profile(self, on: Profile) -> Profile {
+        on.in_precision(self.precision())
+    }
+
+    fn precision(self) -> Precision {
+        match self {
             Compute::F32 => Precision::F32,
             Compute::Bf16 => Precision::Bf16,
-        })
+        }
     }
 }

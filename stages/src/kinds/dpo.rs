@@ -11,7 +11,7 @@ use super::student::{NodeHost, Student};
 use super::text::cell_text;
 use super::verifier::Verifier;
 use crate::columns::{Columns, Need};
-use crate::context::Context;
+use crate::context::{Context, Profile};
 use crate::failure::{Failure, Result};
 use crate::model::DecoderConfig;
 use crate::prompt::Prompt;
@@ -183,8 +183,8 @@ impl Stage for Dpo {
         models.first().cloned().flatten()
     }
 
-    fn memory(&self, models: &[Option<DecoderConfig>], threads: usize) -> Option<MemoryOutlook> {
-        Some(self.memory_outlook(models.first()?.as_ref()?, threads))
+    fn memory(&self, models: &[Option<DecoderConfig>], on: Profile) -> Option<MemoryOutlook> {
+        Some(self.memory_outlook(models.first()?.as_ref()?, on))
     }
 
     fn columns(&self, output: &str, _: &[Columns]) -> Columns {

@@ -15,7 +15,7 @@ pub use told::number;
 use super::compute::Compute;
 use super::student::{NodeHost, Student};
 use crate::columns::Need;
-use crate::context::Context;
+use crate::context::{Context, Profile};
 use crate::failure::{Failure, Result};
 use crate::model::chat::ChatTemplate;
 use crate::model::lora::PeftAdapter;
@@ -262,8 +262,8 @@ impl Stage for Sft {
         self.model_shape(models)
     }
 
-    fn memory(&self, models: &[Option<DecoderConfig>], threads: usize) -> Option<MemoryOutlook> {
-        self.memory_outlook(models, threads)
+    fn memory(&self, models: &[Option<DecoderConfig>], on: Profile) -> Option<MemoryOutlook> {
+        self.memory_outlook(models, on)
     }
 
     fn outputs(&self) -> Vec<Output> {

@@ -2,7 +2,7 @@
 //! spent. `stages/tests/memory.rs` holds it against what is really allocated.
 //!
 //! Everything is f32 in memory, whatever a file holds. Sizes of activations are [`Workspace::floats`]; how batches are cut is
-//! [`Cut::lanes`]; logits are never stored.
+//! [`Cut::lanes`]; logits are never stored. On an accelerator its memory counts: what is in the host's beside it does not.
 
 mod machine;
 mod sizes;
@@ -16,9 +16,10 @@ use crate::model::DecoderConfig;
 use crate::model::decoder::{PREPARED_PARAMETERS_MAX, SHARED_PARAMETERS_MAX};
 use crate::model::generate::{Crew, Room};
 use crate::model::lora::Lora;
-use crate::model::parameters::Layout;
+use crate::model::parameters;
 use crate::model::workspace::{Purpose, Workspace};
-use kernels::matmul;
+use kernels::logprob::{self, Head};
+use kernels::{Heads, Layout, Profile, attention, matmul, reduce};
 use serde::Serialize;
 
 /// A number of f32, in bytes.
@@ -92,6 +93,9 @@ impl MemoryPlan {
 
     /// With the model read from a folder before, and written to one after: its weights once more, and as a file has them.
     pub fn with_folders(self, model: &ModelSizes) -> MemoryPlan {
+        if model.on.is_accelerator() {
+            return self; // files pass through the host's memory
+        }
         let beyond = (3 * model.parameters as u64 * FLOAT).saturating_sub(sum(&self.lasting));
         self.passing([(Use::Parameters, "the model while it is read or written", (beyond / FLOAT) as usize)])
     }
@@ -161,18 +165,25 @@ pub struct ModelSizes {
     pub learnt: usize,
     /// Of its adapters; 0 without.
     pub rank: usize,
+    /// What computes.
+    pub on: Profile,
 }
 
 impl ModelSizes {
-    pub fn new(config: &DecoderConfig, lora: Option<&Lora>) -> ModelSizes {
-        let mut layout = Layout::new(config, false);
+    pub fn new(config: &DecoderConfig, lora: Option<&Lora>, on: Profile) -> ModelSizes {
+        let mut layout = parameters::Layout::new(config, false);
         let learnt = lora.map_or(layout.len, |lora| lora.lay_out(config, &mut layout));
         let rank = lora.map_or(0, |lora| lora.rank);
-        ModelSizes { config: config.clone(), parameters: layout.len, learnt, rank }
+        ModelSizes { config: config.clone(), parameters: layout.len, learnt, rank, on }
     }
 
     fn cut(&self) -> Cut {
         Cut { parameters: self.parameters, tokens_max: usize::MAX }
+    }
+
+    /// What lies in the host's memory counts where that is the device's.
+    fn on_host(&self, floats: usize) -> usize {
+        if self.on.is_accelerator() { 0 } else { floats }
     }
 
     /// Activations of each lane's largest pass.
@@ -188,23 +199,29 @@ impl ModelSizes {
 
     /// What answering `requests` prompts holds, where the longest has `prompt` tokens and each answer is as long as it may be: keys and
     /// values, and the rows at work.
-    fn answers(&self, requests: usize, (prompt, answer): (usize, usize), threads: usize) -> (usize, usize) {
-        let (config, room) = (&self.config, Room::default());
-        let crew = Crew::new((config, self.parameters), threads, &room, requests, (prompt, answer));
+    fn answers(&self, requests: usize, lengths: (usize, usize)) -> (usize, usize) {
+        let (config, (crew, room)) = (&self.config, self.crew(requests, lengths));
         let floats = |bytes: usize| bytes.div_ceil(FLOAT as usize);
-        let read = crew.tokens_read(prompt).max(crew.slots);
+        let read = crew.tokens_read(lengths.0).max(crew.slots);
         let rows = floats(crew.row_bytes(config, &room)) + self.workspace(Purpose::Inference, (read, crew.slots));
         (crew.workers * floats(crew.cache_bytes(config, &room)), crew.workers * rows)
     }
 
+    fn crew(&self, requests: usize, lengths: (usize, usize)) -> (Crew, Room) {
+        let room = Room::default();
+        (Crew::new((&self.config, self.parameters), self.on.threads(), &room, requests, lengths), room)
+    }
+
     /// What threads keep between a generation's operations on so many tokens: its products find their weights prepared.
-    fn scratch_of_generation(&self, tokens: usize, threads: usize) -> usize {
+    fn scratch_of_generation(&self, tokens: usize) -> usize {
+        let Profile::Cpu { threads } = self.on else { return 0 };
         let products = self.projections().map(|(outputs, inputs)| (tokens, outputs, inputs));
         matmul::scratch_floats(&products, self.config.vocab_size, threads)
     }
 
     /// What threads keep between a training's operations on so many tokens.
-    fn scratch(&self, tokens: usize, threads: usize) -> usize {
+    fn scratch(&self, tokens: usize) -> usize {
+        let Profile::Cpu { threads } = self.on else { return 0 };
         let DecoderConfig { hidden_size: d, vocab_size, .. } = self.config;
         let (rows, columns) = (tokens.min(LOGIT_PIECE.0), vocab_size.min(LOGIT_PIECE.1));
         let projections = self.projections().into_iter();
@@ -223,7 +240,7 @@ impl ModelSizes {
 
     /// The matrices once more, in the order in which generation reads them.
     fn prepared(&self) -> usize {
-        if self.parameters > PREPARED_PARAMETERS_MAX {
+        if self.parameters > PREPARED_PARAMETERS_MAX || self.on.is_accelerator() {
             return 0;
         }
         let floats = |(outputs, inputs)| matmul::prepared_floats(outputs, inputs);
@@ -233,7 +250,7 @@ impl ModelSizes {
 
     /// The matrices twice more, in the orders in which lanes read them on both ways.
     fn shared(&self) -> usize {
-        if self.parameters > SHARED_PARAMETERS_MAX {
+        if self.parameters > SHARED_PARAMETERS_MAX || self.on.is_accelerator() {
             return 0;
         }
         let floats =
@@ -241,8 +258,62 @@ impl ModelSizes {
         self.config.num_hidden_layers * self.projections().map(floats).iter().sum::<usize>()
     }
 
+    /// What an accelerator keeps for the operations of these passes: as much as the most wanting one takes, and what its library does.
+    fn workspaces(&self, lanes: &[(usize, usize)], is_training: bool) -> usize {
+        let lane = |&(tokens, chosen): &(usize, usize)| {
+            let head = Head { vocabulary: self.config.vocab_size, width: self.config.hidden_size, temperature: 1.0 };
+            let widest = self.config.hidden_size.max(self.config.qkv_size());
+            let vectors = if is_training { reduce::workspace_bytes(self.on, tokens, widest) } else { 0 };
+            self.products_workspace(tokens, is_training)
+                .max(attention::workspace_bytes(self.on, self.heads(), tokens, is_training))
+                .max(logprob::workspace_bytes(self.on, chosen, head, is_training))
+                .max(vectors)
+        };
+        self.kept(lanes.iter().map(lane).max().unwrap_or(0))
+    }
+
+    /// The same for answers.
+    fn workspaces_of_generation(&self, requests: usize, lengths: (usize, usize)) -> usize {
+        let (crew, _) = self.crew(requests, lengths);
+        let (slots, read) = (crew.slots, crew.tokens_read(lengths.0));
+        let logits = (slots, self.config.vocab_size, self.config.hidden_size);
+        let bytes = self
+            .products_workspace(read, false)
+            .max(attention::workspace_bytes(self.on, self.heads(), read, false))
+            .max(attention::decode_workspace_bytes(self.on, self.heads(), slots, crew.longest))
+            .max(matmul::workspace_bytes(self.on, Layout::Nt, logits));
+        self.kept(bytes)
+    }
+
+    fn kept(&self, workspace_bytes: usize) -> usize {
+        (workspace_bytes + self.on.library_bytes()).div_ceil(FLOAT as usize)
+    }
+
+    /// Of the widest product of a layer, and of its gradients.
+    fn products_workspace(&self, tokens: usize, is_training: bool) -> usize {
+        let bytes = |layout, shape| matmul::workspace_bytes(self.on, layout, shape);
+        let of = |(outputs, inputs): (usize, usize)| {
+            let forward = bytes(Layout::Nt, (tokens, outputs, inputs));
+            let inward = bytes(Layout::Nn, (tokens, inputs, outputs));
+            let of_weights = bytes(Layout::Tn, (outputs, inputs, tokens));
+            if is_training { forward.max(inward).max(of_weights) } else { forward }
+        };
+        self.projections().map(of).into_iter().max().unwrap_or(0)
+    }
+
+    /// By which queries and keys are turned, for every position.
+    fn angles(&self) -> usize {
+        self.config.max_position_embeddings * self.config.head_size()
+    }
+
+    fn heads(&self) -> Heads {
+        let DecoderConfig { num_attention_heads: query, num_key_value_heads: key_value, .. } = self.config;
+        Heads { query, key_value, width: self.config.head_size() }
+    }
+
     /// The pieces of logits that lanes work on side by side.
-    fn head(&self, lanes: &[(usize, usize)], threads: usize) -> usize {
+    fn head(&self, lanes: &[(usize, usize)]) -> usize {
+        let Profile::Cpu { threads } = self.on else { return 0 };
         let columns = self.config.vocab_size.min(LOGIT_PIECE.1);
         let mut rows: Vec<usize> = lanes.iter().map(|(_, chosen)| *chosen.min(&LOGIT_PIECE.0)).collect();
         rows.sort_unstable_by(|a, b| b.cmp(a));

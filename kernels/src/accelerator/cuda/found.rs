@@ -4,8 +4,9 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
 use super::{Toolkit, refused, said};
+use crate::accelerator::cubins::Origin;
 use crate::accelerator::nvrtc::Compiler;
-use crate::accelerator::{Architecture, libraries};
+use crate::accelerator::{Architecture, embedded, libraries};
 use crate::failure::{DeviceError, Version};
 
 /// CUDA 12.0, whose driver has all that we call.
@@ -22,7 +23,7 @@ pub(super) struct Found {
     pub ordinal: usize,
     pub device: sys::CUdevice,
     pub architecture: Architecture,
-    pub compiler: Compiler,
+    pub origin: Origin,
     /// Whether memory can be allocated in the order of a stream.
     pub has_pools: bool,
 }
@@ -36,7 +37,10 @@ pub(super) fn look(ordinal: usize, toolkit: &Toolkit) -> Result<Found, DeviceErr
     }
     let device = result::device::get(ordinal as i32).map_err(refused)?;
     let architecture = architecture(ordinal, device)?;
-    let compiler = compiler(ordinal, driver, architecture, toolkit)?;
+    let origin = match embedded::origin(architecture, driver) {
+        Some(origin) => origin,
+        None => Origin::Compiled(compiler(ordinal, driver, architecture, toolkit)?),
+    };
     libraries::preload(&toolkit.libraries, "cublasLt");
     // SAFETY: loads the library by its well-known name and looks only at whether that worked.
     if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
@@ -44,7 +48,7 @@ pub(super) fn look(ordinal: usize, toolkit: &Toolkit) -> Result<Found, DeviceErr
         return Err(DeviceError::NoLibrary { ordinal, library, purpose, package: "nvidia-cublas" });
     }
     let has_pools = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED).map_err(refused)? == 1;
-    Ok(Found { ordinal, device, architecture, compiler, has_pools })
+    Ok(Found { ordinal, device, architecture, origin, has_pools })
 }
 
 /// Starts the driver and asks for its version.

@@ -16,6 +16,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::cubins::Cubins;
+use super::workspaces::Workspaces;
 use super::{
     Accelerator, Architecture, Argument, Grid, Kernel, Pattern, Place, Product, Tally, TensorMap, TensorMapShape,
 };
@@ -42,6 +43,7 @@ pub(crate) struct Cuda {
     stream: sys::CUstream,
     memory: Memory,
     tally: Tally,
+    workspaces: Workspaces,
     modules: Modules,
     products: Products,
     launches: Mutex<BTreeMap<&'static str, u64>>,
@@ -67,7 +69,7 @@ impl Cuda {
     }
 
     fn of(found: Found, toolkit: &Toolkit) -> Result<Cuda, DriverError> {
-        let cubins = Cubins::new(found.compiler, found.architecture, &toolkit.cubins);
+        let cubins = Cubins::new(found.origin, found.architecture, &toolkit.cubins);
         // SAFETY: the device was found; the context lives until it is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(found.device) }?;
         // SAFETY: retained just now.
@@ -75,8 +77,8 @@ impl Cuda {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
         let (memory, modules) = (Memory::new(found.device, found.has_pools)?, Modules::new(cubins));
         let (place, products, launches) = (Place::unused(), Products::default(), Mutex::default());
-        let tally = Tally::default();
-        Ok(Cuda { found, place, context, stream, memory, tally, modules, products, launches })
+        let (tally, workspaces) = (Tally::default(), Workspaces::default());
+        Ok(Cuda { found, place, context, stream, memory, tally, workspaces, modules, products, launches })
     }
 
     /// Makes the context current on this thread, which every call of the driver wants.
@@ -130,6 +132,14 @@ impl Accelerator for Cuda {
 
     fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    fn workspaces(&self) -> &Workspaces {
+        &self.workspaces
+    }
+
+    fn library_bytes(&self) -> usize {
+        products::WORKSPACE_BYTES
     }
 
     fn fill(&self, address: u64, pattern: Pattern, count: usize) {
@@ -264,6 +274,7 @@ impl Accelerator for Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
+        self.workspaces.close(|address, bytes| self.free(address, bytes));
         // SAFETY: all buffers hold this device, so none is left; a driver that refuses has nothing to give back.
         unsafe {
             let _ = result::ctx::set_current(self.context);

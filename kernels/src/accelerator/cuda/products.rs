@@ -19,7 +19,7 @@ use crate::{Layout, Precision, Write};
 const AS_IT_IS: i32 = 0;
 const TRANSPOSED: i32 = 1;
 /// What NVIDIA advises for Hopper; less on older ones costs nothing but the memory.
-const WORKSPACE_BYTES: usize = 32 << 20;
+pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 /// Beyond this cuBLASLt has no faster loads.
 const ALIGNMENT_MAX: u64 = 256;
 

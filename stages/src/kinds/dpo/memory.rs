@@ -3,7 +3,7 @@
 use super::super::practising::{LIKELY_PROMPT_TOKENS, check_memory};
 use super::Dpo;
 use super::pairs::AT_ONCE;
-use crate::context::Context;
+use crate::context::{Context, Profile};
 use crate::failure::Result;
 use crate::model::DecoderConfig;
 use crate::stage::MemoryOutlook;
@@ -19,11 +19,11 @@ const LIKELY_PAIRS: usize = 256;
 const EPOCHS_LOOKED_AT: u64 = 8;
 
 impl Dpo {
-    pub(super) fn memory_outlook(&self, config: &DecoderConfig, threads: usize) -> MemoryOutlook {
+    pub(super) fn memory_outlook(&self, config: &DecoderConfig, on: Profile) -> MemoryOutlook {
         let most = self.length_max(config);
         let prompt = LIKELY_PROMPT_TOKENS.min(most - 1);
         let (likely, answer) = if self.samples_pairs() {
-            (self.sampled_plan(config, LIKELY_PAIRS, prompt, threads), self.answer_tokens(config, prompt))
+            (self.sampled_plan(config, LIKELY_PAIRS, prompt, on), self.answer_tokens(config, prompt))
         } else {
             let answer = LIKELY_ANSWER_TOKENS.min(most - prompt);
             (
@@ -31,7 +31,7 @@ impl Dpo {
                     config,
                     &vec![[(prompt + answer, answer); 2]; LIKELY_PAIRS.max(self.settings.batch)],
                     &self.full_step(),
-                    threads,
+                    on,
                 ),
                 answer,
             )
@@ -39,7 +39,7 @@ impl Dpo {
         MemoryOutlook {
             likely,
             because: format!("questions of {prompt} tokens, answers of {answer}"),
-            least: self.sizes(&ModelSizes::new(config, None), &[[(2, 1); 2]], &[vec![0]], threads).plan(),
+            least: self.sizes(&self.model(config, on), &[[(2, 1); 2]], &[vec![0]]).plan(),
             advice: self.advice(),
         }
     }
@@ -52,7 +52,7 @@ impl Dpo {
         let epochs = 0..self.settings.epochs.min(EPOCHS_LOOKED_AT);
         let steps: Vec<Vec<usize>> =
             epochs.flat_map(|epoch| steps_of(pairs.len(), self.settings.batch, &draw, epoch)).collect();
-        let plan = self.plan(config, &pairs, &steps, context.device().threads());
+        let plan = self.plan(config, &pairs, &steps, context.device().profile());
         check_memory(&plan, config, &self.advice(), context)
     }
 
@@ -65,16 +65,16 @@ impl Dpo {
         context: &dyn Context,
     ) -> Result<()> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
-        let plan = self.sampled_plan(config, prompts.len(), longest, context.device().threads());
+        let plan = self.sampled_plan(config, prompts.len(), longest, context.device().profile());
         check_memory(&plan, config, &self.advice(), context)
     }
 
-    fn sampled_plan(&self, config: &DecoderConfig, problems: usize, prompt: usize, threads: usize) -> MemoryPlan {
-        let (model, answer) = (ModelSizes::new(config, None), self.answer_tokens(config, prompt));
+    fn sampled_plan(&self, config: &DecoderConfig, problems: usize, prompt: usize, on: Profile) -> MemoryPlan {
+        let (model, answer) = (self.model(config, on), self.answer_tokens(config, prompt));
         let requests = problems.min(AT_ONCE) * self.settings.samples;
-        let answers = generation(&model, requests, (prompt, answer), threads);
+        let answers = generation(&model, requests, (prompt, answer));
         let pairs = vec![[(prompt + answer, answer); 2]; problems.max(self.settings.batch)];
-        self.plan(config, &pairs, &self.full_step(), threads).after_generation(&model, &answers)
+        self.plan(config, &pairs, &self.full_step(), on).after_generation(&model, &answers)
     }
 
     /// As many pairs as a step has, of those that are all alike.
@@ -82,26 +82,17 @@ impl Dpo {
         [(0..self.settings.batch).collect()]
     }
 
-    fn plan(&self, config: &DecoderConfig, pairs: &[[Lengths; 2]], steps: &[Vec<usize>], threads: usize) -> MemoryPlan {
-        let model = ModelSizes::new(config, None);
-        self.sizes(&model, pairs, steps, threads).plan().with_folders(&model)
+    fn plan(&self, config: &DecoderConfig, pairs: &[[Lengths; 2]], steps: &[Vec<usize>], on: Profile) -> MemoryPlan {
+        let model = self.model(config, on);
+        self.sizes(&model, pairs, steps).plan().with_folders(&model)
     }
 
-    fn sizes<'a>(
-        &self,
-        model: &'a ModelSizes,
-        pairs: &'a [[Lengths; 2]],
-        steps: &'a [Vec<usize>],
-        threads: usize,
-    ) -> DpoSizes<'a> {
-        DpoSizes {
-            model,
-            steps,
-            is_checkpointing: self.settings.checkpointing.0,
-            pairs,
-            keeps_checkpoints: true,
-            threads,
-        }
+    fn model(&self, config: &DecoderConfig, on: Profile) -> ModelSizes {
+        ModelSizes::new(config, None, self.settings.compute.profile(on))
+    }
+
+    fn sizes<'a>(&self, model: &'a ModelSizes, pairs: &'a [[Lengths; 2]], steps: &'a [Vec<usize>]) -> DpoSizes<'a> {
+        DpoSizes { model, steps, is_checkpointing: self.settings.checkpointing.0, pairs, keeps_checkpoints: true }
     }
 
     /// Of the longest answer that is sampled.

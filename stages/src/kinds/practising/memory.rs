@@ -1,7 +1,7 @@
 //! What practice will hold in memory: guessed from its settings for a plan, and worked out from its problems before the first answer.
 
 use super::Practising;
-use crate::context::Context;
+use crate::context::{Context, Profile};
 use crate::failure::Result;
 use crate::model::DecoderConfig;
 use crate::stage::MemoryOutlook;
@@ -11,27 +11,25 @@ use crate::train::memory::{CriticSizes, MemoryPlan, ModelSizes, PracticeSizes};
 pub const LIKELY_PROMPT_TOKENS: usize = 128;
 
 impl Practising<'_> {
-    pub fn memory_outlook(&self, config: &DecoderConfig, critic: CriticSizes, threads: usize) -> MemoryOutlook {
-        let model = ModelSizes::new(config, None);
+    pub fn memory_outlook(&self, config: &DecoderConfig, critic: CriticSizes, on: Profile) -> MemoryOutlook {
+        let model = self.model(config, on);
         MemoryOutlook {
-            likely: self.memory_plan(config, critic, LIKELY_PROMPT_TOKENS, threads),
+            likely: self.memory_plan(config, critic, LIKELY_PROMPT_TOKENS, on),
             because: format!("problems of {LIKELY_PROMPT_TOKENS} tokens, answers of {}", self.max_new_tokens),
-            least: self.sizes(&model, critic, (1, [1, 1]), threads).plan(),
+            least: self.sizes(&model, critic, (1, [1, 1])).plan(),
             advice: self.advice(critic),
         }
     }
 
     /// With problems of at most so many tokens, and answers as long as they may be.
-    pub fn memory_plan(
-        &self,
-        config: &DecoderConfig,
-        critic: CriticSizes,
-        prompt: usize,
-        threads: usize,
-    ) -> MemoryPlan {
-        let model = ModelSizes::new(config, None);
+    pub fn memory_plan(&self, config: &DecoderConfig, critic: CriticSizes, prompt: usize, on: Profile) -> MemoryPlan {
+        let model = self.model(config, on);
         let answer = self.max_new_tokens.min((config.max_position_embeddings + 1).saturating_sub(prompt)).max(1);
-        self.sizes(&model, critic, (self.rollouts, [prompt, answer]), threads).plan().with_folders(&model)
+        self.sizes(&model, critic, (self.rollouts, [prompt, answer])).plan().with_folders(&model)
+    }
+
+    fn model(&self, config: &DecoderConfig, on: Profile) -> ModelSizes {
+        ModelSizes::new(config, None, self.compute.profile(on))
     }
 
     fn sizes<'a>(
@@ -39,7 +37,6 @@ impl Practising<'_> {
         model: &'a ModelSizes,
         critic: CriticSizes,
         (rollouts, [prompt_tokens, answer_tokens]): (usize, [usize; 2]),
-        threads: usize,
     ) -> PracticeSizes<'a> {
         PracticeSizes {
             model,
@@ -50,7 +47,6 @@ impl Practising<'_> {
             prompt_tokens,
             answer_tokens,
             keeps_checkpoints: true,
-            threads,
         }
     }
 
@@ -62,7 +58,7 @@ impl Practising<'_> {
         prompt: usize,
         context: &dyn Context,
     ) -> Result<()> {
-        let plan = self.memory_plan(config, critic, prompt, context.device().threads());
+        let plan = self.memory_plan(config, critic, prompt, context.device().profile());
         check(&plan, config, &self.advice(critic), context)
     }
 
@@ -79,6 +75,6 @@ impl Practising<'_> {
 
 /// Stops where a plan does not fit beside the model, which is in memory already.
 pub fn check(plan: &MemoryPlan, config: &DecoderConfig, advice: &str, context: &dyn Context) -> Result<()> {
-    let held = 4 * ModelSizes::new(config, None).parameters as u64;
+    let held = 4 * ModelSizes::new(config, None, context.device().profile()).parameters as u64;
     plan.check(context.memory_available().map(|free| free + held), advice)
 }

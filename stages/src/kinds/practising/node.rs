@@ -3,7 +3,7 @@
 use super::super::sft::question_need;
 use super::{Practising, SHOWN, one_length};
 use crate::columns::Need;
-use crate::context::Context;
+use crate::context::{Context, Profile};
 use crate::failure::Result;
 use crate::model::{Decoder, DecoderConfig};
 use crate::prompt::Prompt;
@@ -109,8 +109,8 @@ impl<A: Algorithm> Stage for Node<A> {
         models.first().cloned().flatten()
     }
 
-    fn memory(&self, models: &[Option<DecoderConfig>], threads: usize) -> Option<MemoryOutlook> {
-        Some(self.practising().memory_outlook(models.first()?.as_ref()?, self.algorithm.critic(), threads))
+    fn memory(&self, models: &[Option<DecoderConfig>], on: Profile) -> Option<MemoryOutlook> {
+        Some(self.practising().memory_outlook(models.first()?.as_ref()?, self.algorithm.critic(), on))
     }
 
     fn needs(&self) -> Vec<Need> {

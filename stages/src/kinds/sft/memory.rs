@@ -1,7 +1,7 @@
 //! What a fine-tuning will hold in memory: guessed from its settings for a plan, and worked out from its texts before the first step.
 
 use super::{Base, Sft};
-use crate::context::Context;
+use crate::context::{Context, Profile};
 use crate::failure::Result;
 use crate::model::{Decoder, DecoderConfig};
 use crate::stage::MemoryOutlook;
@@ -35,10 +35,10 @@ impl Sft {
         }
     }
 
-    pub(super) fn memory_outlook(&self, models: &[Option<DecoderConfig>], threads: usize) -> Option<MemoryOutlook> {
+    pub(super) fn memory_outlook(&self, models: &[Option<DecoderConfig>], on: Profile) -> Option<MemoryOutlook> {
         let config = self.model_shape(models)?;
         let settings = self.training(config.max_position_embeddings);
-        let model = self.sizes(&config);
+        let model = self.sizes(&config, on);
         let length = LIKELY_TOKENS.min(settings.length_max).max(2);
         let plan_of = |length: usize, texts: usize| {
             let lengths = vec![(length, length.div_ceil(2)); texts];
@@ -47,7 +47,7 @@ impl Sft {
                 BatchSize::Tokens(tokens) => packed(&all, |_| length, tokens),
                 BatchSize::Rows(rows) => vec![all[..rows.min(texts)].to_vec()],
             };
-            self.plan(&model, &settings, &batches, &lengths, &[], threads)
+            self.plan(&model, &settings, &batches, &lengths, &[])
         };
         let texts = match settings.batch {
             BatchSize::Tokens(tokens) => (tokens / length).max(1),
@@ -77,15 +77,16 @@ impl Sft {
         let orders = (0..epochs).map(|epoch| epoch_order(lengths.len(), &draw, epoch));
         let batches: Vec<Vec<usize>> =
             orders.flat_map(|order| batches_of(settings.batch, &order, |text| lengths[text].0)).collect();
-        let threads = context.device().threads();
-        let plan = self.plan(&self.sizes(decoder.config()), settings, &batches, &lengths, &held_out, threads);
+        let model = self.sizes(decoder.config(), context.device().profile());
+        let plan = self.plan(&model, settings, &batches, &lengths, &held_out);
         // The parameters are in memory already.
         let held = decoder.layout().len as u64 * 4;
         plan.check(context.memory_available().map(|free| free + held), &self.advice())
     }
 
-    fn sizes(&self, config: &DecoderConfig) -> ModelSizes {
-        ModelSizes::new(config, self.0.lora.as_ref().map(super::LoraSettings::of_model).as_ref())
+    fn sizes(&self, config: &DecoderConfig, on: Profile) -> ModelSizes {
+        let lora = self.0.lora.as_ref().map(super::LoraSettings::of_model);
+        ModelSizes::new(config, lora.as_ref(), self.0.compute.profile(on))
     }
 
     fn plan(
@@ -95,7 +96,6 @@ impl Sft {
         batches: &[Vec<usize>],
         lengths: &[Lengths],
         held_out: &[Lengths],
-        threads: usize,
     ) -> MemoryPlan {
         SftSizes {
             model,
@@ -106,7 +106,6 @@ impl Sft {
             held_out,
             keeps_best: settings.evaluation.is_some_and(|evaluation| evaluation.best),
             keeps_checkpoints: true,
-            threads,
         }
         .plan()
         .with_folders(model)

@@ -5,6 +5,8 @@ use crate::model::workspace::Purpose;
 
 const PREPARED: &str = "weights prepared for generation";
 const SHARED: &str = "weights prepared for lanes";
+const ANGLES: &str = "angles of positions";
+const WORKSPACES: &str = "workspaces of kernels";
 
 /// What a supervised training is made of.
 pub struct SftSizes<'a> {
@@ -18,7 +20,6 @@ pub struct SftSizes<'a> {
     pub keeps_best: bool,
     /// Whether checkpoints are written.
     pub keeps_checkpoints: bool,
-    pub threads: usize,
 }
 
 impl SftSizes<'_> {
@@ -30,18 +31,21 @@ impl SftSizes<'_> {
         let reading = if all.is_empty() { Vec::new() } else { lane_sizes(cut, [&all[..]], self.held_out) };
         let best = usize::from(self.keeps_best) * learnt;
         let kept = usize::from(self.keeps_checkpoints) * (3 * learnt + best);
+        let workspaces = model.workspaces(&lanes, true).max(model.workspaces(&reading, false));
         MemoryPlan::default()
             .lasting(Use::Parameters, "parameters", parameters)
+            .lasting(Use::Parameters, ANGLES, model.angles())
             .lasting(Use::Parameters, "adapters", if learnt == parameters { 0 } else { learnt })
             .lasting(Use::Parameters, SHARED, model.shared())
             .lasting(Use::Gradients, "gradients", lanes.len() * learnt)
             .lasting(Use::Optimizer, "moments", 2 * learnt)
             .lasting(Use::Activations, "training", model.work(&lanes, Purpose::training(self.is_checkpointing)))
             .lasting(Use::Activations, "evaluation", model.work(&reading, Purpose::Inference))
-            .lasting(Use::Other, "best weights", best)
-            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&lanes), self.threads))
-            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&lanes, self.threads))])
-            .passing([(Use::Other, "a checkpoint while it is written", kept)])
+            .lasting(Use::Other, "best weights", model.on_host(best))
+            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&lanes)))
+            .lasting(Use::Other, WORKSPACES, workspaces)
+            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&lanes))])
+            .passing([(Use::Other, "a checkpoint while it is written", model.on_host(kept))])
     }
 }
 
@@ -66,12 +70,11 @@ pub struct PracticeSizes<'a> {
     pub prompt_tokens: usize,
     pub answer_tokens: usize,
     pub keeps_checkpoints: bool,
-    pub threads: usize,
 }
 
 impl PracticeSizes<'_> {
     pub fn plan(&self) -> MemoryPlan {
-        let (model, threads, parameters) = (self.model, self.threads, self.model.parameters);
+        let (model, parameters) = (self.model, self.model.parameters);
         let purpose = Purpose::training(self.is_checkpointing);
         let policy = self.lanes(self.minibatch);
         let critic = match self.critic {
@@ -81,12 +84,18 @@ impl PracticeSizes<'_> {
         let critics = usize::from(self.critic != CriticSizes::Nothing);
         // Seven columns a token (log-probabilities three times, entropies, values, advantages, returns), and the tokens.
         let answers = self.rollouts * (8 * self.answer_tokens + self.prompt_tokens);
-        let (cache, rows) = model.answers(self.rollouts, (self.prompt_tokens, self.answer_tokens), threads);
-        let scored = model.work(&self.lanes(self.rollouts), Purpose::Inference);
+        let lengths = (self.prompt_tokens, self.answer_tokens);
+        let (cache, rows) = model.answers(self.rollouts, lengths);
+        let all = self.lanes(self.rollouts);
+        let scored = model.work(&all, Purpose::Inference);
+        let workspaces = [&policy, &critic].map(|lanes| model.workspaces(lanes, true)).into_iter();
+        let beside = [model.workspaces(&all, false), model.workspaces_of_generation(self.rollouts, lengths)];
+        let workspaces = workspaces.chain(beside).max().unwrap_or(0);
         let kept = usize::from(self.keeps_checkpoints) * 3 * (1 + critics) * parameters;
         let prepared = (Use::Parameters, PREPARED, model.prepared());
         MemoryPlan::default()
             .lasting(Use::Parameters, "the policy", parameters)
+            .lasting(Use::Parameters, ANGLES, model.angles())
             .lasting(Use::Parameters, "the model to stay near", parameters)
             .lasting(Use::Parameters, "the critic", critics * parameters)
             .lasting(Use::Parameters, SHARED, (1 + critics) * model.shared())
@@ -94,13 +103,14 @@ impl PracticeSizes<'_> {
             .lasting(Use::Optimizer, "moments", 2 * (1 + critics) * parameters)
             .lasting(Use::Activations, "the policy's updates", model.work(&policy, purpose))
             .lasting(Use::Activations, "the critic's updates", model.work(&critic, purpose))
-            .lasting(Use::Other, "answers", answers)
-            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&policy), threads))
+            .lasting(Use::Other, "answers", model.on_host(answers))
+            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&policy)))
+            .lasting(Use::Other, WORKSPACES, workspaces)
             .passing([(Use::KvCache, "keys and values", cache), (Use::Activations, "sampling", rows), prepared])
             // Until the first update changes the weights.
             .passing([(Use::Activations, "scoring of answers", scored), prepared])
-            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&policy, threads)), prepared])
-            .passing([(Use::Other, "a checkpoint while it is written", kept)])
+            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&policy)), prepared])
+            .passing([(Use::Other, "a checkpoint while it is written", model.on_host(kept))])
     }
 
     /// Of updates from so many answers.
@@ -120,7 +130,6 @@ pub struct DpoSizes<'a> {
     /// The better and the worse answer of each pair.
     pub pairs: &'a [[Lengths; 2]],
     pub keeps_checkpoints: bool,
-    pub threads: usize,
 }
 
 impl DpoSizes<'_> {
@@ -131,35 +140,41 @@ impl DpoSizes<'_> {
         let lanes = lane_sizes(model.cut(), self.steps.iter().map(Vec::as_slice), &together);
         let answers: Vec<Lengths> = self.pairs.iter().flatten().copied().collect();
         let all: Vec<usize> = (0..answers.len()).collect();
-        let scored = model.work(&lane_sizes(model.cut(), [&all[..]], &answers), Purpose::Inference);
+        let reading = lane_sizes(model.cut(), [&all[..]], &answers);
+        let scored = model.work(&reading, Purpose::Inference);
+        let workspaces = model.workspaces(&lanes, true).max(model.workspaces(&reading, false));
         let texts: usize = answers.iter().map(|(tokens, targets)| tokens + targets).sum();
         let kept = usize::from(self.keeps_checkpoints) * 3 * parameters;
         let activations = model.work(&lanes, Purpose::training(self.is_checkpointing));
         let learning = lanes.len() * parameters + 2 * parameters + model.shared() + activations;
         MemoryPlan::default()
             .lasting(Use::Parameters, "parameters", parameters)
+            .lasting(Use::Parameters, ANGLES, model.angles())
             .lasting(Use::Parameters, SHARED, model.shared())
             .lasting(Use::Gradients, "gradients", lanes.len() * parameters)
             .lasting(Use::Optimizer, "moments", 2 * parameters)
             .lasting(Use::Activations, "training", activations)
-            .lasting(Use::Other, "pairs", texts)
-            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&lanes), self.threads))
+            .lasting(Use::Other, "pairs", model.on_host(texts))
+            .lasting(Use::Other, "scratch of threads", model.scratch(longest(&lanes)))
+            .lasting(Use::Other, WORKSPACES, workspaces)
             // Before the first step, when nothing of the learning is there yet.
             .passing([(Use::Activations, "scoring of answers", scored.saturating_sub(learning))])
-            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&lanes, self.threads))])
-            .passing([(Use::Other, "a checkpoint while it is written", kept)])
+            .passing([(Use::Activations, "a piece of logits in the LM head", model.head(&lanes))])
+            .passing([(Use::Other, "a checkpoint while it is written", model.on_host(kept))])
     }
 }
 
 /// A model that answers so many prompts; tokens of the longest of them, and of an answer.
-pub fn generation(model: &ModelSizes, requests: usize, (prompt, answer): (usize, usize), threads: usize) -> MemoryPlan {
-    let (cache, rows) = model.answers(requests, (prompt, answer), threads);
-    let scratch = model.scratch_of_generation(prompt, threads);
+pub fn generation(model: &ModelSizes, requests: usize, (prompt, answer): (usize, usize)) -> MemoryPlan {
+    let (cache, rows) = model.answers(requests, (prompt, answer));
+    let scratch = model.scratch_of_generation(prompt);
     MemoryPlan::default()
         .lasting(Use::Parameters, "parameters", model.parameters)
+        .lasting(Use::Parameters, ANGLES, model.angles())
         .lasting(Use::Parameters, PREPARED, model.prepared())
         .lasting(Use::KvCache, "keys and values", cache)
         .lasting(Use::Activations, "sampling", rows)
-        .lasting(Use::Other, "answers", requests * 2 * answer)
+        .lasting(Use::Other, "answers", model.on_host(requests * 2 * answer))
         .lasting(Use::Other, "scratch of threads", scratch)
+        .lasting(Use::Other, WORKSPACES, model.workspaces_of_generation(requests, (prompt, answer)))
 }
