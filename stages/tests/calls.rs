@@ -55,7 +55,7 @@ fn kept_answers_are_read_on_several_cores() {
     let seen = Arc::new((at_once, at_once_most, places));
     std::thread::scope(|scope| {
         scope.spawn(|| _ = context.runtime.block_on(ended));
-        for is_asked in [|index: usize| index % 97 > 0 && index < 3_500, |_| true] {
+        for is_asked in [|index: usize| !index.is_multiple_of(97) && index < 3_500, |_| true] {
             let (caller, seen) = (context.caller("model").unwrap(), seen.clone());
             let answers = for_each_row(&context, CONCURRENCY, numbered_rows(ROWS), move |item| {
                 let (caller, seen) = (caller.clone(), seen.clone());
