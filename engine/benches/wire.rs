@@ -17,6 +17,8 @@ use support::{Measured, measured};
 /// Of a request's one message; with what surrounds it about 1.3 kB.
 const PROMPT_BYTES: usize = 1_200;
 const WRK_SECONDS: u64 = 5;
+const TURNS: usize = 5;
+const PAID_RUNS: usize = 9;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -39,8 +41,7 @@ fn compare(rows: usize) {
     let one = bare(&server, rows, 64, 1);
     tell("bare reqwest, one thread", rows, &one, None);
     tell("bare reqwest, two threads", rows, &bare(&server, rows, 64, 2), Some(&one));
-    let kitchen = Kitchen::new(rows);
-    tell("decoct run, one model node", rows, &kitchen.run(&server, 64, rows, &[]), Some(&one));
+    by_turns(&server, rows);
     for (in_flight, rows) in [(64, rows.min(20_000)), (256, rows.min(60_000))] {
         println!("50 ms latency, {in_flight} in flight, {rows} rows");
         let server = Server::start(50);
@@ -58,12 +59,28 @@ fn compare(rows: usize) {
     println!("everything paid, 20000 rows");
     let kitchen = Kitchen::new(20_000);
     kitchen.run(&server, 64, 20_000, &[]);
-    for _ in 0..3 {
-        tell("decoct run --force", 20_000, &kitchen.run(&server, 64, 0, &["--force", "verdicts"]), None);
-    }
+    let mut paid: Vec<_> = (0..PAID_RUNS).map(|_| kitchen.run(&server, 64, 0, &["--force", "verdicts"])).collect();
+    paid.sort_by(|left, right| left.seconds.total_cmp(&right.seconds));
+    tell("the shortest run --force", 20_000, &paid[0], None);
+    tell("the median", 20_000, &paid[PAID_RUNS / 2], None);
     println!("1 % of 20000 rows changed");
     kitchen.write_source(20_000, 200);
     tell("decoct run", 20_000, &kitchen.run(&server, 64, 200, &[]), None);
+}
+
+/// A machine's other work comes and goes and harms the two unequally: each turn is a pair, and what counts is the median of the ratios.
+fn by_turns(server: &Server, rows: usize) {
+    let (mut rates, mut cpus) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let kitchen = Kitchen::new(rows);
+        let (one, node) = (bare(server, rows, 64, 1), kitchen.run(server, 64, rows, &[]));
+        tell("decoct run, one model node", rows, &node, Some(&one));
+        rates.push(one.seconds / node.seconds);
+        cpus.push(node.cpu_seconds / one.cpu_seconds);
+    }
+    [&mut rates, &mut cpus].iter_mut().for_each(|ratios| ratios.sort_by(f64::total_cmp));
+    let (rate, cpu) = (rates[TURNS / 2], cpus[TURNS / 2]);
+    println!("  medians of {TURNS} turns: {rate:.2} × the rows/s and {cpu:.2} × the CPU of one bare thread");
 }
 
 /// A recipe with one model node over rows of a file, in a folder of its own.
