@@ -2,7 +2,7 @@
 //!
 //! There are two ways. reqwest goes everywhere: through TLS, through proxies, in HTTP/2 where the server wants it. To a server in plain
 //! HTTP and behind no proxy, such as one that runs on this machine, nothing of that is needed, and the client that reqwest itself
-//! stands on is asked directly: an exchange costs half the CPU.
+//! stands on is asked directly, which takes much less of the processor.
 
 use crate::failure::{Failure, Result};
 use crate::llm::Fault;
