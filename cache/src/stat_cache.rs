@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{AtPath, Error, Result};
 use crate::hash::{ContentHash, Digest, Hasher};
+use crate::layout::Layout;
 use crate::line::{sealed, unsealed};
 use crate::stamp::{Stamp, now_ns};
 
@@ -18,44 +20,93 @@ const STAT_DOMAIN: &str = "decoct 1 stat cache";
 
 type Entries = HashMap<Digest, (Stamp, ContentHash)>;
 
-/// Hashes of source files by path and stamp. A damaged or missing file of it only costs reading the sources again.
+/// What was found in files, by path and by what was looked for.
+type Findings = HashMap<Digest, (Stamp, Value)>;
+
+/// Hashes of source files by path and stamp, and what else was found in them. A damaged or missing file of it only costs reading the
+/// sources again.
 #[derive(Debug)]
 pub struct StatCache {
     path: PathBuf,
-    entries: Mutex<Entries>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    hashes: Entries,
+    findings: Findings,
+    /// Not saved yet.
+    is_new: bool,
 }
 
 /// As it lies on disk, sealed: a hash that is not its file's would give the rows of another one.
 #[derive(Serialize, Deserialize)]
-struct Saved<E> {
+struct Saved<E, F> {
     files: E,
+    #[serde(default)]
+    found: F,
 }
 
 impl StatCache {
     pub fn open(path: &Path) -> Self {
-        let saved = std::fs::read(path).ok().and_then(|bytes| unsealed::<Saved<Entries>>(bytes.trim_ascii_end()));
-        Self { path: path.to_owned(), entries: Mutex::new(saved.map(|saved| saved.files).unwrap_or_default()) }
+        let saved =
+            std::fs::read(path).ok().and_then(|bytes| unsealed::<Saved<Entries, Findings>>(bytes.trim_ascii_end()));
+        let known = saved.map(|Saved { files, found }| Known { hashes: files, findings: found, is_new: false });
+        Self { path: path.to_owned(), known: Mutex::new(known.unwrap_or_default()) }
+    }
+
+    /// Of the store at `root`, whether or not there is one yet.
+    pub fn of_store(root: &Path) -> Self {
+        Self::open(&Layout::new(root).stat_cache())
     }
 
     /// Written aside and renamed; what another process saved meanwhile is lost, at the cost of reading those files again.
     pub fn save(&self) -> Result<()> {
+        let mut known = self.lock();
+        if !known.is_new {
+            return Ok(());
+        }
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).at("write", folder)?;
-        writeln!(file, "{}", sealed(&Saved { files: &*self.lock() })).at("write", file.path())?;
+        writeln!(file, "{}", sealed(&Saved { files: &known.hashes, found: &known.findings }))
+            .at("write", file.path())?;
         file.persist(&self.path).map_err(|error| Error::io("write", &self.path, error.error))?;
+        known.is_new = false;
         Ok(())
     }
 
+    /// What `look` finds in a file, or what a look of this name found when the file was as it is. That nothing was found is not
+    /// remembered.
+    pub fn recall_or_look(&self, file: &Path, name: &str, look: impl FnOnce() -> Option<Value>) -> Option<Value> {
+        let place = finding_digest(&std::path::absolute(file).ok()?, name);
+        let stamp = || std::fs::metadata(file).ok().map(|metadata| Stamp::of(&metadata));
+        let (before, started_ns) = (stamp()?, now_ns());
+        let known =
+            self.lock().findings.get(&place).filter(|(known, _)| *known == before).map(|(_, found)| found.clone());
+        if known.is_some() {
+            return known;
+        }
+        let found = look()?;
+        if before.rested(started_ns) && stamp() == Some(before) {
+            let mut known = self.lock();
+            known.findings.insert(place, (before, found.clone()));
+            known.is_new = true;
+        }
+        Some(found)
+    }
+
     fn find(&self, path: &Path, stamp: &Stamp) -> Option<ContentHash> {
-        self.lock().get(&path_digest(path)).filter(|(known, _)| known == stamp).map(|(_, hash)| *hash)
+        self.lock().hashes.get(&path_digest(path)).filter(|(known, _)| known == stamp).map(|(_, hash)| *hash)
     }
 
     fn remember(&self, path: &Path, stamp: Stamp, hash: ContentHash) {
-        self.lock().insert(path_digest(path), (stamp, hash));
+        let mut known = self.lock();
+        known.hashes.insert(path_digest(path), (stamp, hash));
+        known.is_new = true;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -102,10 +153,17 @@ fn path_digest(path: &Path) -> Digest {
     Hasher::new(STAT_DOMAIN).field("path", path.as_os_str().as_encoded_bytes()).finish()
 }
 
+fn finding_digest(path: &Path, name: &str) -> Digest {
+    let path = path.as_os_str().as_encoded_bytes();
+    Hasher::new(STAT_DOMAIN).field("path", path).field("name", name.as_bytes()).finish()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::time::{Duration, SystemTime};
+
+    use serde_json::json;
 
     use super::*;
     use crate::stamp::RACY_NS;
@@ -125,7 +183,7 @@ mod tests {
         let one = source_hash(&path, Some(&cache)).unwrap();
         fs::write(&path, "two").unwrap();
         assert_ne!(source_hash(&path, Some(&cache)).unwrap(), one);
-        assert!(cache.lock().is_empty(), "a file changed a moment ago is not remembered");
+        assert!(cache.lock().hashes.is_empty(), "a file changed a moment ago is not remembered");
     }
 
     /// `mtime` can be set back by anyone; `ctime` cannot.
@@ -189,7 +247,59 @@ mod tests {
             assert_eq!(found(&bytes[..position]), None, "cut at {position}");
         }
         // As the first release saved it.
-        assert_eq!(found(&serde_json::to_vec(&*cache.lock()).unwrap()), None);
+        assert_eq!(found(&serde_json::to_vec(&cache.lock().hashes).unwrap()), None);
+    }
+
+    /// The disaster: what was found in a file is told of the one that took its place.
+    #[test]
+    fn what_was_found_holds_for_this_file_and_this_look_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, saved) = (folder.path().join("rows.jsonl"), folder.path().join("stat.json"));
+        fs::write(&path, "one").unwrap();
+        let cache = StatCache::open(&saved);
+        let found = |cache: &StatCache, name: &str, now: i64| {
+            cache.recall_or_look(&path, name, || Some(json!(now))).map(|found| found.as_i64().unwrap())
+        };
+        assert_eq!([1, 2].map(|now| found(&cache, "rows", now)), [Some(1), Some(2)], "it changed a moment ago");
+
+        let place = finding_digest(&path, "rows");
+        let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+        let mut known = cache.lock();
+        known.findings.insert(place, (stamp, json!(3)));
+        known.is_new = true;
+        drop(known);
+        cache.save().unwrap();
+        let reopened = StatCache::open(&saved);
+        assert_eq!(found(&reopened, "rows", 4), Some(3), "known by its stamp");
+        assert_eq!(found(&reopened, "columns", 5), Some(5), "another look");
+        age(&path, 60);
+        assert_eq!(found(&reopened, "rows", 6), Some(6), "touched");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(found(&reopened, "rows", 7), None, "gone");
+    }
+
+    #[test]
+    fn a_rested_file_is_looked_through_once_and_nothing_found_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, saved) = (folder.path().join("rows.jsonl"), folder.path().join("stat.json"));
+        fs::write(&path, "one").unwrap();
+        std::thread::sleep(Duration::from_nanos(RACY_NS as u64 + 200_000_000));
+        let cache = StatCache::open(&saved);
+        let looks = std::cell::Cell::new(0);
+        let look = |name: &str, found: Option<Value>| {
+            cache.recall_or_look(&path, name, || {
+                looks.set(looks.get() + 1);
+                found
+            })
+        };
+        assert_eq!([1, 2].map(|now| look("rows", Some(json!(now)))), [Some(json!(1)), Some(json!(1))]);
+        assert_eq!(looks.get(), 1);
+        assert_eq!([1, 2].map(|_| look("broken", None)), [None, None]);
+        assert_eq!(looks.get(), 3);
+        cache.save().unwrap();
+        let written = fs::metadata(&saved).unwrap().modified().unwrap();
+        cache.save().unwrap();
+        assert_eq!(fs::metadata(&saved).unwrap().modified().unwrap(), written, "there is nothing new to save");
     }
 
     #[test]

@@ -21,7 +21,6 @@ use crate::memo::Replies;
 use crate::notice::{Found, Notice};
 use crate::publish::{Publication, TableFile};
 use crate::remote::Sharing;
-use crate::stat_cache::StatCache;
 use crate::table::{StoredTable, Table, read_table};
 use crate::tree::{Placement, is_inside};
 use crate::write::{hash_while_copying, sync_folder};
@@ -248,10 +247,6 @@ impl Store {
             None if self.looking => Replies::look(&self.layout.replies(), &self.layout.claims()),
             None => Replies::open(&self.layout.replies(), &self.layout.claims()),
         }
-    }
-
-    pub fn stat_cache(&self) -> StatCache {
-        StatCache::open(&self.layout.stat_cache())
     }
 
     /// Every key that has a manifest, in no particular order.

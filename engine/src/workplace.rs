@@ -11,17 +11,31 @@ use crate::report::words::counted;
 use crate::spec::{self, Recipe};
 use crate::team::Team;
 use cache::{StatCache, Store, source_hash};
-use stages::settings::nearest_hint;
+use serde_json::Value;
+use stages::settings::{Findings, nearest_hint};
 use stages::stage::NodeRef;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub struct Workplace {
     pub recipe: Recipe,
     pub graph: Graph,
     pub cache_folder: PathBuf,
+    /// None where every source file is read again.
+    remembered: Option<Arc<Remembered>>,
     /// The store that the recipe's team shares.
     pub team: Option<Team>,
+}
+
+/// What is known of source files since they were read last: kept in the store, asked already while the recipe is read.
+#[derive(Debug)]
+struct Remembered(StatCache);
+
+impl Findings for Remembered {
+    fn recall_or_look(&self, file: &Path, name: &str, look: &mut dyn FnMut() -> Option<Value>) -> Option<Value> {
+        self.0.recall_or_look(file, name, look)
+    }
 }
 
 impl Workplace {
@@ -30,10 +44,14 @@ impl Workplace {
     /// # Errors
     /// All mistakes of the recipe at once.
     pub fn open(arguments: &RecipeArgs, store: &StoreArgs) -> Result<Workplace> {
-        let recipe = spec::load(&arguments.recipe, &arguments.overrides.overrides())?;
+        let cache_folder = cache_folder(store);
+        let remembered = cache_folder.as_ref().ok().filter(|_| !store.no_stat_cache);
+        let remembered = remembered.map(|folder| Arc::new(Remembered(StatCache::of_store(folder))));
+        let findings = remembered.clone().map(|remembered| remembered as Arc<dyn Findings>);
+        let recipe = spec::load(&arguments.recipe, &arguments.overrides.overrides(), findings)?;
         let graph = Graph::build(&recipe);
         let team = Team::open(&recipe.sharing, &arguments.overrides.sharing)?;
-        Ok(Workplace { recipe, graph, cache_folder: cache_folder(store)?, team })
+        Ok(Workplace { recipe, graph, cache_folder: cache_folder?, remembered, team })
     }
 
     /// The store, made where there is none, with the shared one behind it.
@@ -111,13 +129,21 @@ impl Workplace {
     }
 
     /// Hashes the source files of the nodes in question.
-    pub fn known(&self, planner: &Planner, stat_cache: Option<&StatCache>) -> Result<Known> {
+    pub fn known(&self, planner: &Planner) -> Result<Known> {
         let mut known = Known::default();
         for path in manifest::files(&self.recipe, planner.entries()) {
-            let content = source_hash(&path, stat_cache)?;
+            let content = source_hash(&path, self.remembered.as_ref().map(|remembered| &remembered.0))?;
             known.add_file(path, content);
         }
         Ok(known)
+    }
+
+    /// Keeps what is known of source files by now.
+    ///
+    /// # Errors
+    /// If the store cannot be written to: it costs reading them again.
+    pub fn remember_files(&self) -> cache::Result<()> {
+        self.remembered.as_ref().map_or(Ok(()), |remembered| remembered.0.save())
     }
 
     /// Keys of models that nodes of the plan may call must be in the environment before anything is spent.

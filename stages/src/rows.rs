@@ -13,7 +13,7 @@ pub const ROW_ID: &str = "row_id";
 /// Field metadata that marks a text column as holding canonical JSON.
 const JSON_MARK: (&str, &str) = ("decoct:type", "json");
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ColumnType {
     Bool,
     Int,
@@ -23,7 +23,7 @@ pub enum ColumnType {
     Json,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
     pub column_type: ColumnType,

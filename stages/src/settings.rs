@@ -6,9 +6,13 @@ mod hint;
 pub use hint::{near_hint, nearest_file, nearest_hint, shown_path};
 
 use indexmap::IndexMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One thing wrong with a recipe, at a place inside the value that was read. The engine knows the file, line and column of that place.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +60,14 @@ pub struct Reader {
     pub looked_at: Vec<PathBuf>,
     /// Texts of prompts that stand in for all files, by name: those of an earlier result.
     pub wordings: HashMap<String, String>,
+    /// None where every file is looked through anew.
+    findings: Option<Arc<dyn Findings>>,
+}
+
+/// What was found in files at an earlier look, as long as these are as they were. The engine stands behind it with the store.
+pub trait Findings: Debug + Send + Sync {
+    /// What `look` finds in a file, or what an earlier look of this name found. That nothing was found is not remembered.
+    fn recall_or_look(&self, file: &Path, name: &str, look: &mut dyn FnMut() -> Option<Value>) -> Option<Value>;
 }
 
 /// A name that must exist elsewhere in the recipe; the engine checks that it does.
@@ -78,6 +90,24 @@ impl Reader {
     /// `folder` is the recipe's, `prompts` the one of its prompts where it has any.
     pub fn new(folder: &Path, prompts: Option<&Path>) -> Reader {
         Reader { folder: folder.into(), prompts: prompts.map(Path::to_path_buf), ..Reader::default() }
+    }
+
+    /// The same, with what is known of files.
+    pub fn knowing(self, findings: Option<Arc<dyn Findings>>) -> Reader {
+        Reader { findings, ..self }
+    }
+
+    /// What `look` finds in a file, unless it is known from an earlier look of this name: it tells what is looked for, and how it is
+    /// written down.
+    pub fn find<T: Serialize + DeserializeOwned>(
+        &self,
+        file: &Path,
+        name: &str,
+        look: impl Fn() -> Option<T>,
+    ) -> Option<T> {
+        let Some(findings) = &self.findings else { return look() };
+        let mut look = || serde_json::to_value(look()?).ok();
+        serde_json::from_value(findings.recall_or_look(file, name, &mut look)?).ok()
     }
 
     /// The place of a file or folder that a recipe names. The only way to one, so that none is read unnoticed.

@@ -38,7 +38,7 @@ pub fn tell_what_remains(
     let store = workplace.store_if_any()?;
     let past = workplace.past(store.as_ref(), reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-    let mut known = workplace.known(&planner, None)?;
+    let mut known = workplace.known(&planner)?;
     let planned = planner.plan(&mut known, &wishes)?;
     let foreseen = forecast::forecast(&planner, &planned, &known, &wishes, store.as_ref())?;
     let left = planned.iter().zip(&foreseen).filter(|(one, _)| !matches!(one.decision, Decision::Hit(_)));

@@ -15,7 +15,7 @@ pub fn run(arguments: &CheckArgs) -> Result<Exit> {
     };
     let recipe = RecipeArgs { recipe, overrides: arguments.overrides.clone() };
     let workplace = Workplace::open(&recipe, &arguments.store)?;
-    check_environment(arguments, &workplace)?;
+    check_environment(&workplace)?;
     match arguments.format {
         EventFormat::Json => println!("{}", finished(true)),
         EventFormat::Plain => println!("{}", sound(&workplace.recipe)),
@@ -24,13 +24,12 @@ pub fn run(arguments: &CheckArgs) -> Result<Exit> {
 }
 
 /// Only nodes whose results are not there yet will call, and need keys for it.
-fn check_environment(arguments: &CheckArgs, workplace: &Workplace) -> Result<()> {
+fn check_environment(workplace: &Workplace) -> Result<()> {
     let (reporter, wishes) = (PlainReporter::new(), Wishes::default());
     let store = workplace.store_if_any()?;
     let past = workplace.past(store.as_ref(), &reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-    let stat_cache = store.as_ref().filter(|_| !arguments.store.no_stat_cache).map(|store| store.stat_cache());
-    let mut known = workplace.known(&planner, stat_cache.as_ref())?;
+    let mut known = workplace.known(&planner)?;
     workplace.check_environment(&planner.plan(&mut known, &wishes)?, &wishes)
 }
 

@@ -57,7 +57,7 @@ fn to_json(head: &str, findings: &[Finding]) -> Value {
 
 fn examine_model(arguments: &DoctorArgs, name: &str) -> Result<(String, Vec<Finding>, Exit)> {
     let path = arguments.recipe.clone().map_or_else(only_recipe, Ok)?;
-    let recipe = spec::load(&path, &arguments.overrides.overrides())?;
+    let recipe = spec::load(&path, &arguments.overrides.overrides(), None)?;
     let Some(entry) = recipe.models.get(name) else {
         let hint = nearest_hint(name, recipe.models.keys().map(String::as_str));
         return Err(Failure::usage(format!("`{}` has no model `{name}`", path.display()), hint));

@@ -26,8 +26,7 @@ pub fn run(arguments: &ExplainArgs) -> Result<Exit> {
     let past = workplace.past(Some(&store), &reporter);
     let wishes = Wishes { until: vec![node.clone()], ..Wishes::default() };
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-    let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
-    let mut known = workplace.known(&planner, stat_cache.as_ref())?;
+    let mut known = workplace.known(&planner)?;
     let decision =
         planner.plan(&mut known, &wishes)?.pop().expect("a plan holds at least the node it is about").decision;
     let explainer = Explainer { recipe: &workplace.recipe, store: &store, known: &known };

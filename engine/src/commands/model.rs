@@ -52,17 +52,17 @@ fn find(arguments: &ModelArgs) -> Result<ModelPlace> {
     let neither = || Failure::usage(format!("`{}` is no model", arguments.model), hint());
     let (recipe, node) = arguments.model.rsplit_once(':').ok_or_else(neither)?;
     let recipe = RecipeArgs { recipe: PathBuf::from(recipe), overrides: arguments.overrides.clone() };
-    take_out(&Workplace::open(&recipe, &arguments.store)?, node, !arguments.store.no_stat_cache)
+    take_out(&Workplace::open(&recipe, &arguments.store)?, node)
 }
 
 /// Places a node's model in a folder on the store's own file system, where links cost nothing.
-fn take_out(workplace: &Workplace, node: &str, use_stat_cache: bool) -> Result<ModelPlace> {
+fn take_out(workplace: &Workplace, node: &str) -> Result<ModelPlace> {
     let reference = workplace.reference(node)?;
     let output = named_output(workplace, &reference)?;
     if output.form != Form::Model {
         return Err(Failure::usage(format!("`{node}` holds rows, not a model"), None));
     }
-    let (store, manifest) = find_finished(workplace, &reference.node, use_stat_cache)?;
+    let (store, manifest) = find_finished(workplace, &reference.node)?;
     let place = store.layout().temporary();
     let folder = tempfile::tempdir_in(&place).map_err(|error| Failure::io("create a folder in", &place, &error))?;
     artifacts::open(&store, &manifest, &output, folder.path()).map_err(failure)?;

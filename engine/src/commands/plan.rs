@@ -18,8 +18,7 @@ pub fn run(arguments: &PlanArgs) -> Result<Exit> {
     let store = workplace.store_if_any()?;
     let past = workplace.past(store.as_ref(), &reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-    let stat_cache = store.as_ref().filter(|_| !arguments.store.no_stat_cache).map(|store| store.stat_cache());
-    let mut known = workplace.known(&planner, stat_cache.as_ref())?;
+    let mut known = workplace.known(&planner)?;
     let planned = planner.plan(&mut known, &wishes)?;
     let foreseen = forecast::forecast(&planner, &planned, &known, &wishes, store.as_ref())?;
     let lines: Vec<Line> = planned.iter().zip(&foreseen).map(|(one, foreseen)| line(&planner, one, foreseen)).collect();

@@ -35,9 +35,7 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let store = workplace.store()?;
     let past = workplace.past(Some(&store), &*reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-    let stat_cache = (!arguments.store.no_stat_cache).then(|| store.stat_cache());
-    let known = || workplace.known(&planner, stat_cache.as_ref());
-    let mut known_now = known()?;
+    let mut known_now = workplace.known(&planner)?;
     let planned = planner.plan(&mut known_now, &wishes)?;
     workplace.check_environment(&planned, &wishes)?;
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
@@ -56,8 +54,16 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let unfinished = wishes.clone();
     let settings = executor::Settings { device, budget_usd: arguments.budget_usd, wishes, record: record.clone() };
     let team = workplace.team.as_ref();
-    let executor =
-        Executor::new(&planner, &store, team, &*reporter, waiting.handle().clone(), stop.clone(), known()?, settings);
+    let executor = Executor::new(
+        &planner,
+        &store,
+        team,
+        &*reporter,
+        waiting.handle().clone(),
+        stop.clone(),
+        workplace.known(&planner)?,
+        settings,
+    );
     let fates = schedule::run(&upstream(&planner), super::jobs(&arguments.machine), &executor);
     let executor::Results { summaries, manifests, exit } = executor.into_results();
     let nodes = summaries_in_order(&planner, &fates, summaries, &*reporter);
@@ -67,7 +73,7 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     let remembered = record.filter(|_| workplace.team.is_none()).map_or(Ok(()), |record| {
         up_to_date::remember(arguments, &planner, &summary.nodes, &manifests, record.path(), (&store, began))
     });
-    for noted in [stat_cache.map_or(Ok(()), |stat_cache| stat_cache.save()), remembered] {
+    for noted in [workplace.remember_files(), remembered] {
         if let Err(error) = noted {
             // It costs looking again next time, not the work.
             reporter.tell(&Event::Warned { node: None, message: &error.to_string() });

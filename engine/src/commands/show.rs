@@ -25,7 +25,7 @@ const TIMES_FILE: &str = "timings.parquet";
 pub fn run(arguments: &ShowArgs) -> Result<Exit> {
     let workplace = Workplace::open(&arguments.recipe, &arguments.store)?;
     let reference = workplace.reference(&arguments.node)?;
-    let (store, manifest) = finished(&workplace, &reference.node, arguments)?;
+    let (store, manifest) = find_finished(&workplace, &reference.node)?;
     let output = named_output(&workplace, &reference)?;
     let format = chosen_format(arguments)?;
     let rows = rows(&store, &manifest, &output)?;
@@ -47,11 +47,7 @@ pub fn run(arguments: &ShowArgs) -> Result<Exit> {
 }
 
 /// The work that the recipe as it stands means, else the latest there is, with a word about it.
-pub fn finished(workplace: &Workplace, node: &str, arguments: &ShowArgs) -> Result<(Store, Manifest)> {
-    find_finished(workplace, node, !arguments.store.no_stat_cache)
-}
-
-pub fn find_finished(workplace: &Workplace, node: &str, use_stat_cache: bool) -> Result<(Store, Manifest)> {
+pub fn find_finished(workplace: &Workplace, node: &str) -> Result<(Store, Manifest)> {
     let reporter = PlainReporter::new();
     let nothing = || {
         let command = format!("decoct run {} --until {node}", workplace.recipe.path.display());
@@ -62,8 +58,7 @@ pub fn find_finished(workplace: &Workplace, node: &str, use_stat_cache: bool) ->
         let past = workplace.past(Some(&store), &reporter);
         let wishes = Wishes { until: vec![node.to_string()], ..Wishes::default() };
         let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-        let stat_cache = use_stat_cache.then(|| store.stat_cache());
-        let mut known = workplace.known(&planner, stat_cache.as_ref())?;
+        let mut known = workplace.known(&planner)?;
         let planned = planner.plan(&mut known, &wishes)?;
         match planned.into_iter().last().expect("a plan holds at least the node it is about").decision {
             Decision::Hit(manifest) => Some(*manifest),

@@ -21,8 +21,10 @@ use axes::{Axis, Written};
 use binding::{Binding, join, product};
 use indexmap::IndexMap;
 use links::{Link, Members};
+use stages::settings::Findings;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Nodes and models that variants may amount to: more is a slip, and would only fill the memory.
 const MADE_MAX: usize = 10_000;
@@ -30,7 +32,13 @@ const MADE_MAX: usize = 10_000;
 const PARTS: [&str; 2] = ["models", "nodes"];
 
 /// Puts parameters and axes in. Mistakes that stand in the way of variants leave every node single, so that its own are found all the same.
-pub fn expand(tree: &mut Tree, path: &Path, sources: &Sources, mistakes: &mut Vec<Diagnostic>) -> Variants {
+pub fn expand(
+    tree: &mut Tree,
+    path: &Path,
+    findings: &Option<Arc<dyn Findings>>,
+    sources: &Sources,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Variants {
     let Value::Map(parts) = &mut tree.value else { return Variants::default() };
     let written = if sources.mention(MATRIX) { axes::take(parts, mistakes) } else { Vec::new() };
     if written.is_empty() {
@@ -39,7 +47,7 @@ pub fn expand(tree: &mut Tree, path: &Path, sources: &Sources, mistakes: &mut Ve
     }
     let mut expansion = Expansion::new(parts, written, sources, mistakes);
     expansion.other_parts(parts);
-    let folders = Folders::of(path, parts.get("prompts").map(|entry| &entry.tree));
+    let folders = Folders::of(path, parts.get("prompts").map(|entry| &entry.tree), findings.clone());
     let members = expansion.members(parts);
     match expansion.variants(&members, &folders) {
         Some(variants) if !expansion.is_broken => members.put(parts, &variants, &expansion.axes),

@@ -13,13 +13,13 @@ use serde_json::{Map, Value as Json};
 use stages::llm::ModelSpec;
 use stages::llm::key::{KeySource, KeyTrouble};
 use stages::registry;
-use stages::settings::{Mistake, Reader, Reference, Setting, Step, nearest_file, nearest_hint, shown_path};
+use stages::settings::{Findings, Mistake, Reader, Reference, Setting, Step, nearest_file, nearest_hint, shown_path};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Reads and checks a recipe. Source files and prompts are checked too; nothing is sent, nothing written.
-pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
+/// Reads and checks a recipe. Source files and prompts are checked too, unless `findings` know them; nothing is sent, nothing written.
+pub fn load(path: &Path, overrides: &Overrides, findings: Option<Arc<dyn Findings>>) -> Result<Recipe, Diagnostics> {
     let mut sources = Sources::default();
     let (text, mistake) = read_text(path);
     sources.add(path.display().to_string(), &text);
@@ -34,8 +34,8 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     if tree.as_map().is_none() {
         return Err(Diagnostics::new(vec![frame::no_mapping(&tree)], Arc::new(sources)));
     }
-    let (tree, variants) = prepare(path, tree, overrides, &mut sources, &mut mistakes);
-    let mut loading = Loading::new(path, &tree, &variants, mistakes);
+    let (tree, variants) = prepare(path, tree, overrides, &findings, &mut sources, &mut mistakes);
+    let mut loading = Loading::new(path, &tree, &variants, findings, mistakes);
     let (salt, mut models, mut nodes) = loading.read();
     let (sharing, mistakes) = sharing::read(&tree, &folder_of(path));
     loading.mistakes.extend(mistakes);
@@ -60,13 +60,14 @@ fn prepare(
     path: &Path,
     mut tree: Tree,
     overrides: &Overrides,
+    findings: &Option<Arc<dyn Findings>>,
     sources: &mut Sources,
     mistakes: &mut Vec<Diagnostic>,
 ) -> (Tree, Variants) {
     frame::check(&tree, mistakes);
     profiles::check(&tree, &overrides.profile, sources, mistakes);
     overlay::apply(&mut tree, overrides, sources, mistakes);
-    let variants = matrix::expand(&mut tree, path, sources, mistakes);
+    let variants = matrix::expand(&mut tree, path, findings, sources, mistakes);
     (tree, variants)
 }
 
@@ -150,21 +151,23 @@ pub struct Folders {
     prompts: Option<PathBuf>,
     /// Where prompts would lie.
     wanted_prompts: PathBuf,
+    /// What is known of their contents.
+    findings: Option<Arc<dyn Findings>>,
 }
 
 impl Folders {
     /// `prompts` is what the recipe says about them.
-    pub fn of(path: &Path, prompts: Option<&Tree>) -> Folders {
+    pub fn of(path: &Path, prompts: Option<&Tree>, findings: Option<Arc<dyn Findings>>) -> Folders {
         let recipe = folder_of(path);
         let default = recipe.join(path.file_stem().unwrap_or_default()).join("prompts");
         let named = prompts.and_then(Tree::as_text).map(|name| recipe.join(name));
         let wanted_prompts = named.clone().unwrap_or_else(|| default.clone());
         let prompts = named.or_else(|| default.is_dir().then_some(default));
-        Folders { recipe, prompts, wanted_prompts }
+        Folders { recipe, prompts, wanted_prompts, findings }
     }
 
     fn reader(&self) -> Reader {
-        Reader::new(&self.recipe, self.prompts.as_deref())
+        Reader::new(&self.recipe, self.prompts.as_deref()).knowing(self.findings.clone())
     }
 }
 
@@ -192,8 +195,14 @@ struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    fn new(path: &Path, tree: &'a Tree, variants: &'a Variants, mistakes: Vec<Diagnostic>) -> Loading<'a> {
-        let folders = Folders::of(path, tree.get("prompts"));
+    fn new(
+        path: &Path,
+        tree: &'a Tree,
+        variants: &'a Variants,
+        findings: Option<Arc<dyn Findings>>,
+        mistakes: Vec<Diagnostic>,
+    ) -> Loading<'a> {
+        let folders = Folders::of(path, tree.get("prompts"), findings);
         let looked_at = BTreeSet::from([path.to_path_buf(), folders.wanted_prompts.clone()]);
         Loading { folders, tree, variants, mistakes, references: Names::default(), looked_at }
     }

@@ -16,7 +16,7 @@ fn folder() -> tempfile::TempDir {
 fn load_in(folder: &Path, yaml: &[u8], overrides: &Overrides) -> Result<Recipe, Diagnostics> {
     let path = folder.join("recipe.yaml");
     std::fs::write(&path, yaml).unwrap();
-    load(&path, overrides)
+    load(&path, overrides, None)
 }
 
 fn load_text(yaml: &str) -> Result<Recipe, Diagnostics> {

@@ -112,7 +112,7 @@ fn read_file(path: &str, settings: &SourceSettings, reader: &mut Reader) -> Opti
         return None;
     }
     let format = reader.within(in_path.clone(), |reader| files::format_of(&file, settings.format, reader))?;
-    if let Some(survey) = stream::survey(&file, format, settings.limit) {
+    if let Some(survey) = stream::survey(&file, format, settings.limit, reader) {
         let columns = |reader: &mut Reader| renamed(Rows::new(survey.columns.clone()), &settings.columns, reader);
         reader.within(Step::Key("columns".into()), columns)?;
         return Some(Origin::LongFile { file, survey });

@@ -38,8 +38,7 @@ pub fn keys_of(
     let reporter = PlainReporter::new();
     let past = workplace.past(Some(store), &reporter);
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-    let stat_cache = (!store_arguments.no_stat_cache).then(|| store.stat_cache());
-    let planned = planner.plan(&mut workplace.known(&planner, stat_cache.as_ref())?, &wishes)?;
+    let planned = planner.plan(&mut workplace.known(&planner)?, &wishes)?;
     let keys = planned.iter().map(|one| node_key(&planner, one)).collect();
     Ok((workplace.recipe.name.clone(), keys))
 }

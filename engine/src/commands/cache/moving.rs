@@ -30,12 +30,11 @@ impl Scene {
     }
 
     /// Keys of nodes that are finished, in either store, and names of those that are not.
-    pub fn finished(&self, until: &[String], use_stat_cache: bool) -> Result<(Vec<ActionKey>, Vec<String>)> {
+    pub fn finished(&self, until: &[String]) -> Result<(Vec<ActionKey>, Vec<String>)> {
         let wishes = Wishes { until: self.workplace.nodes_named(until)?, ..Wishes::default() };
         let past = self.workplace.past(Some(&self.store), &self.reporter);
         let planner = Planner::new(&self.workplace.recipe, &self.workplace.graph, &past, &wishes);
-        let stat_cache = use_stat_cache.then(|| self.store.stat_cache());
-        let mut known = self.workplace.known(&planner, stat_cache.as_ref())?;
+        let mut known = self.workplace.known(&planner)?;
         let (mut finished, mut open) = (Vec::new(), Vec::new());
         for planned in planner.plan(&mut known, &wishes)? {
             match planned.decision {

@@ -6,7 +6,7 @@ use crate::failure::{Exit, Result};
 
 pub fn run(arguments: &CachePullArgs) -> Result<Exit> {
     let scene = Scene::open(&arguments.recipe, &arguments.store)?;
-    let (finished, open) = scene.finished(&arguments.until, !arguments.store.no_stat_cache)?;
+    let (finished, open) = scene.finished(&arguments.until)?;
     let absent = scene.store.pull(&finished, &moving::progress("fetched"))?;
     // Opening them fetches what others have added.
     drop(scene.store.replies()?);

@@ -18,7 +18,7 @@ pub fn run(arguments: &CachePushArgs) -> Result<Exit> {
 
 /// What the recipe as it stands has finished.
 fn current(scene: &Scene, arguments: &CachePushArgs) -> Result<Vec<ActionKey>> {
-    let (finished, open) = scene.finished(&arguments.until, !arguments.store.no_stat_cache)?;
+    let (finished, open) = scene.finished(&arguments.until)?;
     if !open.is_empty() {
         eprintln!("not finished, so not sent: {}", open.join(", "));
     }

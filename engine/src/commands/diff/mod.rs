@@ -53,7 +53,7 @@ impl Version {
         let mut named = Named::parse(name)?;
         let (workplace, output) = named.find(arguments)?;
         match named.key {
-            None => Version::now(&workplace, &named, &output, arguments),
+            None => Version::now(&workplace, &named, &output),
             Some(key) => {
                 let store = workplace.store_if_any()?.ok_or_else(|| no_version(name))?;
                 let is_wanted = |one: &Manifest| one.key.to_string().starts_with(key);
@@ -70,7 +70,7 @@ impl Version {
             return Err(Failure::usage("one version alone cannot be compared", Some(hint)));
         }
         let (workplace, output) = named.find(arguments)?;
-        let now = Version::now(&workplace, &named, &output, arguments)?;
+        let now = Version::now(&workplace, &named, &output)?;
         let store = workplace.store_if_any()?.ok_or_else(|| no_version(name))?;
         let content = |one: &Manifest| one.outputs.get(&output.name).map(cache::Output::content);
         let is_other = |one: &Manifest| content(one) != content(&now.manifest);
@@ -78,8 +78,8 @@ impl Version {
         Ok((Version::read(&store, before.ok_or_else(|| no_version(name))?, &output)?, now))
     }
 
-    fn now(workplace: &Workplace, named: &Named, output: &Output, arguments: &DiffArgs) -> Result<Version> {
-        let (store, manifest) = find_finished(workplace, &named.node.node, !arguments.store.no_stat_cache)?;
+    fn now(workplace: &Workplace, named: &Named, output: &Output) -> Result<Version> {
+        let (store, manifest) = find_finished(workplace, &named.node.node)?;
         Version::read(&store, manifest, output)
     }
 

@@ -22,7 +22,7 @@ pub fn run(arguments: &TraceArgs) -> Result<Exit> {
     workplace.check_node(&reference.node)?;
     super::show::named_output(&workplace, &reference)?;
     let store = workplace.store_if_any()?.ok_or_else(|| nothing(&workplace, &reference.node))?;
-    let tracer = tracer(&workplace, &store, &reference.node, !arguments.store.no_stat_cache)?;
+    let tracer = tracer(&workplace, &store, &reference.node)?;
     let root = root(&workplace, &store, &tracer, &reference.node, key)?;
     let show = format!("decoct show {} {name} --format json", arguments.recipe.recipe.display());
     let story = tracer.story(root, &Wanted { reference: &reference, row: &arguments.row, show })?;
@@ -39,13 +39,12 @@ fn nothing(workplace: &Workplace, node: &str) -> Failure {
 }
 
 /// With the finished work of the recipe as it stands.
-fn tracer<'a>(workplace: &'a Workplace, store: &'a Store, node: &str, use_stat_cache: bool) -> Result<Tracer<'a>> {
+fn tracer<'a>(workplace: &'a Workplace, store: &'a Store, node: &str) -> Result<Tracer<'a>> {
     let reporter = PlainReporter::new();
     let past = workplace.past(Some(store), &reporter);
     let wishes = Wishes { until: vec![node.to_string()], ..Wishes::default() };
     let planner = Planner::new(&workplace.recipe, &workplace.graph, &past, &wishes);
-    let stat_cache = use_stat_cache.then(|| store.stat_cache());
-    let mut known = workplace.known(&planner, stat_cache.as_ref())?;
+    let mut known = workplace.known(&planner)?;
     let planned = planner.plan(&mut known, &wishes)?;
     let hit = |decision| match decision {
         Decision::Hit(manifest) => Some(*manifest),

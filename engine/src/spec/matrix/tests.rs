@@ -13,7 +13,7 @@ fn load_with(yaml: &str, overrides: &Overrides) -> Result<Recipe, Vec<String>> {
     std::fs::write(folder.path().join("exam.jsonl"), EXAM).unwrap();
     let path = folder.path().join("recipe.yaml");
     std::fs::write(&path, yaml).unwrap();
-    load(&path, overrides).map_err(|diagnostics| {
+    load(&path, overrides, None).map_err(|diagnostics| {
         let shown = |one: &Diagnostic| {
             let span = diagnostics.sources.clamp(one.span());
             let (line, _) = diagnostics.sources.line_and_column(span);

@@ -9,6 +9,7 @@ use crate::rows::{Column, ROW_ID, Rows};
 use crate::settings::Reader;
 use crate::stage::Outputs;
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -18,9 +19,11 @@ use std::path::Path;
 /// Shorter files are read once and held, also where nothing comes of it because their rows are in the store already.
 const LONG_BYTES: u64 = 1 << 20;
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Under which a survey is remembered: another number, where the same file would be told otherwise.
+const SURVEY: &str = "source survey 1";
 
 /// What is known of a long file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Survey {
     /// As in the file.
     pub columns: Vec<Column>,
@@ -37,11 +40,15 @@ impl Survey {
 
 /// `None` for a file that is not long and plain: anything that needs a second thought (a broken line, rows with ids of their own,
 /// a limit) is left to those who hold all of it.
-pub fn survey(file: &Path, format: Format, limit: Option<usize>) -> Option<Survey> {
+pub fn survey(file: &Path, format: Format, limit: Option<usize>, reader: &Reader) -> Option<Survey> {
     let is_long = std::fs::metadata(file).is_ok_and(|found| found.len() >= LONG_BYTES);
     if format != Format::Jsonl || limit.is_some() || !is_long {
         return None;
     }
+    reader.find(file, SURVEY, || look_through(file))
+}
+
+fn look_through(file: &Path) -> Option<Survey> {
     let parts = parts(file).ok()?;
     let looks = std::thread::scope(|scope| {
         let looks: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| look(file, part))).collect();
