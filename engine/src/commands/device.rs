@@ -18,6 +18,22 @@ const LIBRARIES: &str = "DECOCT_CUDA_LIBRARIES";
 const HOMES: [&str; 2] = ["CUDA_HOME", "CUDA_PATH"];
 const DEFAULT_HOME: &str = "/usr/local/cuda";
 
+/// The device for a run: the one that was asked for; where nobody asked and nothing is computed, none is looked for.
+///
+/// # Errors
+/// As [`open`] has.
+pub fn open_if_needed(
+    computes: bool,
+    machine: &MachineArgs,
+    store: &StoreArgs,
+    warn: impl FnOnce(&str),
+) -> Result<Device> {
+    match machine.device {
+        DeviceChoice::Auto if !computes => Ok(Device::cpu(None)),
+        _ => open(machine, store, warn),
+    }
+}
+
 /// Opens the device that was asked for. `warn` is told of a GPU that is there, and why it is not used.
 ///
 /// # Errors

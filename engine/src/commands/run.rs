@@ -8,7 +8,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::forecast::{self, Totals};
 use crate::graph::NodeIndex;
 use crate::memory;
-use crate::plan::{Planner, Wishes};
+use crate::plan::{Decision, Planned, Planner, Wishes};
 use crate::report::{Event, JsonReporter, NodeSummary, PlainReporter, Reporter, RunSummary, State};
 use crate::schedule::{self, Fate};
 use crate::spec::Recipe;
@@ -40,7 +40,8 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     workplace.check_environment(&planned, &wishes)?;
     workplace.team.as_ref().map_or(Ok(()), Team::check)?;
     let warn = |message: &str| reporter.tell(&Event::Warned { node: None, message });
-    let device = super::device::open(&arguments.machine, &arguments.store, warn)?;
+    let computes = computes(&planner, &planned, &wishes);
+    let device = super::device::open_if_needed(computes, &arguments.machine, &arguments.store, warn)?;
     memory::check(&memory::outlooks(&planner, &planned, device.profile()), &device)?;
     begin(arguments, &planner, &*reporter);
     if let Some(budget_usd) = arguments.budget_usd {
@@ -84,6 +85,15 @@ pub fn run(arguments: &RunArgs) -> Result<Exit> {
     }
     reporter.tell(&Event::Ended(&summary));
     Ok(if ok { Exit::Done } else { exit_of(&stop, exit) })
+}
+
+/// Whether a node that is to run needs the device.
+fn computes(planner: &Planner, planned: &[Planned], wishes: &Wishes) -> bool {
+    planned.iter().any(|one| {
+        let node = planner.entry(one.node);
+        let runs = !matches!(one.decision, Decision::Hit(_)) || wishes.recheck.contains(&node.name);
+        runs && planner.recipe.needs_device(node)
+    })
 }
 
 /// Ends a run whose answer is known from an earlier one.

@@ -108,9 +108,7 @@ impl Looking {
 
 /// Whether a node asks models about its rows and does nothing else of weight: it trains nothing and runs no model itself.
 pub fn can_be_played(recipe: &Recipe, node: &Node) -> bool {
-    let models = node.stage.models();
-    let is_remote = |(_, name): &(String, String)| !recipe.models[name].spec.needs_device();
-    !models.is_empty() && models.iter().all(is_remote) && !node.stage.needs_device()
+    !node.stage.models().is_empty() && !recipe.needs_device(node)
 }
 
 /// All that a node reads from others, each by `open`.

@@ -173,12 +173,6 @@ impl<'a> Executor<'a> {
         self.planner.entry(self.planner.nodes[index])
     }
 
-    /// Trains, or calls a model that we run ourselves.
-    fn needs_device(&self, node: &Node) -> bool {
-        let is_ours = |(_, name): &(String, String)| self.planner.recipe.models[name].spec.needs_device();
-        node.stage.needs_device() || node.stage.models().iter().any(is_ours)
-    }
-
     /// Finds the finished work, or does it, alone among all processes on this store.
     fn make(&self, index: usize, preimage: Preimage, why: &Why, meter: &Arc<Meter>) -> Result<Made, Trouble> {
         let node = self.node(index);
@@ -423,7 +417,7 @@ impl Worker for Executor<'_> {
         let decided = match decision.map(|decision| decision.expect("all inputs of a node that may start are known")) {
             Ok(Decision::Hit(manifest)) if self.state().wishes.recheck.contains(&self.node(index).name) => {
                 self.state().rechecks.insert(index, *manifest);
-                return Look::Run { needs_device: self.needs_device(self.node(index)) };
+                return Look::Run { needs_device: self.planner.recipe.needs_device(self.node(index)) };
             }
             Ok(Decision::Hit(manifest)) => {
                 self.clear_scratch(&manifest.key);
@@ -437,7 +431,7 @@ impl Worker for Executor<'_> {
             Ok(Decision::Waits { .. }) => unreachable!("only whole plans hold nodes that wait"),
             Err(failure) => Err(failure),
         };
-        let needs_device = decided.is_ok() && self.needs_device(self.node(index));
+        let needs_device = decided.is_ok() && self.planner.recipe.needs_device(self.node(index));
         self.state().decided.insert(index, decided);
         Look::Run { needs_device }
     }

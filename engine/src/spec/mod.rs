@@ -109,6 +109,12 @@ pub struct Overrides {
 }
 
 impl Recipe {
+    /// Whether a node computes with models of this machine: trains one, or asks one that we run ourselves.
+    pub fn needs_device(&self, node: &Node) -> bool {
+        let is_ours = |(_, name): &(String, String)| self.models[name].spec.needs_device();
+        node.stage.needs_device() || node.stage.models().iter().any(is_ours)
+    }
+
     /// The node whose model a language model runs, where it is one (`provider: local`).
     pub fn model_node(&self, model: &str) -> Option<NodeRef> {
         self.models.get(model)?.spec.node()
