@@ -28,8 +28,14 @@ pub struct Prompt {
     environment: Arc<Environment<'static>>,
     /// Where it was written, partials after it; of our own wordings nowhere.
     templates: Arc<[Template]>,
-    /// Who speaks in its messages, in order.
-    roles: Arc<[&'static str]>,
+    /// Its messages, in order.
+    messages: Arc<[Turn]>,
+}
+
+/// Who speaks in a message, and the renderer's name of its template.
+struct Turn {
+    role: &'static str,
+    template: String,
 }
 
 impl Prompt {
@@ -89,15 +95,15 @@ impl Prompt {
         // What is missing may have used what is required.
         check_variables(&environment, &templates, offered, if complete { required } else { &[] }, reader);
         let written = messages::with_examples(&templates[0].text, examples);
-        let roles = match add_messages(&written, &mut environment) {
-            Ok(roles) => roles.into(),
+        let messages = match add_messages(&written, &mut environment) {
+            Ok(messages) => messages.into(),
             Err(message) => {
                 note("broken-messages", templates[0].whole(), message, Some(MESSAGES.to_string()), reader);
                 return None;
             }
         };
         let text = partials::whole_text(&written, &templates[1..]).into();
-        let prompt = Prompt { text, environment: environment.into(), templates: templates.into(), roles };
+        let prompt = Prompt { text, environment: environment.into(), templates: templates.into(), messages };
         (reader.mistakes.len() == before).then_some(prompt)
     }
 
@@ -130,13 +136,13 @@ impl Prompt {
     /// # Errors
     /// If a variable is undefined or of the wrong type, or the prompt passes the bounds of [`crate::template`].
     pub fn render(&self, variables: &impl serde::Serialize) -> Result<Vec<Message>> {
-        let message = |(index, role): (usize, &&str)| {
-            let template = self.environment.get_template(&message_name(index)).expect("it was added when parsed");
+        let message = |turn: &Turn| {
+            let template = self.environment.get_template(&turn.template).expect("it was added when parsed");
             let content = template::render(&template, variables)
                 .map_err(|reason| Failure::Recipe(format!("cannot render the prompt: {reason}")))?;
-            Ok(Message { role: role.to_string(), content })
+            Ok(Message { role: turn.role.to_string(), content })
         };
-        self.roles.iter().enumerate().map(message).collect()
+        self.messages.iter().map(message).collect()
     }
 }
 
@@ -144,20 +150,17 @@ impl Prompt {
 const MESSAGES: &str =
     "perhaps one `<!-- system -->`, then `<!-- user -->` and `<!-- assistant -->` in turn, the last one by the user";
 
-/// Adds each message as a template of its own, so that what a row holds can never begin one. Who speaks in them.
-fn add_messages(text: &str, environment: &mut Environment<'static>) -> Result<Vec<&'static str>, String> {
-    let sections = messages::sections(text)?;
-    let roles = sections.iter().map(|section| section.role).collect();
-    for (index, section) in sections.into_iter().enumerate() {
+/// Adds each message as a template of its own, so that what a row holds can never begin one.
+fn add_messages(text: &str, environment: &mut Environment<'static>) -> Result<Vec<Turn>, String> {
+    let mut messages = Vec::new();
+    for (index, section) in messages::sections(text)?.into_iter().enumerate() {
+        // No partial is called so.
+        let template = format!("{} {index}", partials::MAIN);
         let broken = |error| format!("message {} by `{}` is {}", index + 1, section.role, broken(&error));
-        environment.add_template_owned(message_name(index), section.text).map_err(broken)?;
+        environment.add_template_owned(template.clone(), section.text).map_err(broken)?;
+        messages.push(Turn { role: section.role, template });
     }
-    Ok(roles)
-}
-
-/// The renderer's name of a message; no partial is called so.
-fn message_name(index: usize) -> String {
-    format!("{} {index}", partials::MAIN)
+    Ok(messages)
 }
 
 fn plain_environment() -> Environment<'static> {

@@ -20,7 +20,7 @@ fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>, Failure> 
     let concurrency = caller.model.concurrency();
     for_each_row(context, concurrency, numbered_rows(count), move |item| {
         let caller = caller.clone();
-        async move { Ok(caller.ask(&question(item.row["question"].as_str().unwrap())).await?.text) }
+        async move { Ok(caller.ask(&question(item.text("question"))).await?.text) }
     })
 }
 
@@ -63,7 +63,7 @@ fn kept_answers_are_read_on_several_cores() {
                     let (at_once, at_once_most, places) = &*seen;
                     places.lock().unwrap().insert(std::thread::current().name().map(str::to_string));
                     at_once_most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    let question = question(item.row["question"].as_str().unwrap());
+                    let question = question(item.text("question"));
                     let answer = if is_asked(item.index) { caller.ask(&question).await?.text } else { String::new() };
                     at_once.fetch_sub(1, Ordering::SeqCst);
                     Ok(answer)

@@ -105,7 +105,7 @@ impl Stage for Cot {
         divide_by_asking(context, "cot", &table, &added, asker.concurrency(), move |item| {
             let (asker, conversations) = (asker.clone(), conversations.clone());
             async move {
-                let (mut row, mut before) = (item.row, Vec::new());
+                let (mut row, mut before) = (item.object(), Vec::new());
                 if let Some(column) = &conversations {
                     match conversation(&row[column]) {
                         Ok((earlier, problem)) => {

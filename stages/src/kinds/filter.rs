@@ -213,15 +213,16 @@ impl Filter {
         let concurrency = solvers.iter().map(|solver| solver.concurrency()).max().unwrap_or(1);
         let least = self.settings.min_length;
         divide_by_asking(context, "filter", table, &[], concurrency, move |item| {
-            let (solvers, short) = (solvers.clone(), too_short(&item.row, least));
+            let (solvers, row) = (solvers.clone(), item.object());
+            let short = too_short(&row, least);
             async move {
                 if let Some(fate) = short {
                     return Ok(fate);
                 }
                 for solver in &solvers {
-                    let asked = Asked { row_id: item.id.clone(), row: item.row.clone(), sample: 0 };
+                    let asked = Asked { row_id: item.id.clone(), row: row.clone(), sample: 0 };
                     let reply = solver.ask(asked, |text| Ok(text.to_string())).await?;
-                    if !reply.is_ok_and(|reply| is_solved(&reply, &item.row)) {
+                    if !reply.is_ok_and(|reply| is_solved(&reply, &row)) {
                         return Ok(Fate::kept("not solved by every model", vec![]));
                     }
                 }
@@ -236,12 +237,13 @@ impl Filter {
         let asker = Asker::new(context.caller("model")?, prompt, &FILTER, "label", ReplyFormat::Json, asks);
         let (keep, least) = (self.settings.keep.clone(), self.settings.min_length);
         divide_by_asking(context, "filter", table, &[], asker.concurrency(), move |item| {
-            let (asker, keep, short) = (asker.clone(), keep.clone(), too_short(&item.row, least));
+            let (asker, keep, row) = (asker.clone(), keep.clone(), item.object());
+            let short = too_short(&row, least);
             async move {
                 if let Some(fate) = short {
                     return Ok(fate);
                 }
-                let label = asker.ask(Asked { row_id: item.id, row: item.row, sample: 0 }, parse_label).await?;
+                let label = asker.ask(Asked { row_id: item.id, row, sample: 0 }, parse_label).await?;
                 Ok(label.map_or_else(
                     |fate| fate,
                     |label| match keep.contains(&label) {

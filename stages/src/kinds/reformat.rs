@@ -98,7 +98,7 @@ impl Stage for Reformat {
         divide_by_asking(context, "reformat", &table, &added, asker.concurrency(), move |item| {
             let asker = asker.clone();
             async move {
-                let asked = Asked { row_id: item.id, row: item.row, sample: 0 };
+                let asked = Asked { row: item.object(), row_id: item.id, sample: 0 };
                 let opened = asker.ask(asked, parse).await?;
                 Ok(opened.map_or_else(
                     |fate| fate,

@@ -180,15 +180,16 @@ struct Teller {
 
 impl Teller {
     async fn tell(&self, item: Item) -> Result<Result<Fate, Fate>> {
-        if let Err(reason) = Chain::from_value(&item.row["chain"]) {
+        let row = item.object();
+        if let Err(reason) = Chain::from_value(&row["chain"]) {
             return Ok(Err(Fate::dropped(format!("the row's chain cannot be read: {reason}"), vec![])));
         }
         let asked = |row: Map<String, Value>| Asked { row_id: item.id.clone(), row, sample: 0 };
-        let thought = match self.rewrite.ask(asked(item.row.clone()), parse_thought).await? {
+        let thought = match self.rewrite.ask(asked(row.clone()), parse_thought).await? {
             Ok(thought) => thought,
             Err(marked) => return Ok(Err(marked)),
         };
-        let row = with(item.row.clone(), [("thought", json!(thought))]);
+        let row = with(row, [("thought", json!(thought))]);
         let response = self.respond.ask_whole(asked(row), parse_response).await?;
         Ok(response.map(|response| {
             let cells = vec![json!(thought), json!(response), json!(self.style.word())];

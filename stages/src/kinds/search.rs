@@ -361,10 +361,11 @@ impl Searcher {
 
 impl State {
     fn start(item: Item) -> Result<State, String> {
-        let chain = Chain::from_value(&item.row["chain"])?;
-        let truth = item.row["truth"].as_str().unwrap_or_default().to_string();
-        let verdict = item.row["verdict"].as_bool().unwrap_or(false);
-        Ok(State { id: item.id, row: item.row, truth, chain, verdict, attempt: 0, strategies: Vec::new() })
+        let row = item.object();
+        let chain = Chain::from_value(&row["chain"])?;
+        let truth = item.text("truth").to_string();
+        let verdict = row["verdict"].as_bool().unwrap_or(false);
+        Ok(State { id: item.id, row, truth, chain, verdict, attempt: 0, strategies: Vec::new() })
     }
 
     /// The row as it stands by now.

@@ -91,8 +91,8 @@ fn ask(claims: &[Claim], prompt: &Prompt, context: &dyn Context) -> Result<Vec<b
     for_each_row(context, concurrency, rows, move |item| {
         let judge = judge.clone();
         async move {
-            let text = |name: &str| item.row[name].as_str().unwrap_or_default().to_string();
-            let verdict = judge.ask(item.id.clone(), text("conclusion"), text("truth")).await?;
+            let [conclusion, truth] = ["conclusion", "truth"].map(|column| item.text(column).to_string());
+            let verdict = judge.ask(item.id, conclusion, truth).await?;
             Ok(verdict.unwrap_or(false))
         }
     })

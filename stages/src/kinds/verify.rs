@@ -95,10 +95,10 @@ impl Stage for Verify {
         let judge = Judge::new(context.caller("model")?, &self.prompt, self.settings.asks);
         let drop_false = self.settings.drop_false;
         let (added, concurrency) = ([("verdict", ColumnType::Bool)], judge.0.concurrency());
-        divide_by_asking(context, "verify", &table, &added, concurrency, move |mut item| {
+        divide_by_asking(context, "verify", &table, &added, concurrency, move |item| {
             let judge = judge.clone();
             async move {
-                let [conclusion, truth] = NEEDED.map(|column| taken(&mut item.row, column));
+                let [conclusion, truth] = NEEDED.map(|column| item.text(column).to_string());
                 let verdict = judge.ask(item.id, conclusion, truth).await?;
                 Ok(verdict.map_or_else(|fate| fate, |verdict| fate(verdict, drop_false)))
             }
@@ -111,13 +111,6 @@ fn fate(verdict: bool, drop_false: bool) -> Fate {
         true => Fate::kept("true", vec![json!(true)]),
         false if drop_false => Fate::dropped("false", vec![json!(false)]),
         false => Fate::kept("false", vec![json!(false)]),
-    }
-}
-
-fn taken(row: &mut Map<String, Value>, column: &str) -> String {
-    match row.get_mut(column).map(Value::take) {
-        Some(Value::String(text)) => text,
-        _ => String::new(),
     }
 }
 

@@ -38,13 +38,24 @@ pub struct Item {
     /// The row's place in the table.
     pub index: usize,
     pub id: String,
-    /// The row as prompts and tasks see it: column name to value.
-    pub row: Map<String, Value>,
+    row: Arc<Row>,
+    columns: Arc<[Column]>,
 }
 
 impl Item {
-    fn new(index: usize, row: &Row, columns: &[Column]) -> Item {
-        Item { index, id: row.id.clone(), row: object(columns, row) }
+    fn new(index: usize, row: Arc<Row>, columns: &Arc<[Column]>) -> Item {
+        Item { index, id: row.id.clone(), row, columns: columns.clone() }
+    }
+
+    /// The row as prompts and tasks see it: column name to value.
+    pub fn object(&self) -> Map<String, Value> {
+        object(&self.columns, &self.row)
+    }
+
+    /// The text of one column; empty where there is none.
+    pub fn text(&self, column: &str) -> &str {
+        let place = self.columns.iter().position(|known| known.name == column);
+        place.and_then(|place| self.row.cells[place].as_str()).unwrap_or_default()
     }
 }
 
@@ -116,8 +127,10 @@ where
 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let share = rows.len().div_ceil(cores).max(1);
+    let columns: Arc<[Column]> = rows.columns.as_slice().into();
     let one = |(index, row): (usize, &Row)| {
-        work(Item::new(index, row, &rows.columns)).now_or_never().expect("no answer is waited for")
+        let item = Item::new(index, Arc::new(row.clone()), &columns);
+        work(item).now_or_never().expect("no answer is waited for")
     };
     let all = |(number, rows): (usize, &[Row])| -> Result<Vec<T>> {
         rows.iter().enumerate().map(|(place, row)| one((number * share + place, row))).collect()
@@ -136,7 +149,7 @@ where
 /// What all workers of a crowd share: the rows that are not begun yet, and what is to be done with each.
 struct Feed<F> {
     rows: Mutex<Box<dyn Iterator<Item = Result<(usize, Row)>> + Send>>,
-    columns: Vec<Column>,
+    columns: Arc<[Column]>,
     halter: Arc<Halter>,
     work: F,
     beside: Beside,
@@ -195,12 +208,13 @@ where
         let one = match next {
             Err(failure) => Finished { row: None, result: Err(failure) },
             Ok((index, row)) => {
-                let item = Item::new(index, &row, &self.columns);
+                let row = Arc::new(row);
+                let item = Item::new(index, row.clone(), &self.columns);
                 // A row that need not wait is not left in its middle: else results come far out of order.
                 let work = AssertUnwindSafe(tokio::task::unconstrained(async { (self.work)(item).await }));
                 let result = work.catch_unwind().await;
                 let result = result.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic)));
-                Finished { row: Some((index, row)), result }
+                Finished { row: Some((index, Arc::unwrap_or_clone(row))), result }
             }
         };
         // At once: whoever takes the results hears of it too late to keep others from asking.
@@ -314,7 +328,7 @@ impl<'a> Crowd<'a> {
     {
         let runtime = self.context.runtime().clone();
         let rows = table.rows_from(self.context.first_row(table.len()));
-        let (columns, halter) = (table.columns().to_vec(), self.halter.clone());
+        let (columns, halter) = (table.columns().into(), self.halter.clone());
         let beside = Beside::of(&runtime);
         let feed = Arc::new(Feed { rows: Mutex::new(Box::new(rows)), columns, halter, work, beside });
         let (sender, mut finished) = mpsc::channel(FINISHED_ROWS + self.concurrency);

@@ -206,7 +206,7 @@ pub fn ask_all(context: &FakeContext, count: usize) -> Result<Vec<String>> {
     let caller = context.caller("model")?;
     for_each_row(context, caller.model.concurrency(), numbered_rows(count), move |item| {
         let caller = caller.clone();
-        let text = format!("{} {} True or False?", item.id, item.row["question"]);
+        let text = format!("{} {} True or False?", item.id, item.object()["question"]);
         async move { Ok(caller.ask(&question(&text)).await?.text) }
     })
 }
