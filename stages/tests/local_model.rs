@@ -59,7 +59,7 @@ fn answers(context: &FakeContext, count: usize, concurrency: usize) -> Vec<Strin
     let caller = context.caller("model").unwrap();
     let work = move |item: stages::llm::crowd::Item| {
         let caller = caller.clone();
-        async move { Ok(caller.ask(&question(item.row["question"].as_str().unwrap())).await?.text) }
+        async move { Ok(caller.ask(&question(item.text("question"))).await?.text) }
     };
     for_each_row(context, concurrency, numbered_rows(count), work).unwrap()
 }
