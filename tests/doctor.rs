@@ -26,6 +26,8 @@ enum Manner {
     Refusing,
     /// Breaks every stream off with an error, as `transformers serve` does where generating fails; its fingerprint is empty.
     Breaking,
+    /// Does everything, but takes a schema in llama.cpp's dialect only and stumbles over OpenAI's, as llama-cpp-python does.
+    BareSchema,
     /// Is overloaded for good.
     Down,
 }
@@ -75,7 +77,7 @@ fn http(status: &str, headers: &str, body: &str) -> String {
 
 fn list(manner: Manner) -> String {
     match manner {
-        Manner::Able => http("200 OK", "", r#"{"data": [{"id": "large"}, {"id": "small"}]}"#),
+        Manner::Able | Manner::BareSchema => http("200 OK", "", r#"{"data": [{"id": "large"}, {"id": "small"}]}"#),
         Manner::Plain => http("200 OK", "", r#"{"data": [{"id": "path/to/it"}]}"#),
         _ => http("404 Not Found", "", "no such page"),
     }
@@ -84,7 +86,12 @@ fn list(manner: Manner) -> String {
 fn respond(manner: Manner, head: &str, body: &Value) -> String {
     let asks = |field: &str| !body[field].is_null();
     match manner {
-        Manner::Able => able(body),
+        Manner::Able => able(body, &body["response_format"]["json_schema"]["schema"]),
+        Manner::BareSchema if body["response_format"]["type"] == "json_schema" => {
+            let words = json!({"error": {"message": "1 validation error:\n  'loc': ('body', 'response_format')\n\n  File \"app.py\""}});
+            http("500 Internal Server Error", "", &words.to_string())
+        }
+        Manner::BareSchema => able(body, &body["response_format"]["schema"]),
         Manner::Plain if asks("stream") => {
             let piece = |text: &str, end: Value| {
                 format!("data: {}\n\n", json!({"choices": [{"delta": {"content": text}, "finish_reason": end}]}))
@@ -122,14 +129,13 @@ fn choice(text: &str) -> Value {
     json!({"message": {"role": "assistant", "content": text}, "finish_reason": "stop"})
 }
 
-fn able(body: &Value) -> String {
+fn able(body: &Value, schema: &Value) -> String {
     if body["stream"] == true {
         let piece = format!("data: {}\n\n", json!({"choices": [{"delta": {"content": "1"}, "finish_reason": "stop"}]}));
         return http("200 OK", "content-type: text/event-stream\r\n", &(piece + "data: [DONE]\n\n"));
     }
     let mut choice = choice("ready");
-    let properties = &body["response_format"]["json_schema"]["schema"]["properties"];
-    if let Some((name, property)) = properties.as_object().and_then(|all| all.iter().next()) {
+    if let Some((name, property)) = schema["properties"].as_object().and_then(|all| all.iter().next()) {
         choice["message"]["content"] = json!({name: property["enum"][0]}).to_string().into();
     }
     if let Some(seed) = body["seed"].as_u64() {
@@ -171,6 +177,25 @@ fn found(output: &Output) -> impl Fn(&str) -> (String, String) + use<> {
         let found = checks.iter().find(|one| one["check"] == check).unwrap_or_else(|| panic!("no `{check}`: {told}"));
         (found["verdict"].as_str().unwrap_or_default().to_string(), found["found"].as_str().unwrap().to_string())
     }
+}
+
+#[test]
+fn a_dialect_that_the_server_knows_is_found() {
+    let (url, bodies) = server(Manner::BareSchema);
+    let kitchen = kitchen(&url);
+    let output = doctor(&kitchen, &["recipe.yaml", "--model", "teacher", "--format", "json"]);
+    let (verdict, detail) = found(&output)("json_schema");
+    assert_eq!(verdict, "no", "{detail}");
+    let words = "the server answered 500: 1 validation error: 'loc': ('body', 'response_format') File \"app.py\"";
+    assert_eq!(detail, format!("{words}; it is obeyed with `dialect: llamacpp`"));
+    let calls = bodies.lock().unwrap().len();
+    assert!(found(&output)("this cost").1.starts_with(&format!("{calls} calls, ")));
+
+    let named = ["--set", "models.teacher.dialect=llamacpp", "--set", "models.teacher.structured=schema"];
+    let output = doctor(&kitchen, &[&["recipe.yaml", "--model", "teacher", "--format", "json"], &named[..]].concat());
+    assert_eq!(found(&output)("json_schema").0, "yes", "{}", found(&output)("json_schema").1);
+    // Two tries that failed, and the one that was obeyed, have become one.
+    assert_eq!(bodies.lock().unwrap().len(), 2 * calls - 2);
 }
 
 #[test]

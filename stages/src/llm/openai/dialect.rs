@@ -47,7 +47,11 @@ pub fn field(structured: Structured, dialect: Dialect, format: ReplyFormat) -> O
 }
 
 fn schema(dialect: Dialect, Shape { name, schema }: &Shape) -> (&'static str, Value) {
-    let schema = &**schema;
+    demand(dialect, name, schema)
+}
+
+/// The field in which a server of this dialect is told a schema, and its value.
+pub fn demand(dialect: Dialect, name: &str, schema: &Value) -> (&'static str, Value) {
     match dialect {
         Dialect::OpenAi | Dialect::Sglang | Dialect::Ollama => {
             let named = json!({"name": name, "schema": schema, "strict": true});
@@ -57,6 +61,15 @@ fn schema(dialect: Dialect, Shape { name, schema }: &Shape) -> (&'static str, Va
         Dialect::Vllm => ("structured_outputs", json!({"json": schema})),
         Dialect::VllmGuided => ("guided_json", schema.clone()),
     }
+}
+
+/// Fields by which a format is demanded; in an error they mean nothing else.
+const DEMANDS: [&str; 4] = ["response_format", "json_schema", "structured_outputs", "guided_json"];
+
+/// Whether a server stumbled (500) over the format that was demanded: it would do so again, where others refuse it.
+pub fn stumbles(structured: Structured, words: &str) -> bool {
+    let is_internal = words.starts_with("the server answered 500");
+    structured != Structured::None && is_internal && DEMANDS.iter().any(|field| words.contains(field))
 }
 
 /// What to do where a server refuses a request with these words because of the format that was demanded.
@@ -115,6 +128,16 @@ mod tests {
         assert!(hint(Structured::Json, refused).unwrap().contains("structured: none"));
         assert!(hint(Structured::Schema, refused).unwrap().contains("dialect"));
         assert_eq!(hint(Structured::None, refused), None);
+        let stumbled = "the server answered 500: 1 validation error: {'loc': ('body', 'response_format', 'type')}";
+        for (structured, words, expected) in [
+            (Structured::Schema, stumbled, true),
+            (Structured::Json, stumbled, true),
+            (Structured::None, stumbled, false),
+            (Structured::Schema, "the server answered 500: Internal Server Error", false),
+            (Structured::Schema, "the server answered 503: response_format: not now", false),
+        ] {
+            assert_eq!(stumbles(structured, words), expected, "{words}");
+        }
         assert_eq!(hint(Structured::Json, "the server answered 400: the model `m` does not exist"), None);
     }
 }

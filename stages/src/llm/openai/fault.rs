@@ -63,7 +63,7 @@ fn words_of(body: &[u8]) -> String {
         let message = message.as_str().map_or_else(|| message.to_string(), str::to_string);
         Some(code.as_str().map_or(message.clone(), |code| format!("{message} ({code})")))
     });
-    words.map_or_else(|| shown(&text), |words| cut(&words))
+    shown(&words.unwrap_or_else(|| text.into_owned()))
 }
 
 /// A server's text on one line, and not too much of it.
@@ -135,6 +135,7 @@ mod tests {
             (r#"{"error": "bad"}"#, "bad"),
             (r#"{"detail": [{"loc": 1}]}"#, r#"[{"loc":1}]"#),
             (r#"{"message": "bad"}"#, "bad"),
+            (r#"{"message": "bad:\n  at\n\n  here"}"#, "bad: at here"),
             ("<h1>\n Bad   gateway</h1>", "<h1> Bad gateway</h1>"),
         ] {
             assert_eq!(words_of(body.as_bytes()), expected);

@@ -32,6 +32,9 @@ const USAGE_WISH: &str = "stream_options";
 /// The code of a 400 that means one prompt, not the way it was sent (Azure).
 const FILTERED: &str = "(content_filter)";
 
+/// A stream without an end.
+const BROKEN_OFF: &str = "the stream ended before the answer did (no chunk had a `finish_reason`)";
+
 /// Rows whose questions wait for batches at a time: as a batch takes hours, many.
 const ROWS_IN_BATCHES: usize = 20_000;
 
@@ -91,13 +94,30 @@ impl OpenAi {
                 body.as_object_mut().expect("a body is an object").shift_remove(USAGE_WISH);
                 line.post_streaming(body.to_string()).await
             }
-            answer => answer,
+            answer => answer.map_err(|fault| self.of_broken_off(fault)),
+        }
+    }
+
+    /// Some servers have one answer at a time: they break it off when the next question comes.
+    fn of_broken_off(&self, fault: Fault) -> Fault {
+        match fault {
+            Fault::Passing { message, retry_after_ms } if message == BROKEN_OFF && self.settings.concurrency.0 > 1 => {
+                let message = format!(
+                    "{message}; if it breaks off when others are asked, write `concurrency: 1` or `stream: false`"
+                );
+                Fault::Passing { message, retry_after_ms }
+            }
+            fault => fault,
         }
     }
 
     /// A prompt that the server's filter stopped is answered, by no words; a format that the server does not know has a setting.
     fn of_refused(&self, fault: Fault) -> std::result::Result<Vec<u8>, Fault> {
-        let Fault::Lasting(words) = fault else { return Err(fault) };
+        let words = match fault {
+            Fault::Lasting(words) => words,
+            Fault::Passing { message, .. } if dialect::stumbles(self.settings.structured(), &message) => message,
+            fault => return Err(fault),
+        };
         if words.contains(FILTERED) {
             let words = self.key().map_or_else(|| words.clone(), |key| key.hide(&words));
             return Ok(envelope::withheld(&words));

@@ -1,6 +1,7 @@
 //! What a server can do, found out with a few small calls: only what was observed counts, not what a server says of itself.
 
 use super::body::body;
+use super::dialect::{self, Dialect};
 use super::settings::OpenAiSettings;
 use super::stream::Assembly;
 use super::{envelope, fault};
@@ -22,6 +23,8 @@ const LIMIT_HEADERS: [&str; 3] = ["x-ratelimit-", "ratelimit", "anthropic-rateli
 /// No model writes these unless a schema makes it.
 const SCHEMA_FIELD: &str = "quince_4711";
 const SCHEMA_WORD: &str = "zwetschge";
+/// Ways to tell a schema that differ, besides the recipe's own.
+const OTHER_DIALECTS: [Dialect; 4] = [Dialect::OpenAi, Dialect::LlamaCpp, Dialect::Vllm, Dialect::VllmGuided];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -285,11 +288,26 @@ impl<'a> Prober<'a> {
         self.usage.tokens_out += usage.tokens_out;
     }
 
+    /// In the recipe's dialect; where that says no more than nothing, in the others, one of which the server may know.
     async fn json_schema(&mut self) -> Finding {
+        let own = self.json_schema_in(self.settings.dialect).await;
+        if own.verdict == Verdict::Yes {
+            return own;
+        }
+        for dialect in OTHER_DIALECTS.into_iter().filter(|dialect| *dialect != self.settings.dialect) {
+            if self.json_schema_in(dialect).await.verdict == Verdict::Yes {
+                let detail = format!("{}; it is obeyed with `dialect: {}`", own.detail, dialect.word());
+                return Finding { verdict: Verdict::No, detail, ..own };
+            }
+        }
+        own
+    }
+
+    async fn json_schema_in(&mut self, dialect: Dialect) -> Finding {
         let schema = json!({"type": "object", "properties": {SCHEMA_FIELD: {"type": "string", "enum": [SCHEMA_WORD]}},
             "required": [SCHEMA_FIELD], "additionalProperties": false});
-        let format = json!({"type": "json_schema", "json_schema": {"name": "probe", "strict": true, "schema": schema}});
-        let called = self.call("Say hello. Answer in JSON.", json!({"response_format": format})).await;
+        let (field, demand) = dialect::demand(dialect, "probe", &schema);
+        let called = self.call("Say hello. Answer in JSON.", json!({field: demand})).await;
         found_in("json_schema", called, |answer| {
             let expected = json!({SCHEMA_FIELD: SCHEMA_WORD});
             let is_obeyed = serde_json::from_str::<Value>(answer.text().trim()).is_ok_and(|reply| reply == expected);

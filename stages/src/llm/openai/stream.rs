@@ -2,7 +2,7 @@
 //! sent without streaming, so that kept replies of either way read alike.
 
 use super::events::{Event, Events};
-use super::{envelope, fault};
+use super::{BROKEN_OFF, envelope, fault};
 use crate::llm::Fault;
 use serde_json::{Map, Value, json};
 
@@ -82,7 +82,7 @@ impl Assembly {
         }
         match self.answer.is_finished() {
             true => Ok(self.answer.into_body()),
-            false => Err(envelope::passing("the stream ended before the answer did (no chunk had a `finish_reason`)")),
+            false => Err(envelope::passing(BROKEN_OFF)),
         }
     }
 
