@@ -1,23 +1,23 @@
-//! A model folder or another node's trained model, answering through our own decoder: requests that wait are generated together.
+//! A model folder or another node's trained model, answering through our own decoder: requests that come while others are answered
+//! join them.
+
+mod counter;
 
 use super::{Fault, LanguageModel, Reply, Request, Usage};
 use crate::failure::{Failure, Result};
-use crate::model::complete::write;
-use crate::model::generate::{self, Finish, Sampling};
+use crate::model::generate::{Finish, Sampling};
 use crate::model::{ChatTemplate, Decoder, ModelFolder, Tokenizer, chat};
 use crate::settings::{Reader, Settings, Step};
 use crate::stage::{NodeRef, Unkeyed};
+use counter::{Answer, Counter, Job, Manner};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// The first of a batch waits so long for company: far below what a generation takes.
-const GATHER_MS: u64 = 2;
 /// What decides a model's words beside its weights.
 const COUNTED: [&str; 5] =
     ["chat_template.jinja", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
@@ -110,21 +110,13 @@ pub struct Local {
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
     positions_max: usize,
-    jobs: mpsc::Sender<Job>,
+    counter: Arc<Counter>,
 }
 
-/// One answer that is wanted, and who waits for it.
-struct Job {
-    prompt: Vec<u32>,
-    seed: u64,
-    answer: oneshot::Sender<std::result::Result<Answer, String>>,
-}
-
-/// What has been generated.
-struct Answer {
-    text: String,
-    finish: Finish,
-    tokens: usize,
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.counter.close();
+    }
 }
 
 /// A reply as it is kept.
@@ -144,10 +136,10 @@ impl Local {
         let decoder = Decoder::new(&device, &model.config, &model.weights);
         let template = model.template_or_plain()?;
         let tokenizer = Arc::new(model.tokenizer);
-        let (jobs, waiting) = mpsc::channel();
-        let (of_thread, how) = (tokenizer.clone(), settings.clone());
-        std::thread::spawn(move || answer_all(&decoder, &of_thread, &how, &waiting));
-        Ok(Local { settings, identity, tokenizer, template, positions_max, jobs })
+        let counter = Arc::new(Counter::default());
+        let (of_thread, served, manner) = (tokenizer.clone(), counter.clone(), manner(&settings));
+        std::thread::spawn(move || served.serve(&decoder, &of_thread, &manner));
+        Ok(Local { settings, identity, tokenizer, template, positions_max, counter })
     }
 
     async fn answer(&self, request: &Request) -> Result<Envelope> {
@@ -159,7 +151,9 @@ impl Local {
         }
         let (answer, answered) = oneshot::channel();
         let stopped = || Failure::Ourselves("the thread of a local model stopped".to_string());
-        self.jobs.send(Job { prompt, seed: self.seed(request), answer }).map_err(|_| stopped())?;
+        if !self.counter.hand_in(Job { prompt, seed: self.seed(request), answer }) {
+            return Err(stopped());
+        }
         let Answer { text, finish, tokens } = answered.await.map_err(|_| stopped())?.map_err(Failure::Machine)?;
         Ok(Envelope { text, finish, tokens_in, tokens_out: tokens as u64 })
     }
@@ -227,42 +221,15 @@ pub(super) fn parse(raw: &[u8]) -> std::result::Result<Reply, Fault> {
     })
 }
 
-/// Serves jobs until the last sender is gone, as many at once as wait.
-fn answer_all(decoder: &Decoder, tokenizer: &Tokenizer, settings: &LocalSettings, waiting: &mpsc::Receiver<Job>) {
-    while let Ok(first) = waiting.recv() {
-        let mut jobs = vec![first];
-        while jobs.len() < settings.concurrency.0
-            && let Ok(job) = waiting.recv_timeout(Duration::from_millis(GATHER_MS))
-        {
-            jobs.push(job);
-        }
-        answer_batch(decoder, tokenizer, settings, jobs);
-    }
-}
-
-fn answer_batch(decoder: &Decoder, tokenizer: &Tokenizer, settings: &LocalSettings, jobs: Vec<Job>) {
-    let requests: Vec<generate::Request> =
-        jobs.iter().map(|job| generate::Request { prompt: &job.prompt, seed: job.seed }).collect();
-    let written = write(decoder, tokenizer, &requests, (&sampling(settings), &settings.stop), None);
-    let mut written = written.map(Vec::into_iter).map_err(|failure| failure.to_string());
-    for job in jobs {
-        let answer = written.as_mut().map_err(|message| message.clone()).map(|all| {
-            let (generation, text) = all.next().expect("one generation a request");
-            Answer { text, finish: generation.finish, tokens: generation.tokens.len() }
-        });
-        // Whoever no longer waits was cancelled.
-        _ = job.answer.send(answer);
-    }
-}
-
-fn sampling(settings: &LocalSettings) -> Sampling {
-    Sampling {
+fn manner(settings: &LocalSettings) -> Manner {
+    let sampling = Sampling {
         temperature: settings.temperature as f32,
         top_k: settings.top_k as usize,
         top_p: settings.top_p as f32,
         min_p: settings.min_p as f32,
         tokens_max: settings.max_tokens as usize,
-    }
+    };
+    Manner { sampling, stops: settings.stop.clone(), most: settings.concurrency.0.max(1) }
 }
 
 /// Hash over the names and bytes of all files that decide what the model says, wherever the folder lies.

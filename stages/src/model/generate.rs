@@ -5,18 +5,20 @@
 //! threads, because every row's arithmetic is the same among others as alone, and draws are named by (seed, place in the answer).
 
 mod crew;
+mod desk;
 mod pages;
 mod worker;
 
 pub(crate) use crew::Crew;
+pub use desk::{Desk, Entering};
 pub use pages::Room;
 
 use super::Decoder;
 use crate::failure::{Failure, Result};
+use desk::{List, Present};
 use kernels::sample;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::AtomicUsize;
 use worker::{Task, Worker};
 
 /// How tokens are drawn.
@@ -92,23 +94,30 @@ pub fn generate_watched(
     watch: &Watch,
 ) -> Result<Vec<Generation>> {
     check(decoder, requests)?;
-    decoder.prepare();
-    let next = AtomicUsize::new(0);
-    let task = Task { decoder, requests, sampling, watch };
-    let crew = crew(task, room);
-    let work = |_| Worker::new(task, room, crew).work(&next);
-    let done: Vec<Vec<(usize, Generation)>> =
-        decoder.device().install(|| (0..crew.workers).into_par_iter().with_max_len(1).map(work).collect());
-    let mut done = done.concat();
-    done.sort_by_key(|(request, _)| *request);
-    Ok(done.into_iter().map(|(_, generation)| generation).collect())
+    let prompt = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
+    let list = List::new(requests, watch);
+    generate_from(&list, decoder, sampling, room, (requests.len(), prompt));
+    Ok(list.finish())
 }
 
-fn crew(task: Task, room: &Room) -> Crew {
-    let Task { decoder, requests, sampling, .. } = task;
-    let prompt = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
+/// The same for requests that come and go at a desk, until there are none and nobody works: at most `most` side by side, none of
+/// them with a prompt of more than `prompt` tokens, which [`check_prompt`] has found possible.
+pub fn generate_from(
+    desk: &dyn Desk,
+    decoder: &Decoder,
+    sampling: &Sampling,
+    room: &Room,
+    (most, prompt): (usize, usize),
+) {
+    decoder.prepare();
     let model = (decoder.config(), decoder.layout().len);
-    Crew::new(model, decoder.device().threads(), room, requests.len(), (prompt, sampling.tokens_max))
+    let crew = Crew::new(model, decoder.device().threads(), room, most, (prompt, sampling.tokens_max));
+    let task = Task { decoder, desk, sampling };
+    let work = |_| {
+        let _present = Present::at(desk);
+        Worker::new(task, room, crew).work();
+    };
+    decoder.device().install(|| (0..crew.workers).into_par_iter().with_max_len(1).for_each(work));
 }
 
 fn check(decoder: &Decoder, requests: &[Request]) -> Result<()> {

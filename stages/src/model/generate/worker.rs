@@ -2,25 +2,24 @@
 
 use super::crew::{Crew, PROMPT_TOKENS};
 use super::pages::{Pool, Room};
-use super::{Finish, Generation, Request, Sampling, Watch};
+use super::{Desk, Entering, Finish, Generation, Sampling};
 use crate::model::Decoder;
 use crate::model::batch::Batch;
 use crate::model::workspace::{Purpose, Workspace};
 use kernels::attention::{self, Cache};
 use kernels::{Buffer, Stream, rows, sample};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem::take;
 
 /// What all workers share.
 #[derive(Clone, Copy)]
 pub(super) struct Task<'a> {
     pub decoder: &'a Decoder,
-    pub requests: &'a [Request<'a>],
+    pub desk: &'a dyn Desk,
     pub sampling: &'a Sampling,
-    pub watch: &'a Watch<'a>,
 }
 
-/// Takes requests from a common queue until there are none.
+/// Takes requests from the desk until there are none.
 pub(super) struct Worker<'a> {
     task: Task<'a>,
     slots: usize,
@@ -31,35 +30,34 @@ pub(super) struct Worker<'a> {
     workspace: Workspace,
     memory: Memory,
     /// The one that entered last stands last.
-    running: Vec<Sequence>,
+    running: Vec<Sequence<'a>>,
     /// Those for which there were no pages, or no longer; they enter before new ones.
-    waiting: VecDeque<Sequence>,
-    done: Vec<(usize, Generation)>,
+    waiting: VecDeque<Sequence<'a>>,
 }
 
 /// A request on its way.
-struct Sequence {
-    request: usize,
+struct Sequence<'a> {
+    asked: Entering<'a>,
     /// Where its keys and values lie, in order; none while it waits.
     pages: Vec<u32>,
     generation: Generation,
-    /// What the onlooker said of its last token.
+    /// What the desk said of its last token.
     ended: Option<Finish>,
 }
 
-impl Sequence {
-    fn new(request: usize) -> Sequence {
+impl Sequence<'_> {
+    fn new(asked: Entering) -> Sequence {
         let generation = Generation { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
-        Sequence { request, pages: Vec::new(), generation, ended: None }
+        Sequence { asked, pages: Vec::new(), generation, ended: None }
     }
 
     /// Its prompt and what it has written.
-    fn text(&self, task: &Task) -> Vec<u32> {
-        [task.requests[self.request].prompt, &self.generation.tokens].concat()
+    fn text(&self) -> Vec<u32> {
+        [&self.asked.prompt, self.generation.tokens.as_slice()].concat()
     }
 
-    fn len(&self, task: &Task) -> usize {
-        task.requests[self.request].prompt.len() + self.generation.tokens.len()
+    fn len(&self) -> usize {
+        self.asked.prompt.len() + self.generation.tokens.len()
     }
 }
 
@@ -95,15 +93,14 @@ impl<'a> Worker<'a> {
             workspace: Workspace::new(stream, Purpose::Inference),
             running: Vec::new(),
             waiting: VecDeque::new(),
-            done: Vec::new(),
         }
     }
 
-    pub fn work(mut self, next: &AtomicUsize) -> Vec<(usize, Generation)> {
+    pub fn work(mut self) {
         loop {
-            self.admit(next);
+            self.admit();
             if self.running.is_empty() {
-                return self.done;
+                return;
             }
             self.grow();
             self.step();
@@ -111,10 +108,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Fills free slots from the queue, several at once: reading one prompt alone costs almost as much as reading a few.
-    fn admit(&mut self, next: &AtomicUsize) {
+    /// Fills free slots from the desk, several at once: reading one prompt alone costs almost as much as reading a few.
+    fn admit(&mut self) {
         while self.running.is_empty() || self.slots - self.running.len() >= self.slots.div_ceil(8) {
-            let entering = self.take(next);
+            let entering = self.take();
             if entering.is_empty() {
                 return;
             }
@@ -124,11 +121,13 @@ impl<'a> Worker<'a> {
     }
 
     /// Those that enter next, with pages for their text and a token more: as many as are read at once.
-    fn take(&mut self, next: &AtomicUsize) -> Vec<Sequence> {
+    fn take(&mut self) -> Vec<Sequence<'a>> {
         let (mut taken, mut tokens) = (Vec::new(), 0);
         while self.running.len() + taken.len() < self.slots && tokens < PROMPT_TOKENS {
-            let Some(mut sequence) = self.waiting.pop_front().or_else(|| self.fetch(next)) else { break };
-            let length = sequence.len(&self.task);
+            let is_idle = self.running.is_empty() && taken.is_empty();
+            let fetch = || self.task.desk.next(is_idle).map(Sequence::new);
+            let Some(mut sequence) = self.waiting.pop_front().or_else(fetch) else { break };
+            let length = sequence.len();
             if !self.pool.give(&mut sequence.pages, self.longest.min(length + 1)) {
                 self.waiting.push_front(sequence);
                 break;
@@ -139,19 +138,14 @@ impl<'a> Worker<'a> {
         taken
     }
 
-    fn fetch(&self, next: &AtomicUsize) -> Option<Sequence> {
-        let request = next.fetch_add(1, Ordering::Relaxed);
-        (request < self.task.requests.len()).then(|| Sequence::new(request))
-    }
-
     /// Reads whole texts and draws the next token of each. Of one that was put back these are its prompt and its answer so far,
     /// which gives the keys and values that it had, bit for bit.
-    fn read(&mut self, entering: Vec<Sequence>) {
+    fn read(&mut self, entering: Vec<Sequence<'a>>) {
         let (first, count) = (self.running.len(), entering.len());
         self.running.extend(entering);
         let Worker { task, caches, workspace, memory, pool, running, .. } = self;
         let entered = &running[first..];
-        let texts: Vec<Vec<u32>> = entered.iter().map(|sequence| sequence.text(task)).collect();
+        let texts: Vec<Vec<u32>> = entered.iter().map(Sequence::text).collect();
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
         let places = |(sequence, text): (&Sequence, &&[u32])| -> Vec<u32> {
             (0..text.len()).map(|token| pool.place(&sequence.pages, token)).collect()
@@ -174,7 +168,7 @@ impl<'a> Worker<'a> {
     fn grow(&mut self) {
         let mut index = 0;
         while index < self.running.len() {
-            let tokens = self.running[index].len(&self.task);
+            let tokens = self.running[index].len();
             while index < self.running.len() && !self.pool.give(&mut self.running[index].pages, tokens) {
                 self.put_back_youngest();
             }
@@ -193,9 +187,9 @@ impl<'a> Worker<'a> {
         let Worker { task, caches, workspace, memory, pool, running, .. } = self;
         let (b, d) = (running.len(), task.decoder.config().hidden_size);
         let stream = &workspace.stream;
-        let position = |sequence: &Sequence| sequence.len(task) as u32 - 1;
+        let position = |sequence: &Sequence| sequence.len() as u32 - 1;
         let last = |sequence: &Sequence| *sequence.generation.tokens.last().expect("a running sequence has a token");
-        let place = |sequence: &Sequence| pool.place(&sequence.pages, sequence.len(task) - 1);
+        let place = |sequence: &Sequence| pool.place(&sequence.pages, sequence.len() - 1);
         write(stream, &mut memory.tokens, running, last);
         write(stream, &mut memory.positions, running, position);
         write(stream, &mut memory.lengths, running, |sequence| position(sequence) + 1);
@@ -221,7 +215,7 @@ impl<'a> Worker<'a> {
         let (b, d, v) = (running.len(), config.hidden_size, config.vocab_size);
         let mut scores = memory.logits.slice_mut(0..b * v);
         task.decoder.logits(stream, b, memory.hidden.slice(0..b * d), scores.reborrow());
-        write(stream, &mut memory.seeds, running, |sequence| task.requests[sequence.request].seed);
+        write(stream, &mut memory.seeds, running, |sequence| sequence.asked.seed);
         write(stream, &mut memory.counters, running, |sequence| sequence.generation.tokens.len() as u64);
         let (seeds, counters) = (memory.seeds.slice(0..b), memory.counters.slice(0..b));
         let (drawn, logp) = (memory.drawn.slice_mut(0..b), memory.logp.slice_mut(0..b));
@@ -231,18 +225,19 @@ impl<'a> Worker<'a> {
         for ((sequence, token), logp) in running.iter_mut().zip(drawn).zip(logp) {
             sequence.generation.tokens.push(token);
             sequence.generation.logprobs.push(logp);
-            sequence.ended = (task.watch)(sequence.request, &sequence.generation);
+            sequence.ended = task.desk.drawn(sequence.asked.request, &sequence.generation);
         }
     }
 
     /// Sequences that have ended leave and give their pages back.
     fn dismiss(&mut self) {
-        let Worker { task, running, pool, done, .. } = self;
+        let Worker { task, running, pool, .. } = self;
         running.retain_mut(|sequence| {
             let Some(finish) = finish(task, sequence) else { return true };
             pool.take_back(&mut sequence.pages);
-            let ended = std::mem::replace(sequence, Sequence::new(sequence.request));
-            done.push((ended.request, Generation { finish, ..ended.generation }));
+            let Generation { tokens, logprobs, .. } = &mut sequence.generation;
+            task.desk
+                .ended(sequence.asked.request, Generation { tokens: take(tokens), logprobs: take(logprobs), finish });
             false
         });
     }
@@ -253,7 +248,7 @@ fn finish(task: &Task, sequence: &Sequence) -> Option<Finish> {
     let (config, tokens) = (task.decoder.config(), &sequence.generation.tokens);
     let stops = tokens.last().is_some_and(|token| config.eos_token_ids.contains(token));
     // The last token of all needs no position: nothing is predicted from it.
-    let is_full = tokens.len() >= task.sampling.tokens_max || sequence.len(task) > config.max_position_embeddings;
+    let is_full = tokens.len() >= task.sampling.tokens_max || sequence.len() > config.max_position_embeddings;
     sequence.ended.or(stops.then_some(Finish::Stop)).or(is_full.then_some(Finish::Length))
 }
 
