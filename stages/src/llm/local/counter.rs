@@ -209,3 +209,118 @@ impl Desk for Shift<'_> {
         _ = answer.send(text.map(|text| Answer { text, finish, tokens }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tokenizer::Training;
+
+    type Answered = oneshot::Receiver<std::result::Result<Answer, String>>;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::train(Training::Words, 300, ["a b"].into_iter(), &[]).unwrap()
+    }
+
+    fn manner(stop: &str) -> Manner {
+        let stops = Some(stop.to_string()).filter(|stop| !stop.is_empty()).into_iter().collect();
+        Manner { sampling: Sampling::default(), stops, most: 8 }
+    }
+
+    fn shift<'a>(counter: &'a Counter, tokenizer: &'a Tokenizer, manner: &'a Manner) -> Shift<'a> {
+        Shift { counter, tokenizer, manner, longest: 4, answering: Mutex::default() }
+    }
+
+    fn hand_in(counter: &Counter, tokens: usize) -> Answered {
+        let (answer, answered) = oneshot::channel();
+        assert!(counter.hand_in(Job { prompt: vec![1; tokens], seed: 0, answer }));
+        answered
+    }
+
+    fn generation(tokens: &[u32]) -> Generation {
+        Generation { tokens: tokens.to_vec(), logprobs: vec![0.0; tokens.len()], finish: Finish::Stop }
+    }
+
+    /// The number under which the next job entered.
+    fn enter(shift: &Shift, is_idle: bool) -> Option<usize> {
+        shift.next(is_idle).map(|entering| entering.request)
+    }
+
+    #[test]
+    fn a_job_that_comes_joins_and_its_answer_leaves_before_the_others_end() {
+        let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner(""));
+        let shift = shift(&counter, &tokenizer, &manner);
+        shift.come();
+        let mut long = hand_in(&counter, 2);
+        assert_eq!(enter(&shift, true), Some(0));
+        assert_eq!(enter(&shift, false), None, "there is no other");
+        let mut short = hand_in(&counter, 2);
+        assert_eq!(enter(&shift, false), Some(1));
+        let word = tokenizer.encode("b").unwrap();
+        assert_eq!(shift.drawn(1, &generation(&word)), None);
+        shift.ended(1, generation(&word));
+        assert_eq!(short.try_recv().unwrap().unwrap().text, "b");
+        assert!(long.try_recv().is_err(), "it goes on");
+        shift.ended(0, generation(&word));
+        assert!(long.try_recv().is_ok());
+        assert_eq!(enter(&shift, true), None, "nobody has anything to do: nobody waits");
+        shift.leave();
+        assert_eq!(counter.state().busy, 0);
+    }
+
+    #[test]
+    fn a_job_without_room_waits_for_another_shift_and_one_that_nobody_waits_for_is_dropped() {
+        let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner(""));
+        let shift = shift(&counter, &tokenizer, &manner);
+        shift.come();
+        drop(hand_in(&counter, 2));
+        let (_long, mut short) = (hand_in(&counter, 5), hand_in(&counter, 2));
+        assert_eq!(enter(&shift, true), None);
+        assert_eq!(counter.await_prompt(), Some(5), "it is the first of the next shift");
+        let next = Shift { longest: room_for(5, 8), ..shift };
+        assert_eq!([enter(&next, true), enter(&next, false)], [Some(0), Some(1)]);
+        counter.close();
+        next.ended(1, generation(&[]));
+        assert!(short.try_recv().is_ok(), "what was begun is answered");
+    }
+
+    #[test]
+    fn an_answer_ends_where_it_says_a_stop_or_nobody_waits_any_more() {
+        let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner("b"));
+        let shift = shift(&counter, &tokenizer, &manner);
+        shift.come();
+        let (mut stopped, left) = (hand_in(&counter, 1), hand_in(&counter, 1));
+        assert_eq!([enter(&shift, true), enter(&shift, false)], [Some(0), Some(1)]);
+        let text = tokenizer.encode("a b").unwrap();
+        let said: Vec<_> = (1..=text.len()).map(|count| shift.drawn(0, &generation(&text[..count]))).collect();
+        assert_eq!(said.last(), Some(&Some(Finish::Stop)));
+        assert!(said[..said.len() - 1].iter().all(Option::is_none));
+        shift.ended(0, generation(&text));
+        assert_eq!(stopped.try_recv().unwrap().unwrap().text.trim(), "a");
+        drop(left);
+        assert_eq!(shift.drawn(1, &generation(&text[..1])), Some(Finish::Interrupted));
+        shift.ended(1, generation(&text[..1]));
+    }
+
+    /// The disaster: a model breaks down and those who ask it wait for ever.
+    #[test]
+    fn where_workers_break_down_the_others_go_home_and_the_counter_closes() {
+        let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner(""));
+        let shift = shift(&counter, &tokenizer, &manner);
+        shift.come();
+        shift.come();
+        std::thread::scope(|scope| {
+            let idle = scope.spawn(|| enter(&shift, true));
+            while counter.state().busy > 1 {
+                std::thread::yield_now();
+            }
+            shift.leave();
+            assert_eq!(idle.join().unwrap(), None);
+        });
+        let mut asked = hand_in(&counter, 1);
+        drop(Closing(&counter));
+        assert!(asked.try_recv().is_err());
+        let (answer, _answered) = oneshot::channel();
+        assert!(!counter.hand_in(Job { prompt: vec![1], seed: 0, answer }));
+        assert_eq!(counter.await_prompt(), None);
+    }
+}
