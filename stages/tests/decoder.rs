@@ -3,11 +3,8 @@
 use kernels::{Device, logits};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use stages::draw::Draw;
 use stages::model::batch::Batch;
-use stages::model::generate::{
-    Desk, Entering, Finish, Generation, Request, Room, Sampling, generate, generate_from, generate_watched,
-};
+use stages::model::generate::{Finish, Generation, Request, Room, Sampling, generate, generate_watched};
 use stages::model::parameters::Layout;
 use stages::model::workspace::{Purpose, Workspace};
 use stages::model::{Decoder, DecoderConfig, heads, tensors};
@@ -225,51 +222,6 @@ fn an_answer_depends_neither_on_pages_nor_on_being_put_back() {
                     );
                 }
             }
-        }
-    }
-}
-
-/// Hands requests out a few at a time: to a busy worker only now and then.
-struct Dribble<'a> {
-    prompts: &'a [Vec<u32>],
-    next: Mutex<(usize, Draw)>,
-    ended: Mutex<BTreeMap<usize, Generation>>,
-}
-
-impl Desk for Dribble<'_> {
-    fn next(&self, is_idle: bool) -> Option<Entering<'_>> {
-        let (request, draw) = &mut *self.next.lock().unwrap();
-        *draw = draw.at(0);
-        let prompt = self.prompts.get(*request).filter(|_| is_idle || draw.bits().is_multiple_of(4))?;
-        *request += 1;
-        Some(Entering { request: *request - 1, prompt: prompt.into(), seed: *request as u64 - 1 })
-    }
-
-    fn drawn(&self, _: usize, _: &Generation) -> Option<Finish> {
-        None
-    }
-
-    fn ended(&self, request: usize, generation: Generation) {
-        assert!(self.ended.lock().unwrap().insert(request, generation).is_none(), "{request} ended twice");
-    }
-}
-
-#[test]
-fn an_answer_does_not_depend_on_when_its_request_came() {
-    let prompts = prompts(60);
-    for family in families() {
-        let expected = answers(&random_of(&family, 1), &prompts, &sampled());
-        for (seed, threads, most) in [(1, 1, 3), (2, 2, 16), (3, 3, 60)] {
-            let next = Mutex::new((0, Draw::new(seed, "dribble")));
-            let desk = Dribble { prompts: &prompts, next, ended: Mutex::default() };
-            let longest = prompts.iter().map(Vec::len).max().unwrap();
-            let page = Room { page_tokens: 16, cache_bytes: 0, sequences: 1 };
-            // Now and then one is put back.
-            let cache_bytes = 12 * page.bytes(random_of(&family, 1).config(), 1, 16);
-            let room = Room { cache_bytes, sequences: 64, ..page };
-            generate_from(&desk, &random_of(&family, threads), &sampled(), &room, (most, longest));
-            let found: Vec<Generation> = desk.ended.into_inner().unwrap().into_values().collect();
-            assert!(found == expected, "{family}: {threads} threads, {most} side by side");
         }
     }
 }

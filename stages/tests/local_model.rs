@@ -15,11 +15,6 @@ use support::{FakeContext, numbered_rows, question};
 
 /// A random model, small enough to answer at once.
 fn write_model(folder: &Path, seed: u64) {
-    write_model_of(folder, seed, 64, 1);
-}
-
-/// One of so many positions, with so many tokens that end a text.
-fn write_model_of(folder: &Path, seed: u64, positions: usize, endings: u32) {
     let tokenizer = Tokenizer::train(Training::Words, 300, ["q one two"].into_iter(), &[]).unwrap();
     let end = tokenizer.id(END_OF_TEXT).unwrap();
     let config = DecoderConfig {
@@ -32,9 +27,9 @@ fn write_model_of(folder: &Path, seed: u64, positions: usize, endings: u32) {
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         tie_word_embeddings: true,
-        max_position_embeddings: positions,
+        max_position_embeddings: 64,
         bos_token_id: None,
-        eos_token_ids: (1..endings).chain([end]).collect(),
+        eos_token_ids: vec![end],
         ..DecoderConfig::default()
     };
     let weights = Decoder::fresh(&support::device(), &config, seed).weights();
@@ -77,39 +72,6 @@ fn an_answer_is_the_same_alone_and_in_company() {
     let together = answers(&context(model.clone()), 30, 30);
     assert_eq!(answers(&context(model), 30, 1), together);
     assert!(together.iter().any(|answer| answer != &together[0]), "different questions, different answers");
-}
-
-/// How it ends: `stop` or `length`.
-fn ending(model: &dyn LanguageModel, text: &str) -> String {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let raw = runtime.block_on(model.complete(&question(text))).unwrap();
-    model.parse(&raw).unwrap().finish_reason
-}
-
-#[test]
-fn a_question_that_comes_while_another_is_answered_need_not_wait_for_it() {
-    let folder = tempfile::tempdir().unwrap();
-    write_model_of(folder.path(), 1, 1 << 17, 30);
-    let questions: Vec<String> = (0..200).map(|number| format!("q{number}")).collect();
-    let brief = open(folder.path(), json!({"max_tokens": 12}));
-    let (short, long): (Vec<_>, Vec<_>) = questions.iter().partition(|text| ending(&*brief, text) == "stop");
-    let thousands = open(folder.path(), json!({"max_tokens": 3_000}));
-    let endless = long.into_iter().find(|text| ending(&*thousands, text) == "length").expect("most go round for ever");
-    assert!(short.len() >= 3, "some end at once");
-
-    let model = open(folder.path(), json!({"max_tokens": 100_000, "concurrency": 2}));
-    let asked = question(endless);
-    let mut endless = model.complete(&asked);
-    let waker = std::task::Waker::noop();
-    let mut poll = || endless.as_mut().poll(&mut std::task::Context::from_waker(waker));
-    assert!(poll().is_pending());
-    for text in &short {
-        assert_eq!(ending(&*model, text), "stop");
-    }
-    assert!(poll().is_pending(), "it was waited for");
-    // Nobody waits for it any more, so it is given up, and there is room for two others.
-    drop(endless);
-    assert_eq!(short.iter().filter(|text| ending(&*model, text) == "stop").count(), short.len());
 }
 
 #[test]

@@ -150,11 +150,11 @@ impl Local {
             return Ok(Envelope { text: String::new(), finish: Finish::Length, tokens_in, tokens_out: 0 });
         }
         let (answer, answered) = oneshot::channel();
-        let stopped = || Failure::Ourselves("the thread of a local model stopped".to_string());
         if !self.counter.hand_in(Job { prompt, seed: self.seed(request), answer }) {
-            return Err(stopped());
+            return Err(self.counter.failure());
         }
-        let Answer { text, finish, tokens } = answered.await.map_err(|_| stopped())?.map_err(Failure::Machine)?;
+        let answered = answered.await.map_err(|_| self.counter.failure())?;
+        let Answer { text, finish, tokens } = answered.map_err(Failure::Machine)?;
         Ok(Envelope { text, finish, tokens_in, tokens_out: tokens as u64 })
     }
 

@@ -19,6 +19,7 @@ use desk::{List, Present};
 use kernels::sample;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::panic::resume_unwind;
 use worker::{Task, Worker};
 
 /// How tokens are drawn.
@@ -96,12 +97,17 @@ pub fn generate_watched(
     check(decoder, requests)?;
     let prompt = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
     let list = List::new(requests, watch);
-    generate_from(&list, decoder, sampling, room, (requests.len(), prompt));
+    let task = Task { decoder, desk: &list, sampling, room };
+    let crew = crew(task, (requests.len(), prompt));
+    decoder.prepare();
+    let work = |_| Worker::work(task, crew);
+    decoder.device().install(|| (0..crew.workers).into_par_iter().with_max_len(1).for_each(work));
     Ok(list.finish())
 }
 
-/// The same for requests that come and go at a desk, until there are none and nobody works: at most `most` side by side, none of
-/// them with a prompt of more than `prompt` tokens, which [`check_prompt`] has found possible.
+/// The same for requests that come and go at a desk, until there are none and nobody works: at most `most` side by side. Room is made for
+/// prompts of so many tokens as are foreseen (`prompt`), and for longer ones when they come; all must be what [`check_prompt`] has
+/// found possible.
 pub fn generate_from(
     desk: &dyn Desk,
     decoder: &Decoder,
@@ -109,15 +115,26 @@ pub fn generate_from(
     room: &Room,
     (most, prompt): (usize, usize),
 ) {
+    let task = Task { decoder, desk, sampling, room };
+    let crew = crew(task, (most, prompt));
     decoder.prepare();
-    let model = (decoder.config(), decoder.layout().len);
-    let crew = Crew::new(model, decoder.device().threads(), room, most, (prompt, sampling.tokens_max));
-    let task = Task { decoder, desk, sampling };
-    let work = |_| {
+    let work = || {
         let _present = Present::at(desk);
-        Worker::new(task, room, crew).work();
+        Worker::work(task, crew);
     };
-    decoder.device().install(|| (0..crew.workers).into_par_iter().with_max_len(1).for_each(work));
+    // Threads to wait on: the device's own are for those who compute.
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..crew.workers).map(|_| scope.spawn(work)).collect();
+        if let Some(panic) = workers.into_iter().find_map(|worker| worker.join().err()) {
+            resume_unwind(panic);
+        }
+    });
+}
+
+fn crew(task: Task, (requests, prompt): (usize, usize)) -> Crew {
+    let Task { decoder, sampling, room, .. } = task;
+    let model = (decoder.config(), decoder.layout().len);
+    Crew::new(model, decoder.device().threads(), room, requests, (prompt, sampling.tokens_max))
 }
 
 fn check(decoder: &Decoder, requests: &[Request]) -> Result<()> {

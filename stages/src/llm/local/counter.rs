@@ -1,14 +1,21 @@
 //! Where questions to a local model wait, and from where its workers take them: one that comes while others are answered joins them,
 //! and each answer leaves when it is whole.
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::model::generate::{Desk, Entering, Finish, Generation, Room, Sampling, generate_from};
 use crate::model::writing::Writing;
 use crate::model::{Decoder, Tokenizer};
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
+
+/// Tokens of the prompts that there is room for from the start.
+const FORESEEN: usize = 1024;
+/// Steps for which a free lane waits for others, so that more prompts are read at once.
+const PATIENCE_STEPS: usize = 4;
 
 /// One answer that is wanted, and who waits for it.
 pub struct Job {
@@ -44,7 +51,11 @@ struct State {
     jobs: VecDeque<Job>,
     /// Workers that have something to do.
     busy: usize,
+    /// None of them had: what comes now is for the next shift, in which all are at it again.
+    is_over: bool,
     is_closed: bool,
+    /// Why it was closed, where the model broke down.
+    failure: Option<Failure>,
 }
 
 impl Counter {
@@ -60,27 +71,43 @@ impl Counter {
 
     /// What waits is not answered any more.
     pub fn close(&self) {
+        self.close_for(None);
+    }
+
+    fn close_for(&self, failure: Option<Failure>) {
         let mut state = self.state();
         state.is_closed = true;
+        state.failure = failure;
         state.jobs.clear();
         self.changed.notify_all();
     }
 
+    /// Why there is no answer, where none came.
+    pub fn failure(&self) -> Failure {
+        let stopped = || Failure::Ourselves("the thread of a local model stopped".to_string());
+        self.state().failure.clone().unwrap_or_else(stopped)
+    }
+
     /// Answers until the counter is closed; closes it where the model breaks down.
     pub fn serve(&self, decoder: &Decoder, tokenizer: &Tokenizer, manner: &Manner) {
-        let _closing = Closing(self);
-        while let Some(prompt) = self.await_prompt() {
-            let longest = room_for(prompt, decoder.config().max_position_embeddings);
-            let shift = Shift { counter: self, tokenizer, manner, longest, answering: Mutex::default() };
-            generate_from(&shift, decoder, &manner.sampling, &Room::default(), (manner.most, longest));
+        let foreseen = FORESEEN.min(decoder.config().max_position_embeddings);
+        while self.await_job() {
+            let shift = Shift::new(self, tokenizer, manner);
+            let generate =
+                || generate_from(&shift, decoder, &manner.sampling, &Room::default(), (manner.most, foreseen));
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(generate)) {
+                // Before the shift goes, and with it what it had begun to answer: who asked is to learn why.
+                return self.close_for(Some(Failure::of_panic(&*panic)));
+            }
         }
     }
 
-    /// The tokens of the next prompt; `None` once it is closed.
-    fn await_prompt(&self) -> Option<usize> {
+    /// Whether there is one; false once it is closed.
+    fn await_job(&self) -> bool {
         let nothing = |state: &mut State| state.jobs.is_empty() && !state.is_closed;
-        let state = self.changed.wait_while(self.state(), nothing).unwrap_or_else(PoisonError::into_inner);
-        state.jobs.front().map(|job| job.prompt.len())
+        let mut state = self.changed.wait_while(self.state(), nothing).unwrap_or_else(PoisonError::into_inner);
+        state.is_over = false;
+        !state.is_closed
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -88,28 +115,13 @@ impl Counter {
     }
 }
 
-/// Room for prompts that are somewhat longer than the first: they need not wait for those before them.
-fn room_for(prompt: usize, positions: usize) -> usize {
-    const LEAST: usize = 1024;
-    prompt.next_power_of_two().max(LEAST).min(positions)
-}
-
-struct Closing<'a>(&'a Counter);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-/// The time in which workers are at it: from a first job until none of them has anything left. A job with a longer prompt than they
-/// have room for waits for the next shift, and those behind it too.
+/// The time in which workers are at it: from a first job until none of them has anything left.
 struct Shift<'a> {
     counter: &'a Counter,
     tokenizer: &'a Tokenizer,
     manner: &'a Manner,
-    longest: usize,
     answering: Mutex<Answering<'a>>,
+    is_broken: AtomicBool,
 }
 
 /// Answers under way, by their numbers.
@@ -127,29 +139,42 @@ struct Underway<'a> {
 }
 
 impl<'a> Shift<'a> {
+    fn new(counter: &'a Counter, tokenizer: &'a Tokenizer, manner: &'a Manner) -> Shift<'a> {
+        Shift { counter, tokenizer, manner, answering: Mutex::default(), is_broken: AtomicBool::new(false) }
+    }
+
     fn answering(&self) -> MutexGuard<'_, Answering<'a>> {
         self.answering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job that somebody still waits for and for which there is room. An idle worker waits for one as long as another works.
+    fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// The next job that somebody still waits for. An idle worker waits for one as long as another works.
     fn next_job(&self, is_idle: bool) -> Option<Job> {
         let mut state = self.counter.state();
         state.busy -= usize::from(is_idle);
         let job = loop {
-            while state.jobs.front().is_some_and(|job| job.answer.is_closed()) {
-                state.jobs.pop_front();
-            }
-            let fits = state.jobs.front().is_some_and(|job| job.prompt.len() <= self.longest);
-            if fits {
-                break state.jobs.pop_front();
-            }
-            if !is_idle || state.busy == 0 || state.is_closed {
+            if state.is_over || self.is_broken() {
                 break None;
             }
-            state = self.counter.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let job = std::iter::from_fn(|| state.jobs.pop_front()).find(|job| !job.answer.is_closed());
+            if job.is_some() || !is_idle {
+                break job;
+            }
+            state.is_over = state.busy == 0 || state.is_closed;
+            if !state.is_over {
+                state = self.counter.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         };
         state.busy += usize::from(is_idle);
         job
+    }
+
+    /// Takes an answer under way from the others, that nobody need wait for what is done with it.
+    fn take(&self, request: usize) -> Underway<'a> {
+        self.answering().all.remove(&request).expect("it has entered and not ended")
     }
 
     fn text(&self, generation: &Generation, writing: Option<Writing>) -> Result<String> {
@@ -173,6 +198,14 @@ impl Desk for Shift<'_> {
         self.counter.changed.notify_all();
     }
 
+    fn break_down(&self) {
+        self.is_broken.store(true, Ordering::Relaxed);
+    }
+
+    fn patience(&self) -> usize {
+        PATIENCE_STEPS
+    }
+
     fn next(&self, is_idle: bool) -> Option<Entering<'_>> {
         let Job { prompt, seed, answer } = self.next_job(is_idle)?;
         let stops = &self.manner.stops;
@@ -185,24 +218,18 @@ impl Desk for Shift<'_> {
     }
 
     fn drawn(&self, request: usize, generation: &Generation) -> Option<Finish> {
-        let mut answering = self.answering();
-        let underway = answering.all.get_mut(&request).expect("it has entered and not ended");
-        if underway.answer.is_closed() {
-            return Some(Finish::Interrupted);
-        }
-        let token = *generation.tokens.last().expect("a token has just been drawn");
-        match underway.writing.as_mut()?.push(token) {
-            Ok(has_stopped) => has_stopped.then_some(Finish::Stop),
-            Err(failure) => {
-                underway.failed = Some(failure.to_string());
-                Some(Finish::Interrupted)
-            }
-        }
+        let mut underway = self.take(request);
+        let finish = if self.is_broken() { Some(Finish::Interrupted) } else { underway.drawn(generation) };
+        self.answering().all.insert(request, underway);
+        finish
     }
 
     fn ended(&self, request: usize, generation: Generation) {
-        let underway = self.answering().all.remove(&request).expect("it has entered and not ended");
-        let Underway { answer, writing, failed } = underway;
+        if self.is_broken() {
+            // It may have been cut off. It goes with the shift, and who asked learns why.
+            return;
+        }
+        let Underway { answer, writing, failed } = self.take(request);
         let text = failed.map_or_else(|| self.text(&generation, writing).map_err(|failure| failure.to_string()), Err);
         let (finish, tokens) = (generation.finish, generation.tokens.len());
         // Whoever no longer waits was cancelled.
@@ -213,6 +240,7 @@ impl Desk for Shift<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::DecoderConfig;
     use crate::model::tokenizer::Training;
 
     type Answered = oneshot::Receiver<std::result::Result<Answer, String>>;
@@ -224,10 +252,6 @@ mod tests {
     fn manner(stop: &str) -> Manner {
         let stops = Some(stop.to_string()).filter(|stop| !stop.is_empty()).into_iter().collect();
         Manner { sampling: Sampling::default(), stops, most: 8 }
-    }
-
-    fn shift<'a>(counter: &'a Counter, tokenizer: &'a Tokenizer, manner: &'a Manner) -> Shift<'a> {
-        Shift { counter, tokenizer, manner, longest: 4, answering: Mutex::default() }
     }
 
     fn hand_in(counter: &Counter, tokens: usize) -> Answered {
@@ -248,7 +272,7 @@ mod tests {
     #[test]
     fn a_job_that_comes_joins_and_its_answer_leaves_before_the_others_end() {
         let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner(""));
-        let shift = shift(&counter, &tokenizer, &manner);
+        let shift = Shift::new(&counter, &tokenizer, &manner);
         shift.come();
         let mut long = hand_in(&counter, 2);
         assert_eq!(enter(&shift, true), Some(0));
@@ -268,25 +292,9 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_room_waits_for_another_shift_and_one_that_nobody_waits_for_is_dropped() {
-        let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner(""));
-        let shift = shift(&counter, &tokenizer, &manner);
-        shift.come();
-        drop(hand_in(&counter, 2));
-        let (_long, mut short) = (hand_in(&counter, 5), hand_in(&counter, 2));
-        assert_eq!(enter(&shift, true), None);
-        assert_eq!(counter.await_prompt(), Some(5), "it is the first of the next shift");
-        let next = Shift { longest: room_for(5, 8), ..shift };
-        assert_eq!([enter(&next, true), enter(&next, false)], [Some(0), Some(1)]);
-        counter.close();
-        next.ended(1, generation(&[]));
-        assert!(short.try_recv().is_ok(), "what was begun is answered");
-    }
-
-    #[test]
     fn an_answer_ends_where_it_says_a_stop_or_nobody_waits_any_more() {
         let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner("b"));
-        let shift = shift(&counter, &tokenizer, &manner);
+        let shift = Shift::new(&counter, &tokenizer, &manner);
         shift.come();
         let (mut stopped, left) = (hand_in(&counter, 1), hand_in(&counter, 1));
         assert_eq!([enter(&shift, true), enter(&shift, false)], [Some(0), Some(1)]);
@@ -301,11 +309,25 @@ mod tests {
         shift.ended(1, generation(&text[..1]));
     }
 
-    /// The disaster: a model breaks down and those who ask it wait for ever.
     #[test]
-    fn where_workers_break_down_the_others_go_home_and_the_counter_closes() {
+    fn a_question_that_nobody_waits_for_is_not_taken_up_and_what_was_begun_is_answered_after_the_closing() {
         let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner(""));
-        let shift = shift(&counter, &tokenizer, &manner);
+        let shift = Shift::new(&counter, &tokenizer, &manner);
+        shift.come();
+        drop(hand_in(&counter, 2));
+        let (mut begun, mut waiting) = (hand_in(&counter, 5), hand_in(&counter, 2));
+        assert_eq!(enter(&shift, true), Some(0));
+        counter.close();
+        assert!(waiting.try_recv().is_err());
+        shift.ended(0, generation(&[]));
+        assert!(begun.try_recv().is_ok());
+        assert_eq!(enter(&shift, true), None);
+    }
+
+    #[test]
+    fn who_waits_for_work_goes_home_with_the_last_that_has_some_and_what_comes_then_is_for_the_next_shift() {
+        let (counter, tokenizer, manner) = (Counter::default(), tokenizer(), manner(""));
+        let shift = Shift::new(&counter, &tokenizer, &manner);
         shift.come();
         shift.come();
         std::thread::scope(|scope| {
@@ -313,14 +335,39 @@ mod tests {
             while counter.state().busy > 1 {
                 std::thread::yield_now();
             }
+            assert_eq!(enter(&shift, true), None);
             shift.leave();
             assert_eq!(idle.join().unwrap(), None);
         });
-        let mut asked = hand_in(&counter, 1);
-        drop(Closing(&counter));
-        assert!(asked.try_recv().is_err());
-        let (answer, _answered) = oneshot::channel();
-        assert!(!counter.hand_in(Job { prompt: vec![1], seed: 0, answer }));
-        assert_eq!(counter.await_prompt(), None);
+        let _asked = hand_in(&counter, 1);
+        assert_eq!(enter(&shift, true), None);
+        assert!(counter.await_job());
+        assert_eq!(enter(&shift, true), Some(0));
+    }
+
+    #[test]
+    fn all_who_wait_learn_why_nothing_comes() {
+        let tokenizer = Tokenizer::train(Training::Words, 300, ["a b"].into_iter(), &[]).unwrap();
+        let config = r#"{"model_type": "qwen2", "vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 8, "max_position_embeddings": 100000}"#;
+        let config = DecoderConfig::from_json(config, "config.json").unwrap();
+        for threads in [1, 3] {
+            let decoder = Decoder::fresh(&kernels::Device::cpu(Some(threads)), &config, 1);
+            let sampling = Sampling { tokens_max: 100_000, ..Sampling::default() };
+            let (counter, manner) = (Counter::default(), Manner { sampling, stops: Vec::new(), most: 24 });
+            // Nothing ends an answer here; the sixth has a token that the model does not know.
+            let hand_in = |token| {
+                let (answer, answered) = oneshot::channel();
+                assert!(counter.hand_in(Job { prompt: vec![token], seed: 1, answer }));
+                answered
+            };
+            let asked: Vec<_> = [1, 2, 3, 4, 5, 999, 6].map(hand_in).into();
+            counter.serve(&decoder, &tokenizer, &manner);
+            assert!(asked.into_iter().all(|answered| answered.blocking_recv().is_err()));
+            let (answer, _answered) = oneshot::channel();
+            assert!(!counter.hand_in(Job { prompt: vec![1], seed: 1, answer }));
+            let told = counter.failure().to_string();
+            assert!(told.contains("bug") && !told.contains("stopped"), "{told}");
+        }
     }
 }

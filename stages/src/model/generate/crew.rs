@@ -8,6 +8,11 @@ const LARGE_PARAMETERS: usize = 8_000_000;
 /// Prompt tokens read at once.
 pub(super) const PROMPT_TOKENS: usize = 2_048;
 
+/// Tokens of a prompt with the longest answer that it can get.
+pub(super) fn longest(config: &DecoderConfig, prompt: usize, answer: usize) -> usize {
+    prompt.saturating_add(answer).min(config.max_position_embeddings).max(prompt)
+}
+
 /// Workers side by side, and what each has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Crew {
@@ -29,7 +34,7 @@ impl Crew {
     ) -> Crew {
         // Small models: whole sequences side by side. Large ones: one worker whose operations use all cores.
         let workers = if parameters > LARGE_PARAMETERS { 1 } else { threads.min(requests.div_ceil(8)).max(1) };
-        let longest = prompt.saturating_add(answer).min(config.max_position_embeddings).max(prompt);
+        let longest = longest(config, prompt, answer);
         Crew { workers, slots: room.sequences.min(requests.div_ceil(workers)).max(1), longest }
     }
 

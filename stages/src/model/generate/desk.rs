@@ -13,6 +13,15 @@ pub trait Desk: Sync {
     /// A worker has ended, or broken down.
     fn leave(&self) {}
 
+    /// Before one that has broken down leaves: nothing will come of what it had, and the others are to end.
+    fn break_down(&self) {}
+
+    /// Steps for which a lane stays free until others are, so that more prompts are read at once. Where nothing is gained by one answer
+    /// before the last one, that is for ever.
+    fn patience(&self) -> usize {
+        usize::MAX
+    }
+
     /// The next request. `None` where there is none now. Who has nothing else to do says so (`is_idle`): it may be kept waiting for
     /// one, and goes home where it is given none.
     fn next(&self, is_idle: bool) -> Option<Entering<'_>>;
@@ -43,6 +52,9 @@ impl<'a> Present<'a> {
 
 impl Drop for Present<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.break_down();
+        }
         self.0.leave();
     }
 }

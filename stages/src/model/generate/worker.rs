@@ -1,6 +1,6 @@
 //! One worker's sequences: which are read, which go on, which wait for pages, which have ended.
 
-use super::crew::{Crew, PROMPT_TOKENS};
+use super::crew::{self, Crew, PROMPT_TOKENS};
 use super::pages::{Pool, Room};
 use super::{Desk, Entering, Finish, Generation, Sampling};
 use crate::model::Decoder;
@@ -17,13 +17,17 @@ pub(super) struct Task<'a> {
     pub decoder: &'a Decoder,
     pub desk: &'a dyn Desk,
     pub sampling: &'a Sampling,
+    pub room: &'a Room,
 }
+
+/// Steps after which a worker gives its thread of the device back, for others to take turns.
+const SPELL_STEPS: usize = 64;
 
 /// Takes requests from the desk until there are none.
 pub(super) struct Worker<'a> {
     task: Task<'a>,
     slots: usize,
-    /// Tokens of the longest sequence that can come.
+    /// Tokens of the longest sequence that there is room for.
     longest: usize,
     pool: Pool,
     caches: Vec<Cache>,
@@ -33,6 +37,8 @@ pub(super) struct Worker<'a> {
     running: Vec<Sequence<'a>>,
     /// Those for which there were no pages, or no longer; they enter before new ones.
     waiting: VecDeque<Sequence<'a>>,
+    /// Steps since one entered.
+    steps: usize,
 }
 
 /// A request on its way.
@@ -77,27 +83,38 @@ struct Memory {
 }
 
 impl<'a> Worker<'a> {
-    pub fn new(task: Task<'a>, room: &Room, crew: Crew) -> Worker<'a> {
-        let (config, stream) = (task.decoder.config(), task.decoder.device().stream());
-        let Crew { slots, longest, .. } = crew;
-        let pages = room.pages(config, slots, longest);
-        let cache = |_| Cache::new(&stream, task.decoder.heads(), pages, room.page_tokens);
-        let pool = Pool::new(pages, room.page_tokens);
+    /// Works as long as the desk has something to do. What it waits for it awaits on the thread that calls, and it computes on the device's
+    /// own: who waited there would keep it from others, and may come to stand above the very one that it waits for.
+    pub fn work(task: Task<'a>, crew: Crew) {
+        let mut worker = None;
+        while let Some(asked) = task.desk.next(true) {
+            let worker = worker.get_or_insert_with(|| Worker::new(task, crew));
+            worker.waiting.push_back(Sequence::new(asked));
+            while !(worker.running.is_empty() && worker.waiting.is_empty()) {
+                task.decoder.device().install(|| worker.spell());
+            }
+        }
+    }
+
+    fn new(task: Task<'a>, Crew { slots, longest, .. }: Crew) -> Worker<'a> {
+        let stream = task.decoder.device().stream();
+        let (pool, caches) = keys_and_values(&task, &stream, slots, longest);
         Worker {
             task,
             slots,
             longest,
-            caches: (0..config.num_hidden_layers).map(cache).collect(),
+            caches,
             memory: Memory::new(&stream, task.decoder, slots, slots * pool.needed(longest + 1)),
             pool,
             workspace: Workspace::new(stream, Purpose::Inference),
             running: Vec::new(),
             waiting: VecDeque::new(),
+            steps: 0,
         }
     }
 
-    pub fn work(mut self) {
-        loop {
+    fn spell(&mut self) {
+        for _ in 0..SPELL_STEPS {
             self.admit();
             if self.running.is_empty() {
                 return;
@@ -110,25 +127,36 @@ impl<'a> Worker<'a> {
 
     /// Fills free slots from the desk, several at once: reading one prompt alone costs almost as much as reading a few.
     fn admit(&mut self) {
-        while self.running.is_empty() || self.slots - self.running.len() >= self.slots.div_ceil(8) {
+        while self.is_open() {
             let entering = self.take();
             if entering.is_empty() {
                 return;
             }
+            self.steps = 0;
             self.read(entering);
             self.dismiss();
         }
+    }
+
+    fn is_open(&self) -> bool {
+        let free = self.slots - self.running.len();
+        let is_due = free > 0 && self.steps >= self.task.desk.patience();
+        self.running.is_empty() || free >= self.slots.div_ceil(8) || is_due
     }
 
     /// Those that enter next, with pages for their text and a token more: as many as are read at once.
     fn take(&mut self) -> Vec<Sequence<'a>> {
         let (mut taken, mut tokens) = (Vec::new(), 0);
         while self.running.len() + taken.len() < self.slots && tokens < PROMPT_TOKENS {
-            let is_idle = self.running.is_empty() && taken.is_empty();
-            let fetch = || self.task.desk.next(is_idle).map(Sequence::new);
+            let fetch = || self.task.desk.next(false).map(Sequence::new);
             let Some(mut sequence) = self.waiting.pop_front().or_else(fetch) else { break };
-            let length = sequence.len();
-            if !self.pool.give(&mut sequence.pages, self.longest.min(length + 1)) {
+            let (length, longest) = (sequence.len(), self.longest_of(&sequence));
+            if longest > self.longest && taken.is_empty() {
+                self.waiting.push_front(sequence);
+                self.widen(longest);
+                continue;
+            }
+            if longest > self.longest || !self.pool.give(&mut sequence.pages, self.longest.min(length + 1)) {
                 self.waiting.push_front(sequence);
                 break;
             }
@@ -136,6 +164,24 @@ impl<'a> Worker<'a> {
             taken.push(sequence);
         }
         taken
+    }
+
+    fn longest_of(&self, sequence: &Sequence) -> usize {
+        crew::longest(self.task.decoder.config(), sequence.asked.prompt.len(), self.task.sampling.tokens_max)
+    }
+
+    /// Makes room for a longer sequence than was foreseen. Those that run are put back, and read again.
+    fn widen(&mut self, longest: usize) {
+        while !self.running.is_empty() {
+            self.put_back_youngest();
+        }
+        // Twice as much each time, so that it is seldom.
+        self.longest = longest.max((2 * self.longest).min(self.task.decoder.config().max_position_embeddings));
+        // The old memory goes before the new comes.
+        self.caches.clear();
+        let stream = &self.workspace.stream;
+        (self.pool, self.caches) = keys_and_values(&self.task, stream, self.slots, self.longest);
+        self.memory.tables = stream.uninit(self.slots * self.pool.needed(self.longest + 1));
     }
 
     /// Reads whole texts and draws the next token of each. Of one that was put back these are its prompt and its answer so far,
@@ -184,6 +230,7 @@ impl<'a> Worker<'a> {
 
     /// One token more for every running sequence.
     fn step(&mut self) {
+        self.steps += 1;
         let Worker { task, caches, workspace, memory, pool, running, .. } = self;
         let (b, d) = (running.len(), task.decoder.config().hidden_size);
         let stream = &workspace.stream;
@@ -241,6 +288,14 @@ impl<'a> Worker<'a> {
             false
         });
     }
+}
+
+/// The pages of all sequences: the books, and the memory of each layer.
+fn keys_and_values(task: &Task, stream: &Stream, slots: usize, longest: usize) -> (Pool, Vec<Cache>) {
+    let (config, page_tokens) = (task.decoder.config(), task.room.page_tokens);
+    let pages = task.room.pages(config, slots, longest);
+    let cache = |_| Cache::new(stream, task.decoder.heads(), pages, page_tokens);
+    (Pool::new(pages, page_tokens), (0..config.num_hidden_layers).map(cache).collect())
 }
 
 /// How a sequence has ended, if it has.
