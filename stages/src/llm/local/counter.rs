@@ -237,6 +237,22 @@ impl Desk for Shift<'_> {
     }
 }
 
+impl Underway<'_> {
+    fn drawn(&mut self, generation: &Generation) -> Option<Finish> {
+        if self.answer.is_closed() {
+            return Some(Finish::Interrupted);
+        }
+        let token = *generation.tokens.last().expect("a token has just been drawn");
+        match self.writing.as_mut()?.push(token) {
+            Ok(has_stopped) => has_stopped.then_some(Finish::Stop),
+            Err(failure) => {
+                self.failed = Some(failure.to_string());
+                Some(Finish::Interrupted)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
