@@ -9,7 +9,13 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
 
-const RECIPE: &str = "version: 1\nnodes:\n  exam: { kind: source, path: exam.jsonl }\n";
+const RECIPE: &str = "\
+version: 1
+nodes:
+  exam:    { kind: source, path: exam.jsonl }
+  student: { kind: sft, input: exam, response: answer, steps: 1, base: { architecture: qwen2, layers: 1, hidden: 16, heads: 2,
+             tokenizer: { train: words, size: 300 } } }
+";
 
 /// A compiler that says what it is and can do nothing.
 const COMPILER: &str = "\
@@ -20,7 +26,7 @@ int nvrtcGetSupportedArchs(int* architectures) { return *architectures = 90, 0; 
 
 fn kitchen() -> Kitchen {
     let kitchen = Kitchen::new(RECIPE);
-    kitchen.write("exam.jsonl", "{\"question\": \"one\"}\n");
+    kitchen.write("exam.jsonl", "{\"question\": \"one\", \"answer\": \"two\"}\n");
     kitchen.write("compiler.c", COMPILER);
     kitchen.write("nothing.c", "int nothing;\n");
     kitchen
@@ -90,13 +96,15 @@ fn what_a_driver_lacks_is_a_sentence() {
 fn a_gpu_that_cannot_be_used_stops_only_a_run_that_names_it() {
     let kitchen = kitchen();
     put_driver(&kitchen, &["VERSION=11040"]);
+    let output = decoct(&kitchen, &["run", "recipe.yaml", "--until", "exam"]);
+    assert!(output.status.success() && !told(&output).contains("CUDA"), "it computes nothing: {}", told(&output));
     let output = decoct(&kitchen, &["run", "recipe.yaml"]);
     assert!(output.status.success(), "{}", told(&output));
     let line = "the CUDA driver is of version 11.4, and 12.0 is the oldest that will do; update it or use `--device cpu`: models are computed on the processor";
     assert!(told(&output).contains(line), "{}", told(&output));
-    let output = decoct(&kitchen, &["run", "recipe.yaml", "--device", "cpu", "--force", "exam"]);
+    let output = decoct(&kitchen, &["run", "recipe.yaml", "--device", "cpu", "--force", "student"]);
     assert!(output.status.success() && !told(&output).contains("CUDA"), "{}", told(&output));
-    let output = decoct(&kitchen, &["run", "recipe.yaml", "--device", "cuda:0", "--force", "exam"]);
+    let output = decoct(&kitchen, &["run", "recipe.yaml", "--device", "cuda:0", "--force", "student"]);
     assert_eq!(output.status.code(), Some(2), "{}", told(&output));
     assert!(
         told(&output).contains("is of version 11.4") && told(&output).contains("decoct doctor"),
