@@ -140,7 +140,7 @@ fn adapters_change_nothing_before_they_learn_and_merging_changes_nothing_after()
 }
 
 /// A model of each family with adapters that do something.
-fn adapted_of(family: &Value, targets: &[Target]) -> Decoder {
+fn adapted_of(family: &Value, targets: &[Target], is_critic: bool) -> Decoder {
     let mut config = json!({
         "vocab_size": 19, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "intermediate_size": 40, "eos_token_id": 3, "tie_word_embeddings": true, "max_position_embeddings": 96,
@@ -148,7 +148,8 @@ fn adapted_of(family: &Value, targets: &[Target]) -> Decoder {
     config.as_object_mut().unwrap().extend(family.as_object().unwrap().clone());
     let config = DecoderConfig::from_json(&config.to_string(), "random").unwrap();
     let lora = Lora { rank: 3, alpha: 6.0, targets: targets.to_vec() };
-    let mut decoder = Decoder::fresh(&Device::cpu(Some(2)), &config, 5).adapted(&lora, 9);
+    let policy = Decoder::fresh(&Device::cpu(Some(2)), &config, 5).adapted(&lora, 9);
+    let mut decoder = if is_critic { policy.with_value_head() } else { policy };
     let stream = decoder.device().stream();
     let values: Vec<f32> = (0..decoder.learnt().len).map(|index| (index as f32 * 0.7).sin() * 0.15).collect();
     stream.write(decoder.learnt_mut().view_mut(), &values);
@@ -160,17 +161,28 @@ fn texts() -> Vec<Example> {
     [5, 9, 14].map(|length| Example::new(&text(3), &text(length))).to_vec()
 }
 
-/// Σ log p of the targets, and its gradient.
+/// Σ log p of the targets, or of a critic Σ V, and its gradient.
 fn gradient(decoder: &Decoder, purpose: Purpose) -> (f64, Vec<f32>) {
     let mut workspace = Workspace::new(decoder.device().stream(), purpose);
     let mut gradients = workspace.stream.zeros(decoder.learnt().len);
     let batch = Batch::of_examples(&workspace.stream, texts().iter());
     decoder.forward(&batch, &mut workspace);
-    heads::log_probabilities(decoder, &batch, 1.0, &mut workspace);
-    let sum = workspace.download_logp(&batch).iter().map(|&logp| f64::from(logp)).sum();
+    let is_critic = decoder.layout().value.is_some();
+    let outputs = if is_critic {
+        heads::values(decoder, &batch, &mut workspace);
+        workspace.download_values(&batch)
+    } else {
+        heads::log_probabilities(decoder, &batch, 1.0, &mut workspace);
+        workspace.download_logp(&batch)
+    };
+    let sum = outputs.iter().map(|&output| f64::from(output)).sum();
     if purpose.is_training() {
         workspace.fill_logp_gradient(&batch, 1.0);
-        heads::log_probabilities_backward(decoder, &batch, 1.0, &mut workspace, &mut gradients);
+        if is_critic {
+            heads::values_backward(decoder, &batch, &mut workspace, &mut gradients);
+        } else {
+            heads::log_probabilities_backward(decoder, &batch, 1.0, &mut workspace, &mut gradients);
+        }
         decoder.backward(&batch, &mut workspace, &mut gradients);
     }
     let gradients = workspace.stream.download(gradients.view());
@@ -180,8 +192,9 @@ fn gradient(decoder: &Decoder, purpose: Purpose) -> (f64, Vec<f32>) {
 #[test]
 fn gradients_are_finite_differences() {
     for family in [json!({"model_type": "qwen2"}), json!({"model_type": "qwen3"}), json!({"model_type": "llama"})] {
-        for targets in [&Target::ALL[..], &[Target::Query, Target::Value, Target::Down]] {
-            let mut decoder = adapted_of(&family, targets);
+        let some = [Target::Query, Target::Value, Target::Down];
+        for (targets, is_critic) in [(&Target::ALL[..], false), (&some, false), (&some, true)] {
+            let mut decoder = adapted_of(&family, targets, is_critic);
             let (_, gradients) = gradient(&decoder, Purpose::Training);
             let (stream, start) = (decoder.device().stream(), decoder.learnt_weights());
             // Along a direction of many coordinates at a time: single ones drown in rounding.
@@ -197,7 +210,10 @@ fn gradients_are_finite_differences() {
                 };
                 let found = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
                 let scale = gradients.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-                assert!((found - expected).abs() < 2e-2 * scale, "{family} {targets:?}: {found}, not {expected}");
+                assert!(
+                    (found - expected).abs() < 2e-2 * scale,
+                    "{family} {targets:?}, critic {is_critic}: {found}, not {expected}"
+                );
             }
         }
     }
@@ -206,7 +222,7 @@ fn gradients_are_finite_differences() {
 #[test]
 fn checkpointing_gives_the_same_bits() {
     for family in [json!({"model_type": "qwen2"}), json!({"model_type": "qwen3"}), json!({"model_type": "llama"})] {
-        let decoder = adapted_of(&family, &Target::ALL);
+        let decoder = adapted_of(&family, &Target::ALL, false);
         assert_eq!(gradient(&decoder, Purpose::Training), gradient(&decoder, Purpose::Recomputation), "{family}");
     }
 }

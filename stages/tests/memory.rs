@@ -183,6 +183,19 @@ impl Host for Keeping<'_> {
     fn report(&mut self, _: &Metrics, _: u64) {}
 }
 
+/// Eight numbers to each row and column of every matrix.
+fn adapters() -> Lora {
+    Lora { rank: 8, alpha: 16.0, targets: Target::ALL.to_vec() }
+}
+
+fn learner(device: &Device, config: &DecoderConfig, lora: Option<&Lora>) -> Decoder {
+    let decoder = Decoder::fresh(device, config, 3);
+    match lora {
+        Some(lora) => decoder.adapted(lora, 4),
+        None => decoder,
+    }
+}
+
 fn supervised(
     device: &Device,
     config: &DecoderConfig,
@@ -205,11 +218,7 @@ fn supervised(
     .plan();
     let (folder, mut weights) = (tempfile::tempdir().unwrap(), Vec::new());
     let (most, _) = measured_on(device, || {
-        let decoder = Decoder::fresh(device, config, 3);
-        let decoder = match lora {
-            Some(lora) => decoder.adapted(lora, 4),
-            None => decoder,
-        };
+        let decoder = learner(device, config, lora);
         let draw = Draw::new(7, "memory");
         let (decoder, _) = sft::train(decoder, examples, settings, &draw, &mut Keeping(folder.path())).unwrap();
         weights = decoder.learnt_weights();
@@ -220,7 +229,7 @@ fn supervised(
 #[test]
 fn fine_tuning_holds_what_its_plan_says() {
     let _turn = turn();
-    let lora = Lora { rank: 8, alpha: 16.0, targets: Target::ALL.to_vec() };
+    let lora = adapters();
     for (what, config, lora, batch_tokens, micro) in [
         ("small, long batches", config(600, 96, 3, 256), None, 2_048, None),
         ("wide", config(3_000, 256, 2, 704), None, 1_024, None),
@@ -252,7 +261,7 @@ fn checkpointing_takes_less_and_changes_no_bit() {
 #[test]
 fn adapters_take_no_gradients_and_moments_for_what_is_frozen() {
     let config = config(3_000, 256, 4, 704);
-    let lora = Lora { rank: 8, alpha: 16.0, targets: Target::ALL.to_vec() };
+    let lora = adapters();
     let (whole, adapted) =
         (ModelSizes::new(&config, None, TWO_THREADS), ModelSizes::new(&config, Some(&lora), TWO_THREADS));
     assert_eq!(whole.learnt, whole.parameters);
@@ -352,13 +361,13 @@ struct Practised {
 fn practised(
     device: &Device,
     way: Way,
-    config: &DecoderConfig,
+    (config, lora): (&DecoderConfig, Option<&Lora>),
     settings: &PracticeSettings,
     prompt_tokens: usize,
 ) -> Practised {
     let minibatch = settings.minibatch;
     let plan = PracticeSizes {
-        model: &ModelSizes::new(config, None, device.profile()),
+        model: &ModelSizes::new(config, lora, device.profile()),
         rollouts: settings.rollouts,
         minibatch,
         critic: if way == Way::PpoWithCritic { CriticSizes::Model { minibatch } } else { CriticSizes::Nothing },
@@ -371,10 +380,10 @@ fn practised(
     let (prompts, folder) = (prompts(4, prompt_tokens), tempfile::tempdir().unwrap());
     let mut weights = Vec::new();
     let (most, largest) = measured_on(device, || {
-        let policy = Decoder::fresh(device, config, 3);
+        let policy = learner(device, config, lora);
         let task = Task { policy, prompts: &prompts, ids: &[], draw: &Draw::new(7, "memory") };
         let (decoder, _) = way.train(task, settings, &mut Keeping(folder.path())).unwrap();
-        weights = decoder.weights();
+        weights = decoder.learnt_weights();
     });
     Practised { plan, most, largest, weights: weights.iter().map(|weight| weight.to_bits()).collect() }
 }
@@ -383,12 +392,14 @@ fn practised(
 fn practice_holds_what_its_plan_says() {
     let _turn = turn();
     for way in [Way::PpoWithCritic, Way::PpoShared, Way::Grpo, Way::Rloo] {
-        for (what, config, settings) in [
-            ("small", endless(config(600, 96, 3, 256)), practice(32, 16, 40)),
-            ("long answers", endless(config(600, 96, 2, 256)), practice(8, 4, 200)),
-            ("large vocabulary", endless(config(20_000, 64, 1, 128)), practice(16, 8, 32)),
+        let lora = adapters();
+        for (what, config, lora, settings) in [
+            ("small", endless(config(600, 96, 3, 256)), None, practice(32, 16, 40)),
+            ("long answers", endless(config(600, 96, 2, 256)), None, practice(8, 4, 200)),
+            ("large vocabulary", endless(config(20_000, 64, 1, 128)), None, practice(16, 8, 32)),
+            ("adapters", endless(config(3_000, 256, 4, 704)), Some(&lora), practice(16, 8, 32)),
         ] {
-            let Practised { plan, most, .. } = practised(&two_threads(), way, &config, &settings, 24);
+            let Practised { plan, most, .. } = practised(&two_threads(), way, (&config, lora), &settings, 24);
             check(&format!("{way:?}, {what}"), &plan, most);
         }
     }
@@ -400,13 +411,29 @@ fn checkpointed_practice_takes_less_and_changes_no_bit() {
     let (config, kept) = (endless(config(400, 64, 12, 192)), practice(32, 32, 60));
     for way in [Way::PpoWithCritic, Way::Grpo] {
         let [with_all, with_less] = [false, true].map(|checkpointing| {
-            let done = practised(&two_threads(), way, &config, &PracticeSettings { checkpointing, ..kept.clone() }, 24);
+            let done = practised(
+                &two_threads(),
+                way,
+                (&config, None),
+                &PracticeSettings { checkpointing, ..kept.clone() },
+                24,
+            );
             check(&format!("{way:?}, checkpointing {checkpointing}"), &done.plan, done.most);
             done
         });
         assert_eq!(with_less.weights, with_all.weights);
         assert!((with_less.most as f64) < 0.7 * with_all.most as f64, "{} of {}", with_less.most, with_all.most);
     }
+}
+
+/// Model to stay near and critic are frozen with the policy, and nothing is kept for what is.
+#[test]
+fn adapted_practice_takes_less_than_half() {
+    let _turn = turn();
+    let (config, lora) = (endless(config(3_000, 512, 4, 1_408)), adapters());
+    let [whole, adapted] = [None, Some(&lora)]
+        .map(|lora| practised(&two_threads(), Way::PpoWithCritic, (&config, lora), &practice(8, 4, 16), 24).most);
+    assert!(2 * adapted < whole, "{adapted} of {whole} bytes");
 }
 
 /// The vocabulary of Qwen2.5, and four answers of 488 tokens after 24: 2,048 tokens an update.
@@ -417,7 +444,7 @@ fn ppo_never_holds_tokens_times_vocabulary() {
     let Practised { plan, most, largest, .. } = practised(
         &two_threads(),
         Way::PpoWithCritic,
-        &config,
+        (&config, None),
         &PracticeSettings { iterations: 1, ..practice(4, 4, 488) },
         24,
     );
@@ -430,10 +457,12 @@ fn ppo_never_holds_tokens_times_vocabulary() {
 #[test]
 fn preference_learning_holds_what_its_plan_says() {
     let _turn = turn();
-    for (what, config, count, batch) in [
-        ("small", config(600, 96, 3, 256), 60, 8),
-        ("wide", config(3_000, 256, 2, 704), 24, 4),
-        ("large vocabulary", config(30_000, 64, 1, 128), 16, 4),
+    let lora = adapters();
+    for (what, config, lora, count, batch) in [
+        ("small", config(600, 96, 3, 256), None, 60, 8),
+        ("wide", config(3_000, 256, 2, 704), None, 24, 4),
+        ("large vocabulary", config(30_000, 64, 1, 128), None, 16, 4),
+        ("adapters", config(3_000, 256, 4, 704), Some(&lora), 24, 4),
     ] {
         let texts = texts(2 * count, config.vocab_size);
         let pair = |(index, two): (usize, &[Example])| Pair {
@@ -445,7 +474,7 @@ fn preference_learning_holds_what_its_plan_says() {
         let length = |it: &Example| (it.tokens.len(), it.targets());
         let lengths: Vec<[Lengths; 2]> =
             pairs.iter().map(|pair| [length(&pair.chosen), length(&pair.rejected)]).collect();
-        let model = ModelSizes::new(&config, None, TWO_THREADS);
+        let model = ModelSizes::new(&config, lora, TWO_THREADS);
         let draw = Draw::new(7, "memory");
         let steps: Vec<Vec<usize>> = (0..2).flat_map(|epoch| dpo::steps_of(count, batch, &draw, epoch)).collect();
         let plan = DpoSizes {
@@ -467,7 +496,7 @@ fn preference_learning_holds_what_its_plan_says() {
         };
         let (device, folder) = (Device::cpu(Some(2)), tempfile::tempdir().unwrap());
         let (most, _) = measured(|| {
-            let policy = Decoder::fresh(&device, &config, 3);
+            let policy = learner(&device, &config, lora);
             dpo::train(policy, &pairs, &settings, &draw, &mut Keeping(folder.path())).unwrap();
         });
         check(what, &plan, most);
@@ -533,7 +562,8 @@ fn practice_and_generation_hold_on_an_accelerator_what_their_plans_say() {
     let _turn = turn();
     let config = endless(config(150, 32, 2, 64));
     for device in accelerators() {
-        let Practised { plan, most, .. } = practised(&device, Way::PpoWithCritic, &config, &practice(8, 4, 30), 6);
+        let Practised { plan, most, .. } =
+            practised(&device, Way::PpoWithCritic, (&config, None), &practice(8, 4, 30), 6);
         check(&format!("practice, {:?}", device.profile()), &plan, most);
     }
     for device in accelerators() {

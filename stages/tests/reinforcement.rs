@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use stages::draw::Draw;
 use stages::failure::Result;
 use stages::model::generate::{Finish, Generation, Request, Sampling};
+use stages::model::lora::Target;
 use stages::model::parameters::Layout;
-use stages::model::{Decoder, DecoderConfig, tensors};
+use stages::model::{Decoder, DecoderConfig, Lora, tensors};
 use stages::train::batches::{Example, epoch_order};
 use stages::train::dpo::{DpoSettings, Pair};
 use stages::train::grpo::GrpoSettings;
@@ -324,8 +325,15 @@ fn fresh(threads: usize) -> Decoder {
     Decoder::fresh(&Device::cpu(Some(threads)), &DecoderConfig::from_json(config, "config").unwrap(), 3)
 }
 
+fn adapted(threads: usize) -> Decoder {
+    fresh(threads).adapted(&Lora { rank: 6, alpha: 12.0, targets: Target::ALL.to_vec() }, 5)
+}
+
+/// What learns: all weights, or adapters beside them.
+const STARTS: [(&str, fn(usize) -> Decoder); 2] = [("whole", fresh), ("adapted", adapted)];
+
 fn bits(decoder: &Decoder) -> Vec<u32> {
-    decoder.weights().iter().map(|weight| weight.to_bits()).collect()
+    decoder.weights().iter().chain(&decoder.learnt_weights()).map(|weight| weight.to_bits()).collect()
 }
 
 fn prompts() -> Vec<Vec<u32>> {
@@ -370,50 +378,63 @@ fn all_algorithms() -> Vec<(&'static str, Algorithm)> {
     ]
 }
 
-fn reinforce(algorithm: &Algorithm, threads: usize, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
+fn reinforce(algorithm: &Algorithm, policy: Decoder, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
     let (prompts, draw) = (prompts(), Draw::new(7, "practice"));
-    let task = Task { policy: fresh(threads), prompts: &prompts, ids: &[], draw: &draw };
+    let task = Task { policy, prompts: &prompts, ids: &[], draw: &draw };
     algorithm.train(task, &mut sevens, host)
 }
 
 #[test]
 fn each_algorithm_finds_what_is_rewarded() {
-    for (name, mut algorithm) in all_algorithms() {
+    for ((learnt, start), (name, mut algorithm)) in combined() {
         let longer = algorithm.practice();
         (longer.iterations, longer.rollouts, longer.minibatch) = (40, 64, 32);
         (longer.kl.adaptive, longer.kl_stop) = (None, None);
-        let (model, rows) = reinforce(&algorithm, 2, &mut Quiet).unwrap();
+        let (model, rows) = reinforce(&algorithm, start(2), &mut Quiet).unwrap();
         let (first, last) = (rows[0].get("reward"), rows.last().unwrap().get("reward"));
-        assert!(first < 0.25 && last > 0.5, "{name}: reward {first} → {last}");
-        assert_eq!(model.layout().value, None, "{name}: what comes out is a policy");
+        assert!(first < 0.25 && last > 0.5, "{learnt}, {name}: reward {first} → {last}");
+        assert_eq!(model.layout().value, None, "{learnt}, {name}: what comes out is a policy");
+        assert_eq!(model.learnt(), start(2).learnt(), "{learnt}, {name}: as large as it was");
+        if learnt == "adapted" {
+            assert!(model.weights() == fresh(2).weights(), "{name}: what is frozen stays as it is");
+        }
     }
+}
+
+/// Everything that can learn, by every algorithm.
+fn combined() -> Vec<((&'static str, fn(usize) -> Decoder), (&'static str, Algorithm))> {
+    STARTS.into_iter().flat_map(|start| all_algorithms().into_iter().map(move |algorithm| (start, algorithm))).collect()
 }
 
 #[test]
 fn every_algorithm_gives_the_same_bits_on_any_number_of_threads_and_after_stops() {
-    for (name, algorithm) in all_algorithms() {
-        let (whole, rows) = reinforce(&algorithm, 1, &mut Quiet).unwrap();
+    for ((learnt, start), (name, algorithm)) in combined() {
+        let (whole, rows) = reinforce(&algorithm, start(1), &mut Quiet).unwrap();
+        assert!(bits(&whole) != bits(&start(1)), "{learnt}, {name}: nothing was learnt");
         for threads in [2, 3] {
-            let (other, other_rows) = reinforce(&algorithm, threads, &mut Quiet).unwrap();
-            assert!(bits(&whole) == bits(&other) && rows == other_rows, "{name}: {threads} threads");
+            let (other, other_rows) = reinforce(&algorithm, start(threads), &mut Quiet).unwrap();
+            assert!(bits(&whole) == bits(&other) && rows == other_rows, "{learnt}, {name}: {threads} threads");
         }
         for (stops, every) in [(&[1, 2, 2][..], 1), (&[3], 1000)] {
-            let (resumed, resumed_rows) = with_stops(stops, every, |host| reinforce(&algorithm, 2, host));
-            assert!(bits(&whole) == bits(&resumed) && rows == resumed_rows, "{name}: stops after {stops:?}");
+            let (resumed, resumed_rows) = with_stops(stops, every, |host| reinforce(&algorithm, start(2), host));
+            let same = bits(&whole) == bits(&resumed) && rows == resumed_rows;
+            assert!(same, "{learnt}, {name}: stops after {stops:?}");
         }
     }
 }
 
 #[test]
 fn ratios_start_at_exactly_one_and_the_sampler_sees_what_training_sees() {
-    for (name, algorithm) in all_algorithms() {
-        let (_, rows) = reinforce(&algorithm, 2, &mut Quiet).unwrap();
+    for ((learnt, start), (name, algorithm)) in combined() {
+        let (_, rows) = reinforce(&algorithm, start(2), &mut Quiet).unwrap();
         for row in &rows {
             let idle = name.starts_with("ppo") && row.step == 1;
-            assert_eq!(row.get("sampler_gap"), 0.0, "{name}, iteration {}", row.step);
-            assert_eq!(row.get("first_ratio"), if idle { 0.0 } else { 1.0 }, "{name}, iteration {}", row.step);
+            let place = format!("{learnt}, {name}, iteration {}", row.step);
+            assert_eq!(row.get("sampler_gap"), 0.0, "{place}");
+            assert_eq!(row.get("first_ratio"), if idle { 0.0 } else { 1.0 }, "{place}");
         }
-        assert_eq!(rows[0].get("kl"), 0.0, "{name}");
+        assert_eq!(rows[0].get("kl"), 0.0, "{learnt}, {name}");
+        assert!(rows.last().unwrap().get("kl") != 0.0, "{learnt}, {name}: the model to stay near moves along");
     }
 }
 
@@ -422,10 +443,12 @@ fn an_idle_policy_stays_what_it_was_while_a_shared_critic_learns() {
     let mut algorithm = all_algorithms().swap_remove(1).1;
     let practice = algorithm.practice();
     (practice.iterations, practice.idle) = (3, 3);
-    let (model, rows) = reinforce(&algorithm, 1, &mut Quiet).unwrap();
-    assert!(bits(&model) == bits(&fresh(1)), "the policy moved");
-    let (first, last) = (rows[0].get("value_loss"), rows[2].get("value_loss"));
-    assert!(last < first, "value loss {first} → {last}");
+    for (learnt, start) in STARTS {
+        let (model, rows) = reinforce(&algorithm, start(1), &mut Quiet).unwrap();
+        assert!(bits(&model) == bits(&start(1)), "{learnt}: the policy moved");
+        let (first, last) = (rows[0].get("value_loss"), rows[2].get("value_loss"));
+        assert!(last < first, "{learnt}: value loss {first} → {last}");
+    }
 }
 
 #[test]
@@ -434,7 +457,7 @@ fn passes_that_go_too_far_from_the_policy_that_answered_are_left_out() {
         let mut algorithm = all_algorithms().swap_remove(3).1;
         let practice = algorithm.practice();
         (practice.epochs, practice.kl_stop) = (6, Some(kl_stop));
-        let (_, rows) = reinforce(&algorithm, 1, &mut Quiet).unwrap();
+        let (_, rows) = reinforce(&algorithm, fresh(1), &mut Quiet).unwrap();
         rows.iter().map(|row| row.get("updates")).sum::<f64>()
     };
     let (free, held) = (updates(1e9), updates(1e-9));
@@ -448,7 +471,7 @@ fn a_wandering_beta_follows_the_divergence() {
         let mut algorithm = all_algorithms().swap_remove(0).1;
         algorithm.practice().idle = 0;
         algorithm.practice().kl.adaptive = Some(Adaptive { target, horizon: 100.0 });
-        let (_, rows) = reinforce(&algorithm, 1, &mut Quiet).unwrap();
+        let (_, rows) = reinforce(&algorithm, fresh(1), &mut Quiet).unwrap();
         rows.iter().map(|row| row.get("beta")).collect::<Vec<_>>()
     };
     let (loose, tight) = (beta(1e6), beta(1e-9));
@@ -535,8 +558,12 @@ fn a_policy_that_has_gone_too_far_is_stopped() {
 
 #[test]
 fn a_value_head_comes_off_as_it_was_put_on() {
-    let model = fresh(1);
-    assert!(bits(&model.with_value_head().without_value_head()) == bits(&model));
+    for (learnt, start) in STARTS {
+        let (model, with_head) = (start(1), start(1).with_value_head());
+        let more = with_head.learnt().len - model.learnt().len;
+        assert_eq!(more, model.config().hidden_size + 1, "{learnt}: a vector and a constant");
+        assert!(bits(&with_head.without_value_head()) == bits(&model), "{learnt}");
+    }
 }
 
 /// Sevens are better than anything else.
@@ -549,8 +576,8 @@ fn preferences() -> Vec<Pair> {
     (0..40).map(pair).collect()
 }
 
-fn prefer(threads: usize, settings: &DpoSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
-    dpo::train(fresh(threads), &preferences(), settings, &Draw::new(7, "dpo"), host)
+fn prefer(policy: Decoder, settings: &DpoSettings, host: &mut dyn Host) -> Result<(Decoder, Vec<Metrics>)> {
+    dpo::train(policy, &preferences(), settings, &Draw::new(7, "dpo"), host)
 }
 
 fn dpo_settings() -> DpoSettings {
@@ -560,30 +587,34 @@ fn dpo_settings() -> DpoSettings {
 
 #[test]
 fn dpo_learns_which_answer_is_better() {
-    let (_, rows) = prefer(2, &DpoSettings { epochs: 12, ..dpo_settings() }, &mut Quiet).unwrap();
-    let (first, last) = (&rows[0], rows.last().unwrap());
-    assert_eq!((first.get("margin"), first.get("accuracy")), (0.0, 0.0));
-    assert!((first.get("loss") - 2f64.ln()).abs() < 1e-12);
-    assert!(last.get("loss") < 0.6 && last.get("accuracy") == 1.0, "{last:?}");
-    assert!(last.get("rewards_chosen") > last.get("rewards_rejected"), "{last:?}");
+    for (learnt, start) in STARTS {
+        let (_, rows) = prefer(start(2), &DpoSettings { epochs: 12, ..dpo_settings() }, &mut Quiet).unwrap();
+        let (first, last) = (&rows[0], rows.last().unwrap());
+        assert_eq!((first.get("margin"), first.get("accuracy")), (0.0, 0.0), "{learnt}");
+        assert!((first.get("loss") - 2f64.ln()).abs() < 1e-12, "{learnt}");
+        assert!(last.get("loss") < 0.6 && last.get("accuracy") == 1.0, "{learnt}: {last:?}");
+        assert!(last.get("rewards_chosen") > last.get("rewards_rejected"), "{learnt}: {last:?}");
+    }
 }
 
 #[test]
 fn dpo_gives_the_same_bits_on_any_number_of_threads_and_after_stops() {
-    let (whole, rows) = prefer(1, &dpo_settings(), &mut Quiet).unwrap();
-    for threads in [2, 3] {
-        let (other, other_rows) = prefer(threads, &dpo_settings(), &mut Quiet).unwrap();
-        assert!(bits(&whole) == bits(&other) && rows == other_rows, "{threads} threads");
-    }
-    for (stops, every) in [(&[1, 2, 4][..], 1), (&[5], 1000)] {
-        let (resumed, resumed_rows) = with_stops(stops, every, |host| prefer(2, &dpo_settings(), host));
-        assert!(bits(&whole) == bits(&resumed) && rows == resumed_rows, "stops after {stops:?}");
+    for (learnt, start) in STARTS {
+        let (whole, rows) = prefer(start(1), &dpo_settings(), &mut Quiet).unwrap();
+        for threads in [2, 3] {
+            let (other, other_rows) = prefer(start(threads), &dpo_settings(), &mut Quiet).unwrap();
+            assert!(bits(&whole) == bits(&other) && rows == other_rows, "{learnt}: {threads} threads");
+        }
+        for (stops, every) in [(&[1, 2, 4][..], 1), (&[5], 1000)] {
+            let (resumed, resumed_rows) = with_stops(stops, every, |host| prefer(start(2), &dpo_settings(), host));
+            assert!(bits(&whole) == bits(&resumed) && rows == resumed_rows, "{learnt}: stops after {stops:?}");
+        }
     }
 }
 
 #[test]
 fn dpo_that_diverges_stops_with_its_step_and_rows() {
     let schedule = Schedule { shape: Shape::Constant, peak: 1e30, warmup: 0.0, floor: 0.0 };
-    let message = prefer(1, &DpoSettings { schedule, ..dpo_settings() }, &mut Quiet).err().unwrap().to_string();
+    let message = prefer(fresh(1), &DpoSettings { schedule, ..dpo_settings() }, &mut Quiet).err().unwrap().to_string();
     assert!(message.contains("diverged at step `2`") && message.contains("`row-"), "{message}");
 }

@@ -68,6 +68,15 @@ fn kinds() -> Vec<(&'static str, Value)> {
         ("rloo", practice(json!({"group": 4, "ratio": "token", "whiten": true, "mask_truncated": true}))),
         ("ppo", practice(json!({"critic": "shared", "value_coefficient": 0.5, "kl_as": "loss", "kl_stop": 0.05}))),
         ("ppo", practice(json!({"value_minibatch": 8, "value_epochs": 3, "lambda": 0.95, "value_lambda": 1.0}))),
+        ("ppo", practice(json!({"lora": {"rank": 4, "keep_adapter": true}, "lr": 3e-3}))),
+        ("grpo", practice(json!({"lora": {"rank": 4, "targets": ["q", "v"], "keep_adapter": true}, "group": 8}))),
+        (
+            "dpo",
+            json!({
+                "policy": "x", "problems": "y", "verifier": "rules", "temperature": 1.2, "max_new_tokens": 24, "batch": 4,
+                "lora": {"keep_adapter": true},
+            }),
+        ),
         (
             "dpo",
             json!({
@@ -92,7 +101,8 @@ fn every_kind_gives_a_model_with_its_metrics_and_the_same_after_a_stop() {
         assert!(matches!(interrupted, Err(Failure::Cancelled)), "{kind} {settings}");
         stopped.patience.store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
         let resumed = run(kind, settings.clone(), &inputs, &stopped).unwrap();
-        for file in ["model.safetensors", "metrics.parquet", "config.json"] {
+        let adapter = settings.get("lora").map(|_| "adapter/adapter_model.safetensors");
+        for file in ["model.safetensors", "metrics.parquet", "config.json"].into_iter().chain(adapter) {
             let same = bytes(&model(&outputs, ""), file) == bytes(&model(&resumed, ""), file);
             assert!(same, "{kind} {settings}: {file}");
         }
@@ -182,8 +192,11 @@ fn settings_that_came_later_left_the_identity_of_older_recipes_alone() {
     let defaults = json!({
         "critic": "separate", "value_coefficient": 1.0, "kl_as": "reward", "kl_horizon": 1e4, "mask_truncated": false, "entropy": 0.0,
         "kl_target": null, "kl_stop": null, "clip_high": null, "value_minibatch": null, "value_lambda": null, "kl_limit": 50.0,
+        "lora": null,
     });
     assert_eq!(with(defaults), identity(short.clone()), "defaults written out, and a limit that changes no result");
+    let named = json!({"lora": {"rank": 16, "alpha": 32, "targets": ["feed_forward", "attention"]}});
+    assert_eq!(with(named), with(json!({"lora": {}})), "equal adapters have one name");
     for other in [
         json!({"critic": "shared"}),
         json!({"value_coefficient": 0.5}),
@@ -196,6 +209,8 @@ fn settings_that_came_later_left_the_identity_of_older_recipes_alone() {
         json!({"entropy": 0.01}),
         json!({"value_minibatch": 8}),
         json!({"value_lambda": 1.0}),
+        json!({"lora": {}}),
+        json!({"lora": {"rank": 8}}),
     ] {
         assert_ne!(with(other.clone()), identity(short.clone()), "{other}");
     }

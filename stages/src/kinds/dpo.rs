@@ -5,6 +5,7 @@ mod memory;
 mod pairs;
 
 use super::compute::Compute;
+use super::lora::LoraSettings;
 use super::practising::{Problems, out_of_range, report};
 use super::sft::{ScheduleShape, StoredPrecision, positive, question_column, question_need};
 use super::student::{NodeHost, Student};
@@ -76,6 +77,9 @@ crate::settings! {
         /// The column to be answered; `problem`, else `question` when left out.
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
+        /// Small matrices are learnt beside frozen weights.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub lora: Option<LoraSettings> = None,
         pub precision: StoredPrecision = StoredPrecision::F32,
         /// What products take of their factors: `bf16` rounds each to it, as mixed-precision training does; sums and weights stay f32.
         #[serde(skip_serializing_if = "Compute::is_f32")]
@@ -94,7 +98,8 @@ struct Dpo {
 }
 
 fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stage>> {
-    let settings = DpoNode::read_fields(fields, reader)?;
+    let mut settings = DpoNode::read_fields(fields, reader)?;
+    settings.lora = settings.lora.map(LoraSettings::filled_in);
     let before = reader.mistakes.len();
     let prompt = match &settings.verifier {
         Some(verifier) => verifier.prompt(fields, reader)?,
@@ -112,6 +117,7 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
     ] {
         positive(key, value, reader);
     }
+    LoraSettings::check_if_any(settings.lora.as_ref(), reader);
     if !(0.0..0.5).contains(&settings.smoothing) {
         out_of_range("smoothing", format!("`{}` should be at least 0 and below 0.5", settings.smoothing), reader);
     }
@@ -236,8 +242,11 @@ impl Stage for Dpo {
         let note = |row: &Metrics| format!("loss {:.3}, accuracy {:.3}", row.get("loss"), row.get("accuracy"));
         let mut host = NodeHost::new(context, self.settings.checkpoint_every.0, "steps", note)?;
         let draw = context.draw().of("training");
-        let (decoder, metrics) = train(student.decoder, &pairs, &self.training(), &draw, &mut host)?;
-        let student = Student { decoder, ..student };
+        let lora = self.settings.lora.as_ref();
+        let learner = LoraSettings::adapted(lora, student.decoder, context);
+        let (decoder, metrics) = train(learner, &pairs, &self.training(), &draw, &mut host)?;
+        let adapter = LoraSettings::kept(lora, &decoder);
+        let student = Student { decoder: decoder.merged(), adapter, ..student };
         let folder = context.scratch().join("model");
         student.save_trained(&folder, self.settings.precision.of_tensors(), &metrics, started)?;
         host.save_times(&folder, &metrics)?;

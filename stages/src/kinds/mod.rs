@@ -10,6 +10,7 @@ mod eval;
 mod examples;
 mod filter;
 mod grpo;
+mod lora;
 pub(crate) mod mix;
 mod ppo;
 mod practising;

@@ -11,6 +11,7 @@ pub use node::{Algorithm, read};
 pub use problems::{Problems, Verdict};
 
 use super::compute::Compute;
+use super::lora::LoraSettings;
 use super::sft::{ScheduleShape, StoredPrecision, number, positive};
 use super::student::{NodeHost, Student, spread};
 use super::verifier::Verifier;
@@ -121,6 +122,7 @@ pub struct Practising<'a> {
     pub max_new_tokens: usize,
     pub mask_truncated: bool,
     pub weight_decay: f64,
+    pub lora: Option<&'a LoraSettings>,
     pub precision: StoredPrecision,
     pub compute: Compute,
     pub checkpointing: bool,
@@ -163,6 +165,7 @@ macro_rules! practising {
             max_new_tokens: $settings.max_new_tokens,
             mask_truncated: $settings.mask_truncated,
             weight_decay: $settings.weight_decay,
+            lora: $settings.lora.as_ref(),
             precision: $settings.precision,
             compute: $settings.compute,
             checkpointing: $settings.checkpointing.0,
@@ -211,6 +214,7 @@ impl Practising<'_> {
         ] {
             positive(key, value, reader);
         }
+        LoraSettings::check_if_any(self.lora, reader);
         if self.kl_target.is_some() && self.kl <= 0.0 {
             let message = "`kl_target` moves β away from `kl`, which should be above 0 to begin with".to_string();
             out_of_range("kl_target", message, reader);
@@ -284,7 +288,7 @@ impl Practising<'_> {
     ) -> Result<Outputs> {
         let started = Instant::now();
         let problems = Problems::new(&inputs.take_rows("problems")?, self.question, self.truth)?;
-        let mut student = Student::open(inputs.model_folder("policy"), &self.compute.device(context))?;
+        let student = Student::open(inputs.model_folder("policy"), &self.compute.device(context))?;
         let prompts = problems.prompts(&student)?;
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         self.check_memory(student.decoder.config(), critic, longest, context)?;
@@ -297,9 +301,11 @@ impl Practising<'_> {
             let verdicts = problems.verdicts(&texts, self.verifier, self.prompt, context)?;
             Ok(verdicts.into_iter().map(|verdict| self.judgement(verdict)).collect())
         };
-        let task = Task { policy: student.decoder, prompts: &prompts, ids: &problems.ids, draw: &draw };
+        let policy = LoraSettings::adapted(self.lora, student.decoder, context);
+        let task = Task { policy, prompts: &prompts, ids: &problems.ids, draw: &draw };
         let (decoder, metrics) = train(task, &mut judge, &mut host)?;
-        student.decoder = decoder;
+        let adapter = LoraSettings::kept(self.lora, &decoder);
+        let student = Student { decoder: decoder.merged(), adapter, ..student };
         let folder = context.scratch().join("model");
         student.save_trained(&folder, self.precision.of_tensors(), &metrics, started)?;
         host.save_times(&folder, &metrics)?;

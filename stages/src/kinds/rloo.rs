@@ -1,6 +1,7 @@
 //! `rloo`: a policy gives several answers to each problem; each is measured by the mean reward of the others (REINFORCE, no critic).
 
 use super::compute::Compute;
+use super::lora::LoraSettings;
 use super::practising::{self, Algorithm, KL_HORIZON, KlPlace, Practising, Reward, practising};
 use super::sft::{ScheduleShape, StoredPrecision};
 use super::verifier::Verifier;
@@ -86,6 +87,9 @@ crate::settings! {
         /// The column to be answered; `problem`, else `question` when left out.
         pub question: Option<String> = None,
         pub truth: String = "truth".to_string(),
+        /// Small matrices are learnt beside frozen weights, and the model to stay near takes no memory of its own.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub lora: Option<LoraSettings> = None,
         pub precision: StoredPrecision = StoredPrecision::F32,
         /// What products take of their factors: `bf16` rounds each to it, as mixed-precision training does; sums and weights stay f32.
         #[serde(skip_serializing_if = "Compute::is_f32")]
@@ -113,6 +117,10 @@ impl Algorithm for RlooNode {
 
     fn length(&mut self) -> (&mut Option<u64>, Option<u64>, Option<f64>) {
         (&mut self.iterations, self.episodes, self.passes)
+    }
+
+    fn lora(&mut self) -> &mut Option<LoraSettings> {
+        &mut self.lora
     }
 
     fn check(&self, practising: &Practising, reader: &mut Reader) {

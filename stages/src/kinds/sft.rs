@@ -3,25 +3,23 @@
 mod base;
 mod evaluation;
 mod lessons;
-mod lora;
 mod memory;
 mod told;
 
 pub use base::Base;
 pub use evaluation::Evaluation;
-pub use lora::LoraSettings;
 pub use told::number;
 
 use super::compute::Compute;
+use super::lora::{self, LoraSettings};
 use super::student::{NodeHost, Student};
 use crate::columns::Need;
 use crate::context::{Context, Profile};
 use crate::failure::{Failure, Result};
+use crate::model::DecoderConfig;
 use crate::model::chat::ChatTemplate;
-use crate::model::lora::PeftAdapter;
 use crate::model::tensors;
 use crate::model::tokenizer::END_OF_TEXT;
-use crate::model::{Decoder, DecoderConfig};
 use crate::rows::Rows;
 use crate::settings::{Reader, Setting, Settings, Step};
 use crate::stage::{Artifact, Input, Inputs, Kind, MemoryOutlook, NodeRef, Output, Outputs, Stage, Unkeyed};
@@ -197,14 +195,11 @@ fn read(fields: &Map<String, Value>, reader: &mut Reader) -> Option<Box<dyn Stag
     ] {
         positive(key, value, reader);
     }
-    if let Some(lora) = &settings.lora {
-        reader.within(Step::Key("lora".into()), |reader| lora.check(reader));
-        if matches!(settings.base, Base::Fresh(_)) {
-            let hint =
-                "a base that was trained, such as `base: { path: FOLDER }` or `base: { node: NODE }`".to_string();
-            let message = "adapters beside frozen weights that know nothing have nothing to go by";
-            reader.within(Step::Name("lora".into()), |reader| reader.mistake("excess-key", message, Some(hint)));
-        }
+    LoraSettings::check_if_any(settings.lora.as_ref(), reader);
+    if settings.lora.is_some() && matches!(settings.base, Base::Fresh(_)) {
+        let hint = "a base that was trained, such as `base: { path: FOLDER }` or `base: { node: NODE }`".to_string();
+        let message = "adapters beside frozen weights that know nothing have nothing to go by";
+        reader.within(Step::Name("lora".into()), |reader| reader.mistake("excess-key", message, Some(hint)));
     }
     if let Some(evaluation) = &settings.evaluation {
         reader.within(Step::Key("evaluation".into()), |reader| evaluation.check(reader));
@@ -297,15 +292,12 @@ impl Stage for Sft {
         let draw = context.draw().of("training");
         let ids: Vec<String> = material.trained.iter().map(|lesson| lesson.id.clone()).collect();
         let lessons = Lessons { examples: &trained, ids: &ids, held_out: &held_out };
-        let decoder = match &self.0.lora {
-            Some(lora) => student.decoder.adapted(&lora.of_model(), context.draw().of("adapters").bits()),
-            None => student.decoder,
-        };
-        let (decoder, metrics) = train(decoder, lessons, &settings, &draw, &mut host)?;
-        let adapter = self.kept_adapter(&decoder);
-        let student = Student { decoder: decoder.merged(), ..student };
+        let lora = self.0.lora.as_ref();
+        let learner = LoraSettings::adapted(lora, student.decoder, context);
+        let (decoder, metrics) = train(learner, lessons, &settings, &draw, &mut host)?;
+        let adapter = LoraSettings::kept(lora, &decoder);
+        let student = Student { decoder: decoder.merged(), adapter, ..student };
         student.save_trained(&folder, precision, &metrics, started)?;
-        adapter.map_or(Ok(()), |adapter| adapter.save(&folder.join("adapter")))?;
         host.save_times(&folder, &metrics)?;
         let report = told::report(&trained, &held_out, &metrics, settings.evaluation.as_ref());
         let outputs = Outputs { report, ..Outputs::default() };
@@ -319,11 +311,6 @@ const EVALUATION: &str = "evaluation";
 impl Sft {
     fn evaluation_rows(&self) -> Option<&NodeRef> {
         self.0.evaluation.as_ref()?.input.as_ref()
-    }
-
-    fn kept_adapter(&self, decoder: &Decoder) -> Option<PeftAdapter> {
-        let lora = self.0.lora.as_ref().filter(|lora| lora.keep_adapter)?;
-        Some(PeftAdapter::of(decoder, &lora.of_model()))
     }
 
     /// Rows as lessons: to be trained on, and held out.

@@ -77,15 +77,25 @@ pub fn write_table(path: &Path, rows: &Rows) -> Result<()> {
     let batch = rows.to_batch()?;
     let refused =
         |error: parquet::errors::ParquetError| Failure::Machine(format!("cannot write `{}`: {error}", path.display()));
-    let file = std::fs::File::create(path).map_err(|error| Failure::io("create", path, error))?;
-    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).map_err(refused)?;
+    // In memory first: through the writer's errors nobody would see that a disk is full.
+    let mut bytes = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).map_err(refused)?;
     writer.write(&batch).map_err(refused)?;
-    writer.close().map(|_| ()).map_err(refused)
+    writer.close().map_err(refused)?;
+    std::fs::write(path, bytes).map_err(|error| Failure::io("write", path, error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_when_a_table_is_written_is_told_with_the_next_step() {
+        let step = Column { name: "step".to_string(), column_type: ColumnType::Int };
+        let failure = write_table(Path::new("/dev/full"), &Rows::new(vec![step])).unwrap_err();
+        assert!(failure.to_string().contains("`/dev/full`"), "{failure}");
+        assert!(failure.to_string().contains("free some space"), "{failure}");
+    }
 
     #[test]
     fn times_outlive_a_stop_and_torn_lines_are_passed_over() {

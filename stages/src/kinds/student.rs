@@ -6,6 +6,7 @@ use crate::context::{Context, Progress};
 use crate::failure::{Failure, Result};
 use crate::model::chat::{self, ChatTemplate};
 use crate::model::generate::{Generation, Request, Sampling, generate};
+use crate::model::lora::PeftAdapter;
 use crate::model::tensors::Precision;
 use crate::model::{Carried, Decoder, ModelFolder, Tokenizer};
 use crate::rows::{Column, ColumnType, Row, Rows};
@@ -22,13 +23,15 @@ pub struct Student {
     pub tokenizer: Tokenizer,
     pub template: ChatTemplate,
     pub carried: Carried,
+    /// What it learnt last, apart from its weights, where that is saved besides.
+    pub adapter: Option<PeftAdapter>,
 }
 
 impl Student {
     pub fn open(folder: &Path, device: &Device) -> Result<Student> {
         let model = ModelFolder::load(folder)?;
         let (decoder, template) = (Decoder::new(device, &model.config, &model.weights), model.template_or_plain()?);
-        Ok(Student { decoder, tokenizer: model.tokenizer, template, carried: model.carried })
+        Ok(Student { decoder, tokenizer: model.tokenizer, template, carried: model.carried, adapter: None })
     }
 
     /// The tokens that the model answers.
@@ -70,7 +73,8 @@ impl Student {
         let config = self.decoder.config().clone();
         let (tokenizer, template) = (self.tokenizer.clone(), Some(self.template.clone()));
         let (weights, carried) = (self.decoder.weights(), self.carried.clone());
-        ModelFolder { config, weights, tokenizer, template, carried }.save(folder, precision)
+        ModelFolder { config, weights, tokenizer, template, carried }.save(folder, precision)?;
+        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.save(&folder.join("adapter")))
     }
 
     /// The same, with what the training reported: `metrics.parquet`, and `timings.json`, which is no part of the content.

@@ -38,7 +38,8 @@ pub struct Decoder {
     device: Device,
     /// `[positions, D]`
     tables: Arc<Buffer<f32>>,
-    parameters: Buffer<f32>,
+    /// Shared only where they are frozen.
+    parameters: Arc<Buffer<f32>>,
     /// Of `parameters`, while they do not change.
     prepared: OnceLock<Prepared>,
     /// The same for training; its memory outlives the changes.
@@ -67,7 +68,7 @@ impl Decoder {
             layout: Arc::new(layout),
             device: device.clone(),
             tables: Arc::new(tables),
-            parameters: stream.upload(weights),
+            parameters: Arc::new(stream.upload(weights)),
             prepared: OnceLock::new(),
             shared: None,
             adapters: None,
@@ -79,11 +80,21 @@ impl Decoder {
         Decoder::new(device, config, &super::parameters::initial(config, &Layout::new(config, false), seed))
     }
 
-    /// The same weights once more.
+    /// The same model once more; what is frozen is shared.
     pub fn copy(&self) -> Decoder {
-        let stream = self.device.stream();
-        let adapters = self.adapters.as_ref().map(|adapters| adapters.copy(&stream));
-        Decoder { parameters: stream.upload(&self.weights()), adapters, ..self.sharing() }
+        match &self.adapters {
+            Some(adapters) => self.beside(self.layout.clone(), Some(adapters.copy(&self.device.stream()))),
+            None => self.of(self.layout.clone(), &self.weights()),
+        }
+    }
+
+    /// The model as it is before it learns, which stays so: without adapters, or a copy.
+    pub fn at_rest(&self) -> Decoder {
+        assert!(self.layout.value.is_none(), "nothing has been learnt yet");
+        match self.adapters {
+            Some(_) => self.beside(Arc::new(Layout::new(&self.config, false)), None),
+            None => self.copy(),
+        }
     }
 
     /// The same model with adapters, which change nothing before they learn; all else is frozen.
@@ -97,16 +108,25 @@ impl Decoder {
     /// The same model with its adapters' work in its weights, and no adapters.
     pub fn merged(mut self) -> Decoder {
         if let Some(adapters) = self.adapters.take() {
-            self.forget_prepared();
-            adapters.merge(&self.device.stream(), &self.layout, &mut self.parameters);
-            self.layout = Arc::new(Layout::new(&self.config, self.layout.value.is_some()));
+            assert!(self.layout.value.is_none(), "a value head is no part of a model that is saved");
+            let (stream, layout) = (self.device.stream(), self.layout.clone());
+            adapters.merge(&stream, &layout, self.own_parameters());
+            self.layout = Arc::new(Layout::new(&self.config, false));
         }
         self
     }
 
-    /// The same weights with a value head that says 0.5 whatever it sees: halfway between wrong and right.
+    /// The same model with a value head that says 0.5 whatever it sees: halfway between wrong and right. Beside adapters it lies
+    /// behind them, as it is learnt too.
     pub fn with_value_head(&self) -> Decoder {
-        assert!(self.adapters.is_none(), "a critic starts from whole weights");
+        if let Some(adapters) = &self.adapters {
+            let (weight, constant) = (vec![0.0; self.config.hidden_size], [0.5]);
+            let start = adapters.parameters.len();
+            let end = start + weight.len();
+            let layout = Layout { value: Some((start..end, end..end + 1)), ..(*self.layout).clone() };
+            let adapters = adapters.followed_by(&self.device.stream(), &[&weight[..], &constant].concat());
+            return self.beside(Arc::new(layout), Some(adapters));
+        }
         let (from, to) = (&self.layout, Layout::new(&self.config, true));
         let (old, mut new) = (self.weights(), vec![0.0; to.len]);
         new[..from.matrices].copy_from_slice(&old[..from.matrices]);
@@ -114,18 +134,31 @@ impl Decoder {
         new[to.matrices..to.matrices + vectors].copy_from_slice(&old[from.matrices..]);
         let (_, constant) = to.value.clone().expect("a layout with a value head");
         new[constant].fill(0.5);
-        let parameters = self.device.stream().upload(&new);
-        Decoder { layout: Arc::new(to), parameters, ..self.sharing() }
+        self.of(Arc::new(to), &new)
     }
 
-    /// The same weights without their value head.
-    pub fn without_value_head(&self) -> Decoder {
+    /// The same model without its value head.
+    pub fn without_value_head(self) -> Decoder {
+        let Some((weight, _)) = &self.layout.value else { return self };
+        if let Some(adapters) = &self.adapters {
+            let layout = Layout { value: None, ..(*self.layout).clone() };
+            return self.beside(Arc::new(layout), Some(adapters.up_to(&self.device.stream(), weight.start)));
+        }
         let (from, to) = (&self.layout, Layout::new(&self.config, false));
         let old = self.weights();
         let vectors = from.matrices..from.matrices + (to.len - to.matrices);
         let weights = [&old[..to.matrices], &old[vectors]].concat();
-        let parameters = self.device.stream().upload(&weights);
-        Decoder { layout: Arc::new(to), parameters, ..self.sharing() }
+        self.of(Arc::new(to), &weights)
+    }
+
+    /// Other weights of this model.
+    fn of(&self, layout: Arc<Layout>, weights: &[f32]) -> Decoder {
+        Decoder { layout, parameters: Arc::new(self.device.stream().upload(weights)), ..self.sharing() }
+    }
+
+    /// Other adapters, or none, beside these frozen weights.
+    fn beside(&self, layout: Arc<Layout>, adapters: Option<Adapters>) -> Decoder {
+        Decoder { layout, parameters: self.parameters.clone(), adapters, ..self.sharing() }
     }
 
     fn sharing(&self) -> Decoder {
@@ -134,7 +167,7 @@ impl Decoder {
             layout: self.layout.clone(),
             device: self.device.clone(),
             tables: self.tables.clone(),
-            parameters: self.device.stream().zeros(0),
+            parameters: Arc::new(self.device.stream().zeros(0)),
             prepared: OnceLock::new(),
             shared: None,
             adapters: None,
@@ -171,24 +204,39 @@ impl Decoder {
         self.device.stream().download(self.parameters.view())
     }
 
-    /// What is learnt: all weights, or the adapters alone.
+    /// What is learnt: all weights, or the adapters alone, with a value head behind them where there is one.
     pub fn learnt(&self) -> Learnt {
         match &self.adapters {
-            Some(Adapters { parameters, .. }) => Learnt { matrices: parameters.len(), len: parameters.len() },
+            Some(Adapters { parameters, .. }) => {
+                let constant = self.layout.value.as_ref().map_or(0, |(_, constant)| constant.len());
+                Learnt { matrices: parameters.len() - constant, len: parameters.len() }
+            }
             None => Learnt { matrices: self.layout.matrices, len: self.layout.len },
         }
     }
 
+    fn learnt_parameters(&self) -> &Buffer<f32> {
+        self.adapters.as_ref().map_or(&*self.parameters, |adapters| &adapters.parameters)
+    }
+
     pub fn learnt_weights(&self) -> Vec<f32> {
-        let learnt = self.adapters.as_ref().map_or(&self.parameters, |adapters| &adapters.parameters);
-        self.device.stream().download(learnt.view())
+        self.device.stream().download(self.learnt_parameters().view())
     }
 
     pub fn learnt_mut(&mut self) -> &mut Buffer<f32> {
-        if self.adapters.is_none() {
-            self.forget_prepared();
+        match self.adapters {
+            Some(ref mut adapters) => &mut adapters.parameters,
+            None => self.own_parameters(),
         }
-        self.adapters.as_mut().map_or(&mut self.parameters, |adapters| &mut adapters.parameters)
+    }
+
+    /// The weights, to be changed; shared ones stay as they are.
+    fn own_parameters(&mut self) -> &mut Buffer<f32> {
+        self.forget_prepared();
+        if Arc::get_mut(&mut self.parameters).is_none() {
+            self.parameters = Arc::new(self.device.stream().upload(&self.weights()));
+        }
+        Arc::get_mut(&mut self.parameters).expect("nobody else has them")
     }
 
     /// The weights change.
@@ -205,6 +253,12 @@ impl Decoder {
     /// The weights at a range of [`Layout`].
     pub fn weight(&self, range: &Range<usize>) -> View<'_, f32> {
         self.parameters.slice(range.clone())
+    }
+
+    /// Weight and constant of the value head, which lies in what is learnt.
+    pub(super) fn value_head(&self) -> (View<'_, f32>, View<'_, f32>) {
+        let (weight, constant) = self.layout.value.clone().expect("a decoder with a value head");
+        (self.learnt_parameters().slice(weight), self.learnt_parameters().slice(constant))
     }
 
     /// y`[rows, outputs]` (= | +=) what a projection makes of x`[rows, inputs]`.

@@ -88,11 +88,11 @@ pub fn log_probabilities_to_hidden(
 pub fn values(decoder: &Decoder, batch: &Batch, workspace: &mut Workspace) {
     gather(decoder, batch, workspace);
     let (n, d, stream, heads) = (batch.chosen(), decoder.config().hidden_size, &workspace.stream, &mut workspace.heads);
-    let (weight, constant) = decoder.layout().value.as_ref().expect("a decoder with a value head");
+    let (weight, constant) = decoder.value_head();
     let mut values = heads.values.slice_mut(0..n);
     let hidden = heads.hidden.slice(0..n * d);
-    matmul(stream, Nt, n, 1, d, hidden, decoder.weight(weight), Overwrite, values.reborrow());
-    bias::add(stream, n, 1, decoder.weight(constant), values);
+    matmul(stream, Nt, n, 1, d, hidden, weight, Overwrite, values.reborrow());
+    bias::add(stream, n, 1, constant, values);
 }
 
 /// From the gradient of the values to that of the last norm's output; the head's own is added to `gradients`.
@@ -115,7 +115,7 @@ pub fn values_to_hidden(
     let back = back.as_mut().expect("a workspace for training");
     let gradient = heads.gradient.slice(0..n);
     bias::backward(stream, n, 1, gradient, gradients.slice_mut(constant));
-    matmul(stream, Nn, n, d, 1, gradient, decoder.weight(&weight), write, back.hidden.slice_mut(0..n * d));
+    matmul(stream, Nn, n, d, 1, gradient, decoder.value_head().0, write, back.hidden.slice_mut(0..n * d));
     matmul(stream, Tn, 1, d, n, gradient, heads.hidden.slice(0..n * d), Accumulate, gradients.slice_mut(weight));
 }
 

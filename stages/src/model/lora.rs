@@ -62,6 +62,7 @@ pub(super) struct Adapters {
     rank: usize,
     /// s
     scale: f32,
+    /// Of a critic, its value head follows them.
     pub parameters: Buffer<f32>,
 }
 
@@ -127,7 +128,18 @@ pub(super) fn projections(layout: &Layout) -> impl Iterator<Item = &Projection> 
 
 impl Adapters {
     pub fn copy(&self, stream: &Stream) -> Adapters {
-        Adapters { parameters: stream.upload(&stream.download(self.parameters.view())), ..*self }
+        self.up_to(stream, self.parameters.len())
+    }
+
+    /// A copy of the first `end` numbers.
+    pub fn up_to(&self, stream: &Stream, end: usize) -> Adapters {
+        Adapters { parameters: stream.upload(&stream.download(self.parameters.slice(0..end))), ..*self }
+    }
+
+    /// A copy with more numbers behind.
+    pub fn followed_by(&self, stream: &Stream, more: &[f32]) -> Adapters {
+        let parameters = [&stream.download(self.parameters.view()), more].concat();
+        Adapters { parameters: stream.upload(&parameters), ..*self }
     }
 
     pub fn rank(&self) -> usize {

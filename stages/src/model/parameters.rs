@@ -62,7 +62,7 @@ pub struct Layout {
     pub layers: Vec<LayerRanges>,
     /// `[d]`
     pub final_norm: Range<usize>,
-    /// `[d]` and `[1]`: the value head of a critic.
+    /// `[d]` and `[1]`: the value head of a critic. Where adapters are learnt it lies behind them, not in this buffer.
     pub value: Option<(Range<usize>, Range<usize>)>,
     /// How much of the buffer is matrices, which alone decay.
     pub matrices: usize,

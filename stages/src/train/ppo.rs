@@ -68,7 +68,7 @@ pub fn train(
         run.practice.close(&rollouts, &policy, Some(&value), &[], host)?;
     }
     let (model, rows) = run.practice.finish();
-    Ok((if model.layout().value.is_some() { model.without_value_head() } else { model }, rows))
+    Ok((model.without_value_head(), rows))
 }
 
 struct Ppo<'a> {

@@ -146,7 +146,7 @@ impl<'a> Practice<'a> {
         }
         assert!(settings.rollouts.is_multiple_of(settings.group.max(1)), "an iteration is made of whole groups");
         let task = task_name(kind, whole, &[&policy], draw, &prompts);
-        let reference = policy.copy();
+        let reference = policy.at_rest();
         let (policy, critic) = make(policy);
         let policy = Learner::new(policy, settings.optimizer, settings.checkpointing);
         Ok(Practice { policy, critic, reference, prompts, ids, settings, draw, task, state: State::default() })

@@ -1,5 +1,6 @@
 //! What learning from pairs will hold in memory: guessed from its settings for a plan, and worked out before the first answer or step.
 
+use super::super::lora::LoraSettings;
 use super::super::practising::{LIKELY_PROMPT_TOKENS, check_memory};
 use super::Dpo;
 use super::pairs::AT_ONCE;
@@ -88,7 +89,8 @@ impl Dpo {
     }
 
     fn model(&self, config: &DecoderConfig, on: Profile) -> ModelSizes {
-        ModelSizes::new(config, None, self.settings.compute.profile(on))
+        let lora = self.settings.lora.as_ref().map(LoraSettings::of_model);
+        ModelSizes::new(config, lora.as_ref(), self.settings.compute.profile(on))
     }
 
     fn sizes<'a>(&self, model: &'a ModelSizes, pairs: &'a [[Lengths; 2]], steps: &'a [Vec<usize>]) -> DpoSizes<'a> {
@@ -102,7 +104,8 @@ impl Dpo {
 
     fn advice(&self) -> String {
         let again = if self.settings.checkpointing.0 { "" } else { "`checkpointing: true`, " };
+        let small = LoraSettings::advice(self.settings.lora.as_ref());
         let sampled = if self.samples_pairs() { ", a smaller `max_new_tokens`" } else { "" };
-        format!("what takes less: {again}a smaller `batch`, a smaller `max_length`{sampled}, a smaller model")
+        format!("what takes less: {again}{small}a smaller `batch`, a smaller `max_length`{sampled}, a smaller model")
     }
 }

@@ -1,5 +1,6 @@
 //! What practice will hold in memory: guessed from its settings for a plan, and worked out from its problems before the first answer.
 
+use super::super::lora::LoraSettings;
 use super::Practising;
 use crate::context::{Context, Profile};
 use crate::failure::Result;
@@ -29,7 +30,8 @@ impl Practising<'_> {
     }
 
     fn model(&self, config: &DecoderConfig, on: Profile) -> ModelSizes {
-        ModelSizes::new(config, None, self.compute.profile(on))
+        let lora = self.lora.map(LoraSettings::of_model);
+        ModelSizes::new(config, lora.as_ref(), self.compute.profile(on))
     }
 
     fn sizes<'a>(
@@ -65,10 +67,11 @@ impl Practising<'_> {
     /// What to change, of what has not been done already.
     fn advice(&self, critic: CriticSizes) -> String {
         let again = if self.checkpointing { "" } else { "`checkpointing: true`, " };
+        let small = LoraSettings::advice(self.lora);
         let shared =
             if critic == CriticSizes::Nothing { "" } else { "`critic: shared` in place of a model of its own, " };
         format!(
-            "what takes less: {again}a smaller `minibatch`, `rollouts` or `max_new_tokens`, {shared}a smaller model"
+            "what takes less: {again}{small}a smaller `minibatch`, `rollouts` or `max_new_tokens`, {shared}a smaller model"
         )
     }
 }

@@ -1,5 +1,6 @@
 //! The node of an algorithm of practice: all that does not depend on which one it is.
 
+use super::super::lora::LoraSettings;
 use super::super::sft::question_need;
 use super::{Practising, SHOWN, one_length};
 use crate::columns::Need;
@@ -27,6 +28,9 @@ pub trait Algorithm: Settings + Serialize + Send + Sync + 'static {
 
     /// How long it lasts, to be filled in where nothing says: `iterations`, `episodes`, `passes`.
     fn length(&mut self) -> (&mut Option<u64>, Option<u64>, Option<f64>);
+
+    /// What of it is learnt, to be filled in where nothing says.
+    fn lora(&mut self) -> &mut Option<LoraSettings>;
 
     /// Notes what cannot be, of what it has of its own.
     fn check(&self, practising: &Practising, reader: &mut Reader);
@@ -57,6 +61,7 @@ pub fn read<A: Algorithm>(fields: &Map<String, Value>, reader: &mut Reader) -> O
     let before = reader.mistakes.len();
     let (iterations, episodes, passes) = algorithm.length();
     one_length(iterations, episodes, passes, reader);
+    *algorithm.lora() = algorithm.lora().take().map(LoraSettings::filled_in);
     let node = Node { algorithm, prompt };
     let practising = node.practising();
     practising.check(reader);

@@ -166,7 +166,7 @@ impl Fresh {
         let end_token = tokenizer.id(END_OF_TEXT).expect("a tokenizer of ours has the ending token");
         let config = self.config(tokenizer.vocab_size(), end_token);
         let decoder = Decoder::fresh(device, &config, seed);
-        Ok(Student { decoder, tokenizer, template: plain_template(), carried: Carried::default() })
+        Ok(Student { decoder, tokenizer, template: plain_template(), carried: Carried::default(), adapter: None })
     }
 }
 

@@ -74,7 +74,8 @@ pub struct PracticeSizes<'a> {
 
 impl PracticeSizes<'_> {
     pub fn plan(&self) -> MemoryPlan {
-        let (model, parameters) = (self.model, self.model.parameters);
+        let (model, &ModelSizes { parameters, learnt, .. }) = (self.model, self.model);
+        let is_adapted = learnt != parameters;
         let purpose = Purpose::training(self.is_checkpointing);
         let policy = self.lanes(self.minibatch);
         let critic = match self.critic {
@@ -91,16 +92,21 @@ impl PracticeSizes<'_> {
         let workspaces = [&policy, &critic].map(|lanes| model.workspaces(lanes, true)).into_iter();
         let beside = [model.workspaces(&all, false), model.workspaces_of_generation(self.rollouts, lengths)];
         let workspaces = workspaces.chain(beside).max().unwrap_or(0);
-        let kept = usize::from(self.keeps_checkpoints) * 3 * (1 + critics) * parameters;
-        let prepared = (Use::Parameters, PREPARED, model.prepared());
+        let kept = usize::from(self.keeps_checkpoints) * 3 * (1 + critics) * learnt;
+        // Frozen weights are shared by all models and stay prepared.
+        let (copies, beside) = if is_adapted { (0, learnt) } else { (1, 0) };
+        let (lasting, passing) = if is_adapted { (model.prepared(), 0) } else { (0, model.prepared()) };
+        let prepared = (Use::Parameters, PREPARED, passing);
         MemoryPlan::default()
             .lasting(Use::Parameters, "the policy", parameters)
             .lasting(Use::Parameters, ANGLES, model.angles())
-            .lasting(Use::Parameters, "the model to stay near", parameters)
-            .lasting(Use::Parameters, "the critic", critics * parameters)
+            .lasting(Use::Parameters, "adapters", (1 + critics) * beside)
+            .lasting(Use::Parameters, "the model to stay near", copies * parameters)
+            .lasting(Use::Parameters, "the critic", copies * critics * parameters)
+            .lasting(Use::Parameters, PREPARED, lasting)
             .lasting(Use::Parameters, SHARED, (1 + critics) * model.shared())
-            .lasting(Use::Gradients, "gradients", (policy.len() + critic.len()) * parameters)
-            .lasting(Use::Optimizer, "moments", 2 * (1 + critics) * parameters)
+            .lasting(Use::Gradients, "gradients", (policy.len() + critic.len()) * learnt)
+            .lasting(Use::Optimizer, "moments", 2 * (1 + critics) * learnt)
             .lasting(Use::Activations, "the policy's updates", model.work(&policy, purpose))
             .lasting(Use::Activations, "the critic's updates", model.work(&critic, purpose))
             .lasting(Use::Other, "answers", model.on_host(answers))
@@ -134,7 +140,7 @@ pub struct DpoSizes<'a> {
 
 impl DpoSizes<'_> {
     pub fn plan(&self) -> MemoryPlan {
-        let (model, parameters) = (self.model, self.model.parameters);
+        let (model, &ModelSizes { parameters, learnt, .. }) = (self.model, self.model);
         let both = |pair: &[Lengths; 2]| (pair[0].0 + pair[1].0, pair[0].1 + pair[1].1);
         let together: Vec<Lengths> = self.pairs.iter().map(both).collect();
         let lanes = lane_sizes(model.cut(), self.steps.iter().map(Vec::as_slice), &together);
@@ -144,15 +150,16 @@ impl DpoSizes<'_> {
         let scored = model.work(&reading, Purpose::Inference);
         let workspaces = model.workspaces(&lanes, true).max(model.workspaces(&reading, false));
         let texts: usize = answers.iter().map(|(tokens, targets)| tokens + targets).sum();
-        let kept = usize::from(self.keeps_checkpoints) * 3 * parameters;
+        let kept = usize::from(self.keeps_checkpoints) * 3 * learnt;
         let activations = model.work(&lanes, Purpose::training(self.is_checkpointing));
-        let learning = lanes.len() * parameters + 2 * parameters + model.shared() + activations;
+        let learning = lanes.len() * learnt + 2 * learnt + model.shared() + activations;
         MemoryPlan::default()
             .lasting(Use::Parameters, "parameters", parameters)
             .lasting(Use::Parameters, ANGLES, model.angles())
+            .lasting(Use::Parameters, "adapters", if learnt == parameters { 0 } else { learnt })
             .lasting(Use::Parameters, SHARED, model.shared())
-            .lasting(Use::Gradients, "gradients", lanes.len() * parameters)
-            .lasting(Use::Optimizer, "moments", 2 * parameters)
+            .lasting(Use::Gradients, "gradients", lanes.len() * learnt)
+            .lasting(Use::Optimizer, "moments", 2 * learnt)
             .lasting(Use::Activations, "training", activations)
             .lasting(Use::Other, "pairs", model.on_host(texts))
             .lasting(Use::Other, "scratch of threads", model.scratch(longest(&lanes)))

@@ -1,7 +1,9 @@
 //! `lora:` of a training node: small matrices are learnt beside frozen weights and merged into them at the end.
 
-use crate::model::Lora;
-use crate::model::lora::Target;
+use super::sft::positive;
+use crate::context::Context;
+use crate::model::lora::{PeftAdapter, Target};
+use crate::model::{Decoder, Lora};
 use crate::settings::{Reader, Step};
 
 /// The learning rate when nothing says: adapters start from nothing and take larger steps than weights do.
@@ -63,10 +65,16 @@ impl LoraTarget {
 }
 
 impl LoraSettings {
-    /// Notes what cannot be.
-    pub fn check(&self, reader: &mut Reader) {
-        super::positive("rank", self.rank as f64, reader);
-        super::positive("alpha", self.alpha.unwrap_or(1.0), reader);
+    /// Notes what cannot be of a node's `lora`.
+    pub fn check_if_any(lora: Option<&LoraSettings>, reader: &mut Reader) {
+        if let Some(lora) = lora {
+            reader.within(Step::Key("lora".into()), |reader| lora.check(reader));
+        }
+    }
+
+    fn check(&self, reader: &mut Reader) {
+        positive("rank", self.rank as f64, reader);
+        positive("alpha", self.alpha.unwrap_or(1.0), reader);
         if self.targets.is_empty() {
             let hint = "`targets: [q, v]`, say; all seven when left out".to_string();
             let note = |reader: &mut Reader| reader.mistake("nothing-given", "no matrix is adapted", Some(hint));
@@ -80,6 +88,24 @@ impl LoraSettings {
         let named: Vec<Target> = self.targets.iter().flat_map(|target| target.matrices()).copied().collect();
         self.targets = LoraTarget::SINGLE.into_iter().filter(|target| named.contains(&target.matrices()[0])).collect();
         self
+    }
+
+    /// The model that learns: with fresh adapters where a node has `lora`.
+    pub fn adapted(lora: Option<&LoraSettings>, decoder: Decoder, context: &dyn Context) -> Decoder {
+        match lora {
+            Some(lora) => decoder.adapted(&lora.of_model(), context.draw().of("adapters").bits()),
+            None => decoder,
+        }
+    }
+
+    /// What takes less memory, for those who have no `lora` yet.
+    pub fn advice(lora: Option<&LoraSettings>) -> &'static str {
+        if lora.is_some() { "" } else { "`lora: {}`, which learns a small part, " }
+    }
+
+    /// What was learnt as adapters, where they are to be kept.
+    pub fn kept(lora: Option<&LoraSettings>, decoder: &Decoder) -> Option<PeftAdapter> {
+        lora.filter(|lora| lora.keep_adapter).map(|lora| PeftAdapter::of(decoder, &lora.of_model()))
     }
 
     pub fn of_model(&self) -> Lora {
