@@ -7,7 +7,8 @@ use kernels::{Device, Emulation, Precision};
 use stages::draw::Draw;
 use stages::failure::Result;
 use stages::model::generate::{Generation, Request, Sampling, generate};
-use stages::model::{Decoder, DecoderConfig};
+use stages::model::lora::Target;
+use stages::model::{Decoder, DecoderConfig, Lora};
 use stages::train::batches::{Example, Keep};
 use stages::train::optimizer::AdamW;
 use stages::train::ppo::{Critic, PpoSettings};
@@ -178,26 +179,35 @@ fn ppo_settings() -> PpoSettings {
     }
 }
 
-fn practise(device: &Device, world: &mut World) -> (Decoder, Vec<Metrics>) {
+fn practise(device: &Device, lora: Option<&Lora>, world: &mut World) -> (Decoder, Vec<Metrics>) {
     let prompts: Vec<Vec<u32>> = (0..8).map(|index| vec![2 + index, 3, 4][..1 + index as usize % 3].to_vec()).collect();
-    let (policy, draw) = (Decoder::fresh(device, &config(), 3), Draw::new(7, "practice"));
+    let (fresh, draw) = (Decoder::fresh(device, &config(), 3), Draw::new(7, "practice"));
+    let policy = match lora {
+        Some(lora) => fresh.adapted(lora, 5),
+        None => fresh,
+    };
     ppo::train(Task { policy, prompts: &prompts, ids: &[], draw: &draw }, &ppo_settings(), world, &mut Quiet).unwrap()
 }
 
 #[test]
 fn ppo_answers_and_learns_on_the_accelerator_with_the_losses_of_the_cpu() {
-    for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 2e-2)] {
+    let lora = Lora { rank: 4, alpha: 8.0, targets: Target::ALL.to_vec() };
+    for (precision, lora, tolerance) in
+        [(Precision::F32, None, 1e-4), (Precision::F32, Some(&lora), 1e-4), (Precision::Bf16, None, 2e-2)]
+    {
         let accelerator = emulated().in_precision(precision);
         let mut world = World { answers: Vec::new(), played: None };
-        let (decoder, rows) = practise(&accelerator, &mut world);
+        let (decoder, rows) = practise(&accelerator, lora, &mut world);
         world.played = Some(0);
-        let (expected, expected_rows) = practise(&Device::cpu(Some(1)).in_precision(precision), &mut world);
+        let (expected, expected_rows) = practise(&Device::cpu(Some(1)).in_precision(precision), lora, &mut world);
+        let (decoder, expected) = (decoder.merged(), expected.merged());
         for name in ["policy_loss", "value_loss", "reward"] {
             assert_alike(name, &rows, &expected_rows, tolerance);
         }
         let distance = distance(&decoder, &expected);
-        println!("{precision:?}: {} iterations, weights {distance:.1e} apart", rows.len());
-        assert!(distance <= 10.0 * tolerance, "{precision:?}: weights are {distance:.1e} apart");
+        let learnt = if lora.is_some() { "adapters" } else { "all weights" };
+        println!("{precision:?}, {learnt}: {} iterations, weights {distance:.1e} apart", rows.len());
+        assert!(distance <= 10.0 * tolerance, "{precision:?}, {learnt}: weights are {distance:.1e} apart");
         assert_launched(&accelerator, &["attention_decode", "gae", "ppo", "sample"]);
     }
 }
