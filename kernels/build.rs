@@ -1,8 +1,8 @@
 //! With the feature `emulator`: compiles every `.cu` file and `emulator/*.cpp` as C++ into one static library. With the feature
 //! `embedded-cubins`: makes a table of the folder that `KERNELS_CUBINS` names.
 //!
-//! Without them nothing is done and no C++ compiler is needed. `CXX` names another compiler than `c++`; `EMULATOR_CHECK=races`
-//! makes builds that find unordered accesses to shared memory (slow: for a look now and then, see kernels/emulator/README.md).
+//! Without them nothing is done and no C++ compiler is needed. `CXX` names another compiler than `c++`; `EMULATOR_CHECK` makes
+//! builds that find more than wrong numbers, see [`Check`] (slow: `tests/run --full` and kernels/emulator/README.md).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +16,7 @@ const FLAGS: [&str; 8] =
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-check-cfg=cfg(emulator_finds_outside)");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     if env::var_os("CARGO_FEATURE_EMBEDDED_CUBINS").is_some() {
         embed(&out);
@@ -92,13 +93,50 @@ fn changed_at(file: &Path) -> SystemTime {
     fs::metadata(file).and_then(|data| data.modified()).unwrap_or_else(|_| SystemTime::now())
 }
 
-fn finds_races() -> bool {
-    env::var_os("EMULATOR_CHECK").is_some_and(|check| check == "races")
+/// What a build finds beside wrong numbers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    Nothing,
+    /// Accesses to shared memory that nothing orders (emulator/races.cpp).
+    Races,
+    /// Accesses outside of memory, and undefined behaviour.
+    Memory,
+}
+
+impl Check {
+    fn asked_for() -> Check {
+        match env::var("EMULATOR_CHECK").unwrap_or_default().as_str() {
+            "" => Check::Nothing,
+            "races" => Check::Races,
+            "memory" => Check::Memory,
+            other => panic!("EMULATOR_CHECK is `races` or `memory`, not `{other}`"),
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Check::Nothing => "o",
+            Check::Races => "races.o",
+            Check::Memory => "memory.o",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Check::Nothing => &[],
+            Check::Races => &["-g", "-DEMULATOR_TRACE"],
+            Check::Memory => &["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+        }
+    }
+
+    /// For kernels alone: the calls that mark loads and stores. emulator/races.cpp answers them, not the sanitizer's library.
+    fn kernel_flags(self) -> &'static [&'static str] {
+        if self == Check::Races { &["-fsanitize=thread"] } else { &[] }
+    }
 }
 
 fn object(source: &Path, out: &Path) -> PathBuf {
-    let name = source.with_extension(if finds_races() { "races.o" } else { "o" }).to_string_lossy().replace('/', "-");
-    out.join(name)
+    out.join(source.with_extension(Check::asked_for().extension()).to_string_lossy().replace('/', "-"))
 }
 
 /// Compiles what is older than its source or any header, two files at a time on two cores.
@@ -125,12 +163,9 @@ fn compile(source: &Path, object: &Path) {
     for folder in fs::read_dir("src").expect("there is a src").flatten().filter(|entry| entry.path().is_dir()) {
         command.arg("-I").arg(folder.path());
     }
-    if finds_races() {
-        command.args(["-g", "-DEMULATOR_TRACE"]);
-    }
+    command.args(Check::asked_for().flags());
     if has_extension(source, &["cu"]) {
-        // Only the calls that mark loads and stores: emulator/races.cpp answers them, not the sanitizer's library.
-        command.args(finds_races().then_some("-fsanitize=thread"));
+        command.args(Check::asked_for().kernel_flags());
         command.args(["-include", "src/accelerator/vocabulary.cuh", "-x", "c++"]);
     }
     run(command.arg("-c").arg(source).arg("-o").arg(object));
@@ -145,7 +180,15 @@ fn link(sources: &[PathBuf], out: &Path) {
     run(Command::new("ar").arg("rcs").arg(&library).arg(&whole));
     println!("cargo:rustc-link-search=native={}", out.display());
     println!("cargo:rustc-link-lib=static=emulator");
-    println!("cargo:rustc-link-lib=dylib=stdc++");
+    // The sanitizers' libraries want to be the first that are loaded.
+    let is_sanitized = Check::asked_for() == Check::Memory;
+    if is_sanitized {
+        println!("cargo:rustc-cfg=emulator_finds_outside");
+    }
+    let sanitizers: &[&str] = if is_sanitized { &["asan", "ubsan"] } else { &[] };
+    for name in sanitizers.iter().chain(&["stdc++"]) {
+        println!("cargo:rustc-link-lib=dylib={name}");
+    }
 }
 
 fn compiler() -> Command {

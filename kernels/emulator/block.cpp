@@ -1,7 +1,6 @@
 // Runs the threads of a block until all have ended, one fails, or none can go on.
 #include "block.hpp"
 
-
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -9,16 +8,10 @@
 #include <new>
 #include <tuple>
 
+#include "forbidden.hpp"
 #include "products.hpp"
 #include "races.hpp"
 #include "transfers.hpp"
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(address, bytes)
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes)
-#endif
 
 namespace emulator {
 

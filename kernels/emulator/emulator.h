@@ -33,6 +33,10 @@ int emulator_launch(const char* kernel, const uint32_t blocks[3], uint32_t threa
 void emulator_tensor_map(void* map, uint64_t address, uint64_t rows, uint64_t columns, uint64_t stride_bytes,
                          uint32_t box_rows, uint32_t box_columns);
 
+// Every access to these bytes is an error, in builds with AddressSanitizer; and none again.
+void emulator_forbid(void* address, size_t bytes);
+void emulator_allow(void* address, size_t bytes);
+
 // Not 0 where a kernel of this name is registered.
 int emulator_has_kernel(const char* kernel);
 

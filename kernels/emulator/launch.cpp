@@ -12,6 +12,7 @@
 
 #include "block.hpp"
 #include "emulator.h"
+#include "forbidden.hpp"
 #include "registry.hpp"
 
 namespace emulator {
@@ -160,3 +161,7 @@ extern "C" int emulator_launch(const char* kernel, const uint32_t blocks[3], uin
 } catch (const std::exception& error) {
     return answer(EMULATOR_BAD_LAUNCH, std::string("kernel `") + kernel + "`: " + error.what(), message, message_bytes);
 }
+
+extern "C" void emulator_forbid(void* address, size_t bytes) { ASAN_POISON_MEMORY_REGION(address, bytes); }
+
+extern "C" void emulator_allow(void* address, size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(address, bytes); }

@@ -75,6 +75,12 @@ unsafe extern "C" {
         message_bytes: usize,
     ) -> c_int;
 
+    /// Makes every access of kernels to these bytes an error, in builds that find accesses outside of memory.
+    fn emulator_forbid(address: *mut c_void, bytes: usize);
+
+    /// The reverse.
+    fn emulator_allow(address: *mut c_void, bytes: usize);
+
     /// Fills in a tensor map as the emulated copies read it.
     fn emulator_tensor_map(
         map: *mut TensorMap,
@@ -144,12 +150,18 @@ impl Accelerator for Emulated {
 
     fn put_fence(&self, address: u64) {
         // SAFETY: whoever allocates leaves room for the fence.
-        unsafe { host_mut::<u8>(address, FENCE_BYTES) }.fill(FENCE);
+        unsafe {
+            host_mut::<u8>(address, FENCE_BYTES).fill(FENCE);
+            emulator_forbid(pointer(address).cast(), FENCE_BYTES);
+        }
     }
 
     fn check_fence(&self, address: u64, bytes: usize) {
         // SAFETY: a fence was put there.
-        let is_intact = unsafe { host_mut::<u8>(address, FENCE_BYTES) }.iter().all(|&byte| byte == FENCE);
+        let is_intact = unsafe {
+            emulator_allow(pointer(address).cast(), FENCE_BYTES);
+            host_mut::<u8>(address, FENCE_BYTES).iter().all(|&byte| byte == FENCE)
+        };
         assert!(is_intact || std::thread::panicking(), "something was written behind a buffer of {bytes} bytes");
     }
 
@@ -263,4 +275,41 @@ unsafe fn host_mut<'a, T>(address: u64, count: usize) -> &'a mut [T] {
     let address = if count == 0 { std::ptr::NonNull::dangling().as_ptr() } else { pointer(address).cast() };
     // SAFETY: promised by the caller.
     unsafe { std::slice::from_raw_parts_mut(address, count) }
+}
+
+/// Builds that find accesses outside of memory find those of our kernels.
+#[cfg(all(test, emulator_finds_outside))]
+mod tests {
+    use super::Emulation;
+    use crate::accelerator::{Pack, arguments};
+    use crate::{Device, elementwise};
+    use std::process::Command;
+
+    const LEN: usize = 7;
+    const TOLD: &str = "KERNELS_TEST_TOLD_LEN";
+
+    /// A kernel that is told of so many numbers where there are [`LEN`].
+    fn scale(told: usize) {
+        let stream = Device::emulated(Emulation::default()).stream();
+        let (mut numbers, pack) = (stream.upload(&[1.0f32; LEN]), Pack::of(&[1], &[]));
+        let arguments = arguments![numbers.view_mut(), told, 2f32];
+        elementwise::cuda::SCALE.of(pack).launch(&stream, pack.over(told), arguments);
+    }
+
+    /// What is found ends the program, so it happens in one of its own.
+    #[test]
+    fn a_number_behind_the_last_is_found() {
+        if let Ok(told) = std::env::var(TOLD) {
+            return scale(told.parse().expect("a number"));
+        }
+        let test = std::thread::current().name().expect("a test has a name").to_owned();
+        for (told, is_outside) in [(LEN, false), (LEN + 1, true)] {
+            let mut again = Command::new(std::env::current_exe().expect("a program has a path"));
+            let output = again.args([&test, "--exact", "--nocapture"]).env(TOLD, told.to_string()).output();
+            let output = output.expect("this very program starts");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.success(), !is_outside, "told of {told}: {said}");
+            assert_eq!(said.contains("use-after-poison"), is_outside, "told of {told}: {said}");
+        }
+    }
 }

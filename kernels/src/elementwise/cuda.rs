@@ -6,7 +6,7 @@ use crate::{Stream, View, ViewMut};
 pub(crate) static SOURCE: Source =
     Source::new("elementwise", include_str!("elementwise.cu")).including(&[crate::accelerator::PACKS]);
 static ADD: PackedKernel = PackedKernel::new(&SOURCE, "elementwise_add_4", "elementwise_add_1");
-static SCALE: PackedKernel = PackedKernel::new(&SOURCE, "elementwise_scale_4", "elementwise_scale_1");
+pub(crate) static SCALE: PackedKernel = PackedKernel::new(&SOURCE, "elementwise_scale_4", "elementwise_scale_1");
 
 pub(super) fn add(stream: &Stream, source: View<'_, f32>, target: ViewMut<'_, f32>) {
     let (len, pack) = (target.len(), Pack::of(&[], &[source.address(), target.view().address()]));
