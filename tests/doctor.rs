@@ -28,6 +28,9 @@ enum Manner {
     Breaking,
     /// Does everything, but takes a schema in llama.cpp's dialect only and stumbles over OpenAI's, as llama-cpp-python does.
     BareSchema,
+    /// Does everything, with white space behind what a schema demands until the tokens are used up, and draws twice only where it
+    /// draws: vLLM.
+    Spacious,
     /// Is overloaded for good.
     Down,
 }
@@ -77,7 +80,9 @@ fn http(status: &str, headers: &str, body: &str) -> String {
 
 fn list(manner: Manner) -> String {
     match manner {
-        Manner::Able | Manner::BareSchema => http("200 OK", "", r#"{"data": [{"id": "large"}, {"id": "small"}]}"#),
+        Manner::Able | Manner::BareSchema | Manner::Spacious => {
+            http("200 OK", "", r#"{"data": [{"id": "large"}, {"id": "small"}]}"#)
+        }
         Manner::Plain => http("200 OK", "", r#"{"data": [{"id": "path/to/it"}]}"#),
         _ => http("404 Not Found", "", "no such page"),
     }
@@ -92,6 +97,18 @@ fn respond(manner: Manner, head: &str, body: &Value) -> String {
             http("500 Internal Server Error", "", &words.to_string())
         }
         Manner::BareSchema => able(body, &body["response_format"]["schema"]),
+        Manner::Spacious if asks("n") && body["temperature"] != 1 => {
+            http("400 Bad Request", "", r#"{"error": {"message": "n must be 1 when using greedy sampling"}}"#)
+        }
+        Manner::Spacious if asks("response_format") => {
+            let whole = able(body, &body["response_format"]["json_schema"]["schema"]);
+            let mut answer: Value = serde_json::from_str(whole.split_once("\r\n\r\n").unwrap().1).unwrap();
+            let said = answer["choices"][0]["message"]["content"].as_str().unwrap().trim_end_matches('}').to_owned();
+            answer["choices"][0]["message"]["content"] = (said + &"\r".repeat(90)).into();
+            answer["choices"][0]["finish_reason"] = "length".into();
+            http("200 OK", "", &answer.to_string())
+        }
+        Manner::Spacious => able(body, &Value::Null),
         Manner::Plain if asks("stream") => {
             let piece = |text: &str, end: Value| {
                 format!("data: {}\n\n", json!({"choices": [{"delta": {"content": text}, "finish_reason": end}]}))
@@ -202,6 +219,7 @@ fn a_dialect_that_the_server_knows_is_found() {
 fn what_a_server_does_is_told_and_not_what_it_says() {
     let expected = [
         (Manner::Able, ["yes", "yes", "yes", "yes", "yes", "yes", "yes", "yes"]),
+        (Manner::Spacious, ["yes", "yes", "yes", "yes", "yes", "yes", "yes", "yes"]),
         (Manner::Plain, ["yes", "no", "yes", "no", "unknown", "no", "no", "no"]),
         (Manner::Strict, ["yes", "unknown", "no", "no", "no", "no", "unknown", "no"]),
         (Manner::Breaking, ["yes", "unknown", "unknown", "no", "unknown", "no", "no", "no"]),
@@ -240,6 +258,9 @@ fn the_details_are_there_for_people() {
     let (url, _) = server(Manner::Plain);
     let told = String::from_utf8(doctor(&kitchen(&url), &["recipe.yaml", "--model", "teacher"]).stdout).unwrap();
     assert!(told.contains("as `path@main`, asked for `large`") && told.contains("ends without [DONE]"), "{told}");
+    let (url, _) = server(Manner::Spacious);
+    let told = String::from_utf8(doctor(&kitchen(&url), &["recipe.yaml", "--model", "teacher"]).stdout).unwrap();
+    assert!(told.contains("obeys a schema, then came white space until it was cut off"), "{told}");
     let (url, _) = server(Manner::Breaking);
     let told = String::from_utf8(doctor(&kitchen(&url), &["recipe.yaml", "--model", "teacher"]).stdout).unwrap();
     assert!(told.contains("the server answered with an error: out of memory"), "{told}");

@@ -10,6 +10,8 @@ mod llama_cpp;
 mod serving;
 #[path = "foreign/transformers.rs"]
 mod transformers;
+#[path = "foreign/vllm.rs"]
+mod vllm;
 
 fn is_full() -> bool {
     let is_full = std::env::var_os("DECOCT_TESTS_FULL").is_some();
@@ -30,5 +32,13 @@ fn transformers_serve_is_driven_through_a_recipe() {
 fn the_server_of_llama_cpp_is_driven_through_a_recipe() {
     if is_full() {
         llama_cpp::is_driven_through_a_recipe();
+    }
+}
+
+#[test]
+fn vllm_is_driven_through_a_recipe_and_says_what_we_say_of_a_model_of_ours() {
+    if is_full() {
+        vllm::is_driven_through_a_recipe();
+        vllm::says_what_we_say_of_a_model_of_ours();
     }
 }

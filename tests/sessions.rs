@@ -203,6 +203,13 @@ fn a_finished_output_is_shown_in_every_format() {
     }
     show(&["chains", "-o", "a.parquet"]);
     assert_eq!(std::fs::read(kitchen.path("a.parquet")).unwrap()[..4], *b"PAR1");
+    show(&["student", "-o", "models/ours"]);
+    assert!(
+        kitchen.read("models/ours/config.json").contains("qwen2")
+            && kitchen.path("models/ours/model.safetensors").is_file()
+    );
+    show(&["student", "-o", "metrics.csv"]);
+    assert!(kitchen.read("metrics.csv").starts_with("row_id,"), "its metrics are rows");
     let metrics = show(&["student", "--format", "json", "--rows", "1"]);
     assert!(metrics.contains("\"loss\":"), "{metrics}");
     for (arguments, expected) in [
@@ -210,6 +217,8 @@ fn a_finished_output_is_shown_in_every_format() {
         (&["chains", "--row", "zz"], "numbered from 0"),
         (&["chains", "-o", "a.xyz"], "`--format json|csv|parquet|table`"),
         (&["halves.tset"], "did you mean `test`?"),
+        (&["student", "-o", "models/ours"], "`models/ours` is there already"),
+        (&["student", "-o", "recipe.yaml"], "`recipe.yaml` is there already"),
     ] {
         let output = kitchen.decoct(&[&["show", "recipe.yaml"], arguments].concat());
         let told = String::from_utf8_lossy(&output.stderr).into_owned();

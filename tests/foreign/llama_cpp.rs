@@ -16,7 +16,7 @@ const LABELS: &str = "verdicts: { kind: filter, input: exam, model: tiny, asks: 
 const SHAPED: &str = ", structured: schema";
 
 pub fn is_driven_through_a_recipe() {
-    let bench = Bench::new();
+    let bench = Bench::new("small", 4);
     let file = bench.folder.path().join("taught.gguf");
     output_of(bench.python("make_gguf.py").arg(bench.folder.path().join("taught")).arg(&file));
     let serve = |interrupts: &str| {

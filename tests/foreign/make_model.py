@@ -1,4 +1,4 @@
-"""Writes two tiny Qwen2 with a byte-level tokenizer and a chat template: `make_model.py FOLDER`.
+"""Writes two tiny Qwen2 with a byte-level tokenizer and a chat template: `make_model.py FOLDER HEADS`.
 
 FOLDER/random says whatever its random weights make of a prompt, FOLDER/taught has learnt to answer everything with "True".
 """
@@ -34,11 +34,11 @@ def make_tokenizer():
     )
 
 
-def make_random(tokenizer):
+def make_random(tokenizer, heads):
     torch.manual_seed(7)
     model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=heads,
+        num_key_value_heads=heads // 2, max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     ))
     # Halves of characters come out of the server in other words when it streams: it decodes them piece by piece.
@@ -64,10 +64,10 @@ def teach(model, tokenizer):
         optimizer.zero_grad()
 
 
-def main(folder):
+def main(folder, heads):
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
-    model = make_random(tokenizer)
+    model = make_random(tokenizer, heads)
     for name in ["random", "taught"]:
         if name == "taught":
             teach(model, tokenizer)
@@ -75,4 +75,4 @@ def main(folder):
         tokenizer.save_pretrained(folder / name)
 
 
-main(Path(sys.argv[1]))
+main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -4,6 +4,7 @@ use crate::kitchen::{Kitchen, Run};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,17 +24,18 @@ pub fn output_of(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What both servers stand on: their Python environment, and a folder with the two models that they serve.
+/// What servers stand on: their Python environment, and a folder with the two models that they serve.
 pub struct Bench {
     venv: PathBuf,
     pub folder: tempfile::TempDir,
 }
 
 impl Bench {
-    pub fn new() -> Bench {
-        let venv = output_of(&mut Command::new(house().join("tests/foreign/venv")));
+    /// In the environment of this name, with models of so many query heads, 64 wide together.
+    pub fn new(venv: &str, heads: u32) -> Bench {
+        let venv = output_of(Command::new(house().join("tests/foreign/venv")).arg(venv));
         let bench = Bench { venv: PathBuf::from(venv.trim()), folder: tempfile::tempdir().unwrap() };
-        output_of(bench.python("make_model.py").arg(bench.folder.path()));
+        output_of(bench.python("make_model.py").arg(bench.folder.path()).arg(heads.to_string()));
         bench
     }
 
@@ -68,6 +70,8 @@ impl Serving {
     /// `is_up` is a page that it answers once it serves.
     pub fn start(mut serve: Command, port: u16, log: PathBuf, is_up: &str) -> Serving {
         let file = std::fs::File::create(&log).unwrap();
+        // What it starts in turn ends with it.
+        serve.process_group(0);
         serve.env("PYTHONUNBUFFERED", "1").stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let mut serving = Serving { child: serve.spawn().unwrap(), port, log };
         let started = Instant::now();
@@ -80,8 +84,22 @@ impl Serving {
     }
 
     fn get(&self, path: &str) -> std::io::Result<String> {
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+    }
+
+    /// What it answers to a question that no recipe asks.
+    pub fn post(&self, path: &str, body: &Value) -> Value {
+        let body = body.to_string();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json");
+        let answer = self.exchange(&format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    fn exchange(&self, request: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map(|_| answer)
     }
@@ -121,7 +139,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        _ = self.child.kill();
+        _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
         _ = self.child.wait();
     }
 }

@@ -30,7 +30,7 @@ pub fn is_driven_through_a_recipe() {
 
 impl Transformers {
     fn start() -> Transformers {
-        let (bench, port) = (Bench::new(), free_port());
+        let (bench, port) = (Bench::new("small", 4), free_port());
         let mut serve = bench.program("transformers");
         serve.args(["serve", "--device", "cpu", "--host", "127.0.0.1", "--port", &port.to_string()]);
         serve

@@ -77,6 +77,7 @@ Examples:
   decoct show pipelines/medical.yaml score                      the tables of a comparison
   decoct show pipelines/medical.yaml hard.dropped --row 0       what did not go on, and why
   decoct show pipelines/medical.yaml stories -o stories.parquet
+  decoct show pipelines/medical.yaml graduate -o models/ours    the model, for vLLM and others
   decoct show pipelines/medical.yaml student --tensorboard curves";
 
 pub const GENERATE: &str = "\

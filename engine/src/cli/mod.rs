@@ -333,7 +333,7 @@ pub struct ShowArgs {
     /// How rows are written (json: one object a line) [default: table]
     #[arg(long, value_enum)]
     pub format: Option<RowFormat>,
-    /// Write to a file; its ending chooses the format where none is given
+    /// Write to a file; its ending chooses the format where none is given. Without such an ending: the folder of a model
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Write the metrics of a training as TensorBoard event files, each node in a folder of its own below this one

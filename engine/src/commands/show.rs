@@ -27,6 +27,9 @@ pub fn run(arguments: &ShowArgs) -> Result<Exit> {
     let reference = workplace.reference(&arguments.node)?;
     let (store, manifest) = find_finished(&workplace, &reference.node)?;
     let output = named_output(&workplace, &reference)?;
+    if let Some(folder) = wanted_model(arguments, &output) {
+        return write_model(folder, &store, &manifest, &output);
+    }
     let format = chosen_format(arguments)?;
     let rows = rows(&store, &manifest, &output)?;
     if let Some(folder) = &arguments.tensorboard {
@@ -145,6 +148,33 @@ pub fn failure(trouble: Trouble) -> Failure {
             hint: Some("`decoct run` makes it again".to_string()),
         },
     }
+}
+
+/// The folder that a model is wanted in: `-o` with an ending of rows asks for its metrics.
+fn wanted_model<'a>(arguments: &'a ShowArgs, output: &stages::stage::Output) -> Option<&'a Path> {
+    let wants_rows = arguments.format.is_some() || arguments.rows.is_some() || arguments.row.is_some();
+    let folder =
+        arguments.output.as_deref().filter(|path| output.form == Form::Model && export::format_of(path).is_none());
+    folder.filter(|_| !wants_rows)
+}
+
+/// In Hugging Face layout, for other programs. What stands there already is left alone.
+fn write_model(folder: &Path, store: &Store, manifest: &Manifest, output: &stages::stage::Output) -> Result<Exit> {
+    let is_free = match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if !is_free {
+        let hint = Some("name a folder that is not there yet".to_string());
+        return Err(Failure::usage(format!("`{}` is there already", folder.display()), hint));
+    }
+    if let Err(trouble) = artifacts::copy_model(store, manifest, output, folder) {
+        // Half a model would be taken for one.
+        let _ = std::fs::remove_dir_all(folder);
+        return Err(failure(trouble));
+    }
+    eprintln!("the model is in {}; `decoct chat {0}` talks to it", folder.display());
+    Ok(Exit::Done)
 }
 
 fn chosen_format(arguments: &ShowArgs) -> Result<RowFormat> {

@@ -89,6 +89,11 @@ pub fn open_table(store: &Store, manifest: &Manifest, output: &str) -> Result<ca
     whole(store.open_rows(manifest, output)?, output)
 }
 
+/// A model's files in a folder of somebody's own.
+pub fn copy_model(store: &Store, manifest: &Manifest, output: &Output, folder: &Path) -> Result<(), Trouble> {
+    whole(store.materialise(manifest, &output.name, folder, Placement::Copy)?, &output.name)
+}
+
 fn whole<T>(found: Found<T>, output: &str) -> Result<T, Trouble> {
     match found {
         Found::Intact(value) => Ok(value),
