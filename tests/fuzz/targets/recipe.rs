@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     std::fs::write(&path, parts.next().unwrap_or_default()).unwrap();
     let words = parts.map(|part| String::from_utf8_lossy(part).into_owned());
     let (set, profile) = words.partition(|word| word.contains('='));
-    match spec::load(&path, &Overrides { profile, set, limit: Some(1) }) {
+    match spec::load(&path, &Overrides { profile, set, limit: Some(1) }, None) {
         Ok(recipe) => {
             drop((graph::Graph::build(&recipe), recipe.missing_environment(recipe.nodes.keys().map(String::as_str))))
         }
