@@ -3,16 +3,14 @@
 
 use crate::kitchen::Kitchen;
 use crate::serving::{
-    Bench, CONCURRENCY, MANY_ROWS, Serving, expect_of_the_doctor, free_port, output_of, rows, said, usage,
-    what_was_answered_before_an_interruption_is_kept,
+    Bench, CONCURRENCY, LABELS, MANY_ROWS, Serving, a_prompt_that_is_too_long_stops_at_once, expect_of_the_doctor,
+    free_port, output_of, rows, said, usage, what_was_answered_before_an_interruption_is_kept,
 };
 
 const ROWS: u64 = 6;
 /// Longer prompts are refused.
 const CONTEXT: &str = "2048";
 const MODEL: &str = "taught";
-/// What a filter asks for as JSON. A byte is a token here, and the grammar allows white space as long as it likes.
-const LABELS: &str = "verdicts: { kind: filter, input: exam, model: tiny, asks: 1 }";
 const SHAPED: &str = ", structured: schema";
 
 pub fn is_driven_through_a_recipe() {
@@ -31,7 +29,7 @@ pub fn is_driven_through_a_recipe() {
     whole_answers_wait_for_their_turn(&server);
     streams_that_it_breaks_off_are_no_answers(&server);
     a_schema_is_obeyed_in_its_own_dialect(&server);
-    a_prompt_that_is_too_long_stops_at_once_with_its_words(&server);
+    a_prompt_that_is_too_long_stops_at_once(&server, MODEL, CONTEXT);
     the_doctor_tells_what_it_does(&server);
     drop(server);
 
@@ -96,19 +94,6 @@ fn a_schema_is_obeyed_in_its_own_dialect(server: &Serving) {
     let found = rows(&shaped);
     let begun = found.matches("cut off").count().min(found.matches("the last began `{").count());
     assert_eq!(begun, ROWS as usize, "{found}");
-}
-
-fn a_prompt_that_is_too_long_stops_at_once_with_its_words(server: &Serving) {
-    let kitchen = server.kitchen(MODEL, 1, "");
-    let long = "sign ".repeat(1000);
-    kitchen.write("exam.jsonl", &format!("{{\"conclusion\": \"{long}\", \"truth\": \"a\"}}\n"));
-    let before = server.answered(400);
-    let refused = kitchen.run(&[]);
-    let told = said(&refused);
-    assert_eq!(refused.exit, 1, "{told}");
-    let words = format!("This model's maximum context length is {CONTEXT} tokens");
-    assert!(told.contains(&words), "`{words}` is not in\n{told}");
-    assert_eq!(server.answered(400) - before, 1);
 }
 
 fn the_doctor_tells_what_it_does(server: &Serving) {

@@ -186,6 +186,22 @@ pub fn what_was_answered_before_an_interruption_is_kept(server: &Serving, model:
     assert_eq!(rows(&kitchen), rows(&undisturbed));
 }
 
+/// What a filter asks for as JSON.
+pub const LABELS: &str = "verdicts: { kind: filter, input: exam, model: tiny, asks: 1 }";
+
+/// To a prompt beyond so many tokens OpenAI's words are said, once.
+pub fn a_prompt_that_is_too_long_stops_at_once(server: &Serving, model: &str, context: &str) {
+    let kitchen = server.kitchen(model, 1, "");
+    let long = "sign ".repeat(1000);
+    kitchen.write("exam.jsonl", &format!("{{\"conclusion\": \"{long}\", \"truth\": \"a\"}}\n"));
+    let before = server.answered(400);
+    let refused = kitchen.run(&[]);
+    let (told, words) = (said(&refused), format!("This model's maximum context length is {context} tokens"));
+    assert_eq!(refused.exit, 1, "{told}");
+    assert!(told.contains(&words), "`{words}` is not in\n{told}");
+    assert_eq!(server.answered(400) - before, 1);
+}
+
 /// What the doctor tells: of each check its verdict and some of its words.
 pub fn expect_of_the_doctor(kitchen: &Kitchen, expected: &[(&str, &str, &str)]) {
     let told = kitchen.says(&["doctor", "recipe.yaml", "--model", "tiny", "--format", "json"]);

@@ -3,8 +3,8 @@
 
 use crate::kitchen::{Kitchen, questions};
 use crate::serving::{
-    Bench, MANY_ROWS, Serving, expect_of_the_doctor, free_port, rows, said, usage,
-    what_was_answered_before_an_interruption_is_kept,
+    Bench, LABELS, MANY_ROWS, Serving, a_prompt_that_is_too_long_stops_at_once, expect_of_the_doctor, free_port, rows,
+    usage, what_was_answered_before_an_interruption_is_kept,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -15,7 +15,6 @@ const CONTEXT: &str = "2048";
 const MODEL: &str = "taught";
 /// It computes none below 32 wide.
 const HEADS: u32 = 2;
-const LABELS: &str = "verdicts: { kind: filter, input: exam, model: tiny, asks: 1 }";
 /// Schemas as docs/models.md tells users to have them.
 const SETTINGS: [&str; 6] = [
     "--max-model-len",
@@ -41,7 +40,7 @@ pub fn is_driven_through_a_recipe() {
     let server = serve(&bench, &taught, &SETTINGS);
     streamed_or_not_rows_and_usage_are_the_same(&server);
     a_schema_is_obeyed_in_both_spellings(&server);
-    a_prompt_that_is_too_long_stops_at_once_with_its_words(&server);
+    a_prompt_that_is_too_long_stops_at_once(&server, MODEL, CONTEXT);
     for signal in ["-INT", "-KILL"] {
         what_was_answered_before_an_interruption_is_kept(&server, MODEL, "", signal);
     }
@@ -68,16 +67,6 @@ fn a_schema_is_obeyed_in_both_spellings(server: &Serving) {
     let found = shaped(", dialect: vllm");
     assert_eq!(found.matches("the last began `{").count() as u64, ROWS, "{found}");
     assert_eq!(shaped(""), found);
-}
-
-fn a_prompt_that_is_too_long_stops_at_once_with_its_words(server: &Serving) {
-    let kitchen = server.kitchen(MODEL, 1, "");
-    let long = "sign ".repeat(1000);
-    kitchen.write("exam.jsonl", &format!("{{\"conclusion\": \"{long}\", \"truth\": \"a\"}}\n"));
-    let refused = kitchen.run(&[]);
-    let (told, words) = (said(&refused), format!("This model's maximum context length is {CONTEXT} tokens"));
-    assert_eq!((refused.exit, server.answered(400)), (1, 1), "{told}");
-    assert!(told.contains(&words), "`{words}` is not in\n{told}");
 }
 
 fn the_doctor_tells_what_it_does(server: &Serving) {
